@@ -1,4 +1,4 @@
-//! Errors of the blocking API, and of the `try_` methods.
+//! Errors of the blocking API and of the `try_` methods.
 
 use std::error::Error;
 use std::fmt;
@@ -53,12 +53,12 @@ pub struct SendError {
 pub enum SendErrorReason {
     /// Backpressure: a mailbox of the engine, or the client's outbox, is full. Retry later, or drop the message.
     Full,
-    /// The connection has gone, or the app does not run.
+    /// The connection is closed, or the app is not running.
     Closed,
     /// The message is longer than [`Limits::message_bytes_max`](crate::Limits::message_bytes_max).
     TooLarge,
-    /// The room's history has no place for the message: there are [`Limits::rooms_max`](crate::Limits::rooms_max)
-    /// rooms, and no other can be evicted.
+    /// The message has no history to go to: its room does not exist, there are already
+    /// [`Limits::rooms_max`](crate::Limits::rooms_max) rooms, and none of them can be evicted.
     Rooms,
 }
 
@@ -67,21 +67,24 @@ impl fmt::Display for SendError {
         let len = self.message.bytes().len();
         match self.reason {
             SendErrorReason::Full => {
-                write!(f, "message of {len} bytes not sent: the queue is full")
+                write!(
+                    f,
+                    "message of {len} bytes not sent: the queue is full; retry later, or drop the message"
+                )
             }
             SendErrorReason::Closed => {
                 write!(
                     f,
-                    "message of {len} bytes not sent: the connection has gone, or the app does not run"
+                    "message of {len} bytes not sent: the connection is closed, or the app is not running"
                 )
             }
             SendErrorReason::TooLarge => write!(
                 f,
-                "message of {len} bytes not sent: it is longer than Limits::message_bytes_max"
+                "message of {len} bytes not sent: it exceeds Limits::message_bytes_max"
             ),
             SendErrorReason::Rooms => write!(
                 f,
-                "message of {len} bytes not sent: its room can't be made, as there are Limits::rooms_max"
+                "message of {len} bytes not sent: its room can't be created, because Limits::rooms_max is reached"
             ),
         }
     }
@@ -115,13 +118,13 @@ pub struct JoinError {
 pub enum JoinErrorReason {
     /// The name is longer than 255 bytes.
     NameTooLong,
-    /// The connection is in [`Limits::connection_rooms_max`](crate::Limits::connection_rooms_max) rooms.
+    /// The connection is already in [`Limits::connection_rooms_max`](crate::Limits::connection_rooms_max) rooms.
     ConnectionRooms,
-    /// There are [`Limits::rooms_max`](crate::Limits::rooms_max) rooms already.
+    /// There are already [`Limits::rooms_max`](crate::Limits::rooms_max) rooms.
     Rooms,
-    /// Messages after the given id are no longer kept, or the id is from another history.
+    /// The history no longer contains all messages after the given id, or the id is from another history.
     HistoryGone,
-    /// The connection has gone, or the app does not run.
+    /// The connection is closed, or the app is not running.
     Closed,
 }
 
@@ -130,11 +133,13 @@ impl fmt::Display for JoinError {
         let reason = match self.reason {
             JoinErrorReason::NameTooLong => "its name is longer than 255 bytes",
             JoinErrorReason::ConnectionRooms => {
-                "the connection is in Limits::connection_rooms_max rooms already"
+                "the connection is already in Limits::connection_rooms_max rooms; leave one first"
             }
-            JoinErrorReason::Rooms => "there are Limits::rooms_max rooms already",
-            JoinErrorReason::HistoryGone => "what it keeps does not reach back to that message",
-            JoinErrorReason::Closed => "the connection has gone, or the app does not run",
+            JoinErrorReason::Rooms => "there are already Limits::rooms_max rooms",
+            JoinErrorReason::HistoryGone => {
+                "its history does not reach back to the given id; reload the data, and join without an id"
+            }
+            JoinErrorReason::Closed => "the connection is closed, or the app is not running",
         };
         write!(f, "room {:?} not joined: {reason}", self.room)
     }

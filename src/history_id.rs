@@ -72,13 +72,13 @@ impl FromStr for HistoryId {
         let invalid = |reason| InvalidHistoryId { reason };
         let (epoch, sequence) = text
             .split_once('-')
-            .ok_or_else(|| invalid("there is no '-' in it"))?;
+            .ok_or_else(|| invalid("it has no '-'"))?;
         // Only the canonical form, so that equal ids are equal texts.
         let is_canonical = |digits: &str| digits == "0" || !digits.starts_with('0');
         let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
         if epoch.is_empty() || !epoch.bytes().all(is_hex) || !is_canonical(epoch) {
             return Err(invalid(
-                "the epoch is not a number in hexadecimal digits, in lower case and without leading zeros",
+                "the epoch is not a lower-case hexadecimal number without leading zeros",
             ));
         }
         if sequence.is_empty()
@@ -86,7 +86,7 @@ impl FromStr for HistoryId {
             || !is_canonical(sequence)
         {
             return Err(invalid(
-                "the sequence is not a number in decimal digits without leading zeros",
+                "the sequence is not a decimal number without leading zeros",
             ));
         }
         Ok(Self {
@@ -120,10 +120,14 @@ impl HistoryGone {
 
 impl fmt::Display for HistoryGone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "what came after {} is not kept: ", self.asked)?;
+        write!(
+            f,
+            "the history does not contain all messages after {}: ",
+            self.asked
+        )?;
         match self.oldest {
-            Some(oldest) => write!(f, "the oldest message is {oldest}"),
-            None => f.write_str("there are no messages"),
+            Some(oldest) => write!(f, "its oldest message is {oldest}"),
+            None => f.write_str("it is empty"),
         }
     }
 }
@@ -150,8 +154,8 @@ mod tests {
     #[test]
     fn invalid_id_is_refused_with_a_reason() {
         for (text, reason) in [
-            ("", "there is no '-'"),
-            ("12", "there is no '-'"),
+            ("", "it has no '-'"),
+            ("12", "it has no '-'"),
             ("-", "the epoch"),
             ("-1", "the epoch"),
             ("AB-1", "the epoch"),
@@ -182,9 +186,9 @@ mod tests {
         let gone = HistoryGone::new(HistoryId::new(1, 2), Some(HistoryId::new(1, 9)));
         assert_eq!(
             gone.to_string(),
-            "what came after 1-2 is not kept: the oldest message is 1-9"
+            "the history does not contain all messages after 1-2: its oldest message is 1-9"
         );
         let gone = HistoryGone::new(HistoryId::new(1, 2), None);
-        assert!(gone.to_string().ends_with("there are no messages"));
+        assert!(gone.to_string().ends_with("it is empty"));
     }
 }

@@ -56,7 +56,7 @@ impl Served {
         })
     }
 
-    /// The same, but axum is not told who connects.
+    /// Starts a server whose axum does not know the addresses of its clients.
     fn start_without_connect_info(router: Router) -> Self {
         Self::with(async move |listener, stopped| {
             let served = axum::serve(listener, router);
@@ -182,7 +182,7 @@ fn socket_to_websocket(address: SocketAddr, early: &[u8]) -> std::net::TcpStream
 }
 
 #[test]
-fn messages_come_back_in_order() {
+fn messages_are_echoed_in_order() {
     let (_running, served) = serve(echo());
     let mut client = Client::connect_to(served.address, "/ws");
     for n in 0..100 {
@@ -197,7 +197,7 @@ fn messages_come_back_in_order() {
 }
 
 #[test]
-fn the_stream_knows_where_its_client_is_and_what_it_asked_for_also_in_a_nested_router() {
+fn stream_has_address_and_request_in_nested_routers() {
     let app = unlinked().with_connect_handler(|stream, _| {
         let asked_for = format!(
             "{} {}?{}",
@@ -217,7 +217,7 @@ fn the_stream_knows_where_its_client_is_and_what_it_asked_for_also_in_a_nested_r
 }
 
 #[test]
-fn what_is_sent_together_with_the_request_is_not_lost() {
+fn frames_sent_with_the_request_are_received() {
     let (_running, served) = serve(echo());
     let mut early = client_frame(0x81, b"one");
     early.extend(client_frame(0x82, b"two"));
@@ -231,7 +231,7 @@ fn what_is_sent_together_with_the_request_is_not_lost() {
 }
 
 #[test]
-fn more_than_hyper_reads_at_once_may_be_sent_together_with_the_request() {
+fn frames_beyond_one_hyper_read_are_received() {
     let (_running, served) = serve(echo());
     let payload = [b'x'; 1000];
     let early: Vec<u8> = (0..300)
@@ -253,7 +253,7 @@ fn more_than_hyper_reads_at_once_may_be_sent_together_with_the_request() {
 }
 
 #[test]
-fn requests_that_are_no_handshake_are_told_what_they_lack_and_counted() {
+fn invalid_handshake_is_counted_and_refused_with_cause() {
     let (running, served) = serve(echo());
     let plain = rejected(
         served.address,
@@ -298,7 +298,7 @@ fn requests_that_are_no_handshake_are_told_what_they_lack_and_counted() {
 }
 
 #[test]
-fn pages_of_other_origins_are_answered_with_403() {
+fn foreign_origin_is_refused_with_403() {
     let (running, served) = serve(echo().with_allowed_origins(Origins::Same));
     let answer = rejected(
         served.address,
@@ -318,7 +318,7 @@ fn pages_of_other_origins_are_answered_with_403() {
 }
 
 #[test]
-fn hosts_that_are_not_allowed_are_answered_with_403() {
+fn disallowed_host_is_refused_with_403() {
     let (running, served) = serve(echo().with_allowed_hosts(AllowedHosts::loopback()));
     let evil = upgrade_request("/ws").replacen("Host: localhost", "Host: evil.example", 1);
     let answer = rejected(served.address, &evil);
@@ -346,7 +346,7 @@ fn hosts_that_are_not_allowed_are_answered_with_403() {
 }
 
 #[test]
-fn the_handshake_handler_accepts_with_a_subprotocol_headers_and_a_state() {
+fn handshake_handler_sets_subprotocol_headers_and_state() {
     let app: AsyncWebsocketApp<(), String> = AsyncWebsocketApp::new_unlinked()
         .with_handshake_handler(|request, _| {
             let name = request.query_param("name").ok_or(Reject::new(401))?;
@@ -391,7 +391,7 @@ async fn authenticate(mut request: axum::extract::Request, next: Next) -> Respon
 }
 
 #[test]
-fn state_of_a_middleware_reaches_the_stream() {
+fn middleware_state_reaches_the_stream() {
     async fn live(Extension(user): Extension<User>, upgrade: WebsocketUpgrade) -> WebsocketUpgrade {
         upgrade.with_state(user)
     }
@@ -417,7 +417,7 @@ fn state_of_a_middleware_reaches_the_stream() {
 }
 
 #[test]
-fn state_of_another_type_than_the_streams_panics_and_says_both() {
+fn state_of_another_type_panics_and_names_both_types() {
     async fn live(upgrade: WebsocketUpgrade) -> Response {
         let given = AssertUnwindSafe(|| upgrade.with_state(7_u8));
         let panic = catch_unwind(given).unwrap_err();
@@ -437,7 +437,7 @@ fn state_of_another_type_than_the_streams_panics_and_says_both() {
 }
 
 #[test]
-fn clients_of_an_axum_app_speak_procedures() {
+fn axum_clients_can_call_procedures() {
     let procedures = || Procedures::new().on_call("echo", |call| Ok(call.data().clone()));
     let plain = AsyncWebsocketApp::<()>::new_unlinked().with_procedures(procedures());
     let asked = AsyncWebsocketApp::<()>::new_unlinked()
@@ -478,7 +478,7 @@ fn axum_app_without_procedures_chooses_plain() {
 }
 
 #[test]
-fn the_handshake_handler_rejects_with_a_status_headers_and_a_body() {
+fn handshake_handler_rejects_with_headers_and_body() {
     let app = echo().with_handshake_handler(|_, _| {
         Err(Reject::new(401)
             .with_header("WWW-Authenticate", "Bearer")
@@ -498,14 +498,14 @@ fn the_handshake_handler_rejects_with_a_status_headers_and_a_body() {
 }
 
 #[test]
-fn a_handshake_handler_that_panics_is_answered_with_500() {
+fn panicking_handshake_handler_is_answered_with_500() {
     let (_running, served) = serve(echo().with_handshake_handler(|_, _| panic!("on purpose")));
     let answer = rejected(served.address, &upgrade_request("/ws"));
     assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
 }
 
 #[test]
-fn a_handshake_handler_that_blocks_keeps_no_thread_of_axums() {
+fn blocked_handshake_handler_blocks_no_axum_thread() {
     let (go_on, gate) = channel::<()>();
     let gate = Mutex::new(gate);
     let app = echo().with_handshake_handler(move |_, _| {
@@ -539,7 +539,7 @@ impl Drop for Tells {
 }
 
 #[test]
-fn a_client_that_goes_while_it_is_asked_about_leaves_nothing_behind() {
+fn client_gone_during_the_handshake_leaves_nothing() {
     let (go_on, gate) = channel::<()>();
     let gate = Mutex::new(gate);
     let (tells, told) = channel();
@@ -577,7 +577,7 @@ fn a_client_that_goes_while_it_is_asked_about_leaves_nothing_behind() {
 }
 
 #[test]
-fn requests_that_wait_for_the_handshake_handler_are_bounded_together() {
+fn requests_waiting_for_the_handshake_share_a_bound() {
     let (go_on, gate) = channel::<()>();
     let gate = Mutex::new(gate);
     let app = echo()
@@ -616,7 +616,7 @@ fn requests_that_wait_for_the_handshake_handler_are_bounded_together() {
 }
 
 #[test]
-fn many_clients_come_and_go_and_each_is_counted_once() {
+fn connecting_and_leaving_clients_are_counted_once() {
     const CLIENTS: usize = 200;
     let app = echo().with_limits(
         Limits::default()
@@ -657,7 +657,7 @@ fn let_in(address: SocketAddr) -> Client {
 }
 
 #[test]
-fn connections_max_is_answered_with_503_and_each_connection_counts_once() {
+fn connection_over_max_is_503_and_each_counts_once() {
     let app = echo().with_limits(Limits::default().connections_max(2));
     let (running, served) = serve(app);
     let first = Client::connect_to(served.address, "/ws");
@@ -672,7 +672,7 @@ fn connections_max_is_answered_with_503_and_each_connection_counts_once() {
 }
 
 #[test]
-fn limits_for_each_address_are_kept_and_each_connection_counts_once() {
+fn address_limit_holds_and_connections_count_once() {
     let app = echo().with_limits(Limits::default().peer_connections_max(Some(2)));
     let (running, served) = serve(app);
     let mut first = Client::connect_to(served.address, "/ws");
@@ -692,7 +692,7 @@ fn limits_for_each_address_are_kept_and_each_connection_counts_once() {
 }
 
 #[test]
-fn limits_for_each_user_are_kept_and_sessions_expire() {
+fn user_limit_holds_and_sessions_expire() {
     let app = echo()
         .with_limits(Limits::default().user_connections_max(Some(1)))
         .with_handshake_handler(|request, _| {
@@ -721,7 +721,7 @@ fn limits_for_each_user_are_kept_and_sessions_expire() {
 }
 
 #[test]
-fn limits_for_each_address_need_the_address_and_say_so() {
+fn address_limit_without_client_addresses_is_reported() {
     let app = echo().with_limits(Limits::default().peer_connections_max(Some(2)));
     let running = app.start().unwrap();
     let served = Served::start_without_connect_info(routes(&running));
@@ -734,7 +734,7 @@ fn limits_for_each_address_need_the_address_and_say_so() {
 }
 
 #[test]
-fn a_server_that_does_not_hand_over_its_connections_is_told_so() {
+fn server_without_upgrade_support_is_reported() {
     let running = echo()
         .with_limits(Limits::default().connections_max(1))
         .start()
@@ -762,7 +762,7 @@ fn a_server_that_does_not_hand_over_its_connections_is_told_so() {
 }
 
 #[test]
-fn a_trusted_proxy_is_believed() {
+fn trusted_proxy_sets_the_client_address() {
     let app = unlinked()
         .with_trusted_proxies(TrustedProxies::x_forwarded_for(["127.0.0.1"]))
         .with_connect_handler(|stream, _| {
@@ -780,7 +780,7 @@ fn a_trusted_proxy_is_believed() {
 }
 
 #[test]
-fn a_websocket_over_http_2_is_told_that_it_needs_http_1_1() {
+fn http_2_websocket_is_refused_asking_for_http_1_1() {
     let (running, served) = serve(echo());
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -829,7 +829,7 @@ fn a_websocket_over_http_2_is_told_that_it_needs_http_1_1() {
 }
 
 #[test]
-fn a_socket_that_is_not_plain_tcp_is_closed_with_1011_and_a_reason() {
+fn socket_other_than_tcp_is_closed_with_1011() {
     let directory = env::temp_dir().join(format!("humphrey_ws_axum_{}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     let path = directory.join("socket");
@@ -853,7 +853,11 @@ fn a_socket_that_is_not_plain_tcp_is_closed_with_1011_and_a_reason() {
             panic!("no close frame");
         };
         assert_eq!(frame.code, CloseCode::Error);
-        assert!(frame.reason.contains("only plain TCP"), "{}", frame.reason);
+        assert!(
+            frame.reason.contains("plain TCP connections only"),
+            "{}",
+            frame.reason
+        );
         drop(client);
         // And it counts no longer.
     }
@@ -862,7 +866,7 @@ fn a_socket_that_is_not_plain_tcp_is_closed_with_1011_and_a_reason() {
 }
 
 #[test]
-fn a_post_handler_tells_all_subscribers_and_succeeds_where_there_are_none() {
+fn post_handler_notifies_any_number_of_subscribers() {
     async fn notify(State(sender): State<AsyncSender>, text: String) -> StatusCode {
         match sender.try_broadcast(Message::new(text)) {
             Ok(()) => StatusCode::ACCEPTED,
@@ -901,7 +905,7 @@ fn a_post_handler_tells_all_subscribers_and_succeeds_where_there_are_none() {
 }
 
 #[test]
-fn a_stopped_app_closes_its_clients_with_1001_and_answers_later_ones_with_503() {
+fn stopped_app_closes_with_1001_and_answers_with_503() {
     let (running, served) = serve(echo());
     let mut client = Client::connect_to(served.address, "/ws");
     client.send("served");
@@ -917,7 +921,7 @@ fn a_stopped_app_closes_its_clients_with_1001_and_answers_later_ones_with_503() 
 }
 
 #[test]
-fn an_app_that_stops_while_its_handshake_handler_runs_leaves_nobody_without_an_answer() {
+fn shutdown_during_a_handshake_answers_every_client() {
     let (go_on, gate) = channel::<()>();
     let gate = Mutex::new(gate);
     let app = echo().with_handshake_handler(move |_, _| {
@@ -943,7 +947,7 @@ fn an_app_that_stops_while_its_handshake_handler_runs_leaves_nobody_without_an_a
 }
 
 #[test]
-fn an_app_that_stops_between_an_extractor_and_its_handlers_answer_answers_with_503() {
+fn shutdown_after_the_extractor_answers_with_503() {
     let running = echo().start().unwrap();
     let sender = running.sender();
     let stopping = Arc::new(Mutex::new(Some(running)));
@@ -964,7 +968,7 @@ fn an_app_that_stops_between_an_extractor_and_its_handlers_answer_answers_with_5
 }
 
 #[test]
-fn a_server_of_ones_own_with_hypers_http1_alone_hands_its_connections_over_too() {
+fn custom_hyper_http1_server_hands_connections_over() {
     let running = echo().start().unwrap();
     let router = routes(&running);
     let served = Served::with(async move |listener, _| {
@@ -987,7 +991,7 @@ fn a_server_of_ones_own_with_hypers_http1_alone_hands_its_connections_over_too()
 }
 
 #[test]
-fn before_the_app_runs_clients_are_answered_with_503() {
+fn client_before_the_app_runs_is_answered_with_503() {
     let app = echo();
     let router: Router = Router::new()
         .route("/ws", any(upgrade))
@@ -995,7 +999,7 @@ fn before_the_app_runs_clients_are_answered_with_503() {
     let served = Served::start(router);
     let answer = rejected(served.address, &upgrade_request("/ws"));
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(answer.contains("does not run"), "{answer}");
+    assert!(answer.contains("is not running"), "{answer}");
     let _running = app.start().unwrap();
     let mut client = Client::connect_to(served.address, "/ws");
     client.send("now it does");
@@ -1003,7 +1007,7 @@ fn before_the_app_runs_clients_are_answered_with_503() {
 }
 
 #[test]
-fn axum_can_stop_while_the_app_serves_its_clients_on() {
+fn app_serves_its_clients_after_axum_has_stopped() {
     let (_running, served) = serve(echo());
     let mut client = Client::connect_to(served.address, "/ws");
     // Waits until axum has no connection left.
@@ -1013,7 +1017,7 @@ fn axum_can_stop_while_the_app_serves_its_clients_on() {
 }
 
 #[test]
-fn handlers_run_on_threads_of_the_app_without_a_runtime() {
+fn handlers_run_on_app_threads_without_a_runtime() {
     let app = unlinked().with_message_handler(|stream, _, _| {
         let thread = thread::current().name().unwrap_or("nobody").to_owned();
         let has_runtime = runtime::Handle::try_current().is_ok();
@@ -1028,7 +1032,7 @@ fn handlers_run_on_threads_of_the_app_without_a_runtime() {
 }
 
 #[test]
-fn an_axum_handler_may_look_at_a_client_and_not_let_it_in() {
+fn axum_handler_can_inspect_and_refuse_a_client() {
     #[derive(Clone)]
     struct Site {
         live: AsyncSender,
@@ -1074,7 +1078,7 @@ fn an_axum_handler_may_look_at_a_client_and_not_let_it_in() {
 }
 
 #[test]
-fn a_violation_right_behind_the_request_is_closed_with_its_code() {
+fn violation_sent_with_the_request_closes_with_its_code() {
     let (_running, served) = serve(echo());
     let unmasked = [0x81, 0x01, b'x'];
     let mut socket = socket_to_websocket(served.address, &unmasked);
@@ -1083,7 +1087,7 @@ fn a_violation_right_behind_the_request_is_closed_with_its_code() {
 }
 
 #[test]
-fn a_build_without_the_feature_has_nothing_of_axum() {
+fn build_without_the_feature_depends_on_no_axum() {
     let tree = |features: &[&str]| {
         let output = Command::new(env!("CARGO"))
             .args([

@@ -85,7 +85,7 @@ fn drain(stream: &mut TcpStream) -> Vec<u8> {
 }
 
 #[test]
-fn messages_of_every_size_come_back() {
+fn messages_of_every_size_are_echoed() {
     let app: AsyncWebsocketApp<()> =
         AsyncWebsocketApp::new().with_message_handler(|stream, message, _| stream.send(message));
     let (app, address) = start(app);
@@ -114,7 +114,7 @@ fn messages_of_every_size_come_back() {
 }
 
 #[test]
-fn server_of_others_gets_headers_host_and_subprotocols() {
+fn foreign_server_gets_headers_host_and_subprotocols() {
     let (address, server) = serve(|stream| {
         let mut asked = None;
         #[allow(clippy::result_large_err)] // tungstenite's own.
@@ -152,7 +152,7 @@ fn server_of_others_gets_headers_host_and_subprotocols() {
 }
 
 #[test]
-fn interim_answers_and_early_frames_lose_nothing() {
+fn interim_responses_and_early_frames_lose_nothing() {
     let (address, server) = serve(|mut stream| {
         let before = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
         accept(&mut stream, before, b"\x81\x05early\x81\x01");
@@ -168,7 +168,7 @@ fn interim_answers_and_early_frames_lose_nothing() {
 }
 
 #[test]
-fn refusal_gives_status_reason_and_a_part_of_the_body() {
+fn refusal_has_status_reason_and_part_of_the_body() {
     let (address, server) = serve(|mut stream| {
         read_request(&mut stream);
         let body = "x".repeat(5_000);
@@ -179,7 +179,10 @@ fn refusal_gives_status_reason_and_a_part_of_the_body() {
         drain(&mut stream);
     });
     let error = builder(address).connect().unwrap_err();
-    assert_eq!(error.to_string(), "the server answers 403: no");
+    assert_eq!(
+        error.to_string(),
+        "the server refused the handshake with status 403: no"
+    );
     let ClientError::Handshake(HandshakeError::Refused(refusal)) = error else {
         panic!("{error}");
     };
@@ -190,19 +193,22 @@ fn refusal_gives_status_reason_and_a_part_of_the_body() {
 }
 
 #[test]
-fn redirect_is_not_followed_and_its_place_is_named() {
+fn redirect_is_not_followed_and_its_target_is_named() {
     let (address, server) = serve(|mut stream| {
         read_request(&mut stream);
         let answer = b"HTTP/1.1 307 Moved\r\nLocation: ws://a/b\r\nContent-Length: 0\r\n\r\n";
         stream.write_all(answer).unwrap();
     });
     let error = builder(address).connect().unwrap_err();
-    assert_eq!(error.to_string(), "the server answers 307: see ws://a/b");
+    assert_eq!(
+        error.to_string(),
+        "the server refused the handshake with status 307: redirect to ws://a/b, which is not followed"
+    );
     server.join().unwrap();
 }
 
 #[test]
-fn refusal_whose_body_does_not_end_is_told_all_the_same() {
+fn refusal_with_an_endless_body_is_reported() {
     let (address, server) = serve(|mut stream| {
         read_request(&mut stream);
         let answer = b"HTTP/1.1 503 Busy\r\nContent-Length: 100\r\n\r\nfull\n";
@@ -211,12 +217,15 @@ fn refusal_whose_body_does_not_end_is_told_all_the_same() {
         drain(&mut stream);
     });
     let error = builder(address).connect().unwrap_err();
-    assert_eq!(error.to_string(), "the server answers 503: full");
+    assert_eq!(
+        error.to_string(),
+        "the server refused the handshake with status 503: full"
+    );
     server.join().unwrap();
 }
 
 #[test]
-fn server_that_trickles_its_answer_does_not_extend_the_deadline() {
+fn trickled_response_does_not_extend_the_deadline() {
     let (address, server) = serve(|mut stream| {
         read_request(&mut stream);
         let _ = stream.write_all(b"HTTP/1.1 101 x\r\nX: ");
@@ -231,7 +240,7 @@ fn server_that_trickles_its_answer_does_not_extend_the_deadline() {
 }
 
 #[test]
-fn answer_that_is_none_fails_the_connection() {
+fn malformed_response_fails_the_connection() {
     for (answer, said) in [
         ("SSH-2.0-x\r\n", "not HTTP"),
         (
@@ -256,7 +265,7 @@ fn answer_that_is_none_fails_the_connection() {
 }
 
 #[test]
-fn wrong_settings_are_told_before_anything_is_sent() {
+fn wrong_settings_are_reported_before_connecting() {
     let nowhere = || Client::builder("ws://127.0.0.1:1/");
     let error = nowhere().with_header("Upgrade", "x").connect().unwrap_err();
     assert!(matches!(
@@ -307,7 +316,7 @@ fn read_timeout_loses_nothing_of_a_message() {
 }
 
 #[test]
-fn close_of_the_server_is_told_and_answered() {
+fn server_close_is_reported_and_answered() {
     let (address, server) = serve(|mut stream| {
         accept(&mut stream, "", b"\x89\x01p\x81\x04last\x88\x05\x0f\xa1why");
         drain(&mut stream)
@@ -333,7 +342,7 @@ fn close_of_the_server_is_told_and_answered() {
 }
 
 #[test]
-fn server_that_breaks_the_protocol_is_told_so() {
+fn violation_by_the_server_is_answered_with_its_code() {
     for (frame, code) in [
         // Masked.
         (&b"\x81\x82\x00\x00\x00\x00no"[..], 1002),
@@ -360,7 +369,7 @@ fn server_that_breaks_the_protocol_is_told_so() {
 }
 
 #[test]
-fn server_that_reads_nothing_ends_a_send_by_the_write_timeout() {
+fn write_timeout_ends_a_send_to_a_nonreading_server() {
     let (address, server) = serve(|mut stream| {
         accept(&mut stream, "", b"");
         stream
@@ -382,7 +391,7 @@ fn server_that_reads_nothing_ends_a_send_by_the_write_timeout() {
 }
 
 #[test]
-fn connection_that_ends_without_a_close_is_lost() {
+fn connection_without_a_closing_handshake_is_lost() {
     let (address, server) = serve(|mut stream| accept(&mut stream, "", b"\x81\x05cut"));
     let mut client = builder(address).connect().unwrap();
     for _ in 0..2 {
@@ -393,7 +402,7 @@ fn connection_that_ends_without_a_close_is_lost() {
 }
 
 #[test]
-fn close_drops_what_still_comes_and_gives_up_in_time() {
+fn close_discards_messages_and_returns_at_its_deadline() {
     let (address, server) = serve(|mut stream| {
         accept(&mut stream, "", b"\x81\x01a\x81\x01b");
         let mut frame = [0; 8];
@@ -412,7 +421,7 @@ fn close_drops_what_still_comes_and_gives_up_in_time() {
 }
 
 #[test]
-fn close_gives_up_in_time_though_a_message_trickles_in() {
+fn close_returns_at_its_deadline_during_a_trickle() {
     let (address, server) = serve(|mut stream| {
         // A message of 65,535 bytes, a byte at a time.
         accept(&mut stream, "", b"\x82\x7e\xff\xff");
@@ -428,7 +437,7 @@ fn close_gives_up_in_time_though_a_message_trickles_in() {
 }
 
 #[test]
-fn what_a_server_says_before_it_hangs_up_is_received() {
+fn messages_before_the_server_hangs_up_are_received() {
     let last_words = b"\x81\x04last\x88\x08\x03\xf0enough";
     let expect_last_words = |client: &mut Client| {
         assert_eq!(client.receive().unwrap().text(), Some("last"));
@@ -467,7 +476,7 @@ fn what_a_server_says_before_it_hangs_up_is_received() {
 
 #[cfg(unix)]
 #[test]
-fn client_speaks_over_another_transport() {
+fn client_works_over_a_custom_transport() {
     use std::os::unix::net::UnixStream;
     let (ours, theirs) = UnixStream::pair().unwrap();
     let server = thread::spawn(move || {

@@ -35,7 +35,7 @@ fn speaks_none(socket: &mut TcpStream) {
 }
 
 #[test]
-fn the_example_of_the_documentation_works_in_both_subprotocols() {
+fn documentation_example_works_in_both_subprotocols() {
     let app = AsyncWebsocketApp::<()>::new().with_procedures(
         Procedures::new()
             .on_notification("broadcast", |event| {
@@ -71,7 +71,7 @@ fn the_example_of_the_documentation_works_in_both_subprotocols() {
 }
 
 #[test]
-fn the_newer_subprotocol_is_chosen_before_the_older_and_none_where_none_is_offered() {
+fn newest_offered_subprotocol_is_chosen() {
     let (running, address) = start(app(Procedures::new()));
     let chosen = |offered: &str| connect_offering(address, offered).1;
     assert_eq!(chosen(V1).as_deref(), Some(V1));
@@ -81,7 +81,7 @@ fn the_newer_subprotocol_is_chosen_before_the_older_and_none_where_none_is_offer
 }
 
 #[test]
-fn what_the_handshake_handler_chooses_is_respected() {
+fn subprotocol_chosen_by_the_handshake_handler_is_used() {
     let app = app(Procedures::new().on_call("echo", |call| Ok(call.data().clone())))
         .with_handshake_handler(|request, _| {
             Ok(match request.path() {
@@ -120,7 +120,7 @@ fn what_the_handshake_handler_chooses_is_respected() {
 }
 
 #[test]
-fn clients_without_a_subprotocol_and_texts_reach_the_message_handler() {
+fn plain_clients_and_texts_reach_the_message_handler() {
     let app = app(Procedures::new().on_call("echo", |call| Ok(call.data().clone())))
         .with_message_handler(|stream, message, _| stream.send(message));
     let (running, address) = start(app);
@@ -138,7 +138,7 @@ fn clients_without_a_subprotocol_and_texts_reach_the_message_handler() {
 }
 
 #[test]
-fn what_nobody_handles_is_counted_and_in_the_newer_subprotocol_answered() {
+fn unknown_procedure_is_counted_and_answered() {
     let (running, address) = start(app(
         Procedures::new().on_call("echo", |call| Ok(call.data().clone()))
     ));
@@ -165,7 +165,7 @@ fn what_nobody_handles_is_counted_and_in_the_newer_subprotocol_answered() {
 }
 
 #[test]
-fn errors_have_their_code_and_text_and_are_counted_in_the_older_subprotocol() {
+fn errors_have_code_and_text_and_are_counted() {
     let procedures = || {
         Procedures::new()
             .on_call("text", |_| Err::<(), _>("it rains".into()))
@@ -194,8 +194,16 @@ fn errors_have_their_code_and_text_and_are_counted_in_the_older_subprotocol() {
     expect("other", 200, "mine");
     expect("utf8", 2, "the payload is not UTF-8");
     expect("late", 2, "too late");
-    expect("silent", 4, "nobody has answered");
-    expect("dropped", 4, "nobody has answered");
+    expect(
+        "silent",
+        4,
+        "the procedure ended without answering the call",
+    );
+    expect(
+        "dropped",
+        4,
+        "the procedure ended without answering the call",
+    );
     assert_eq!(calls(&running).unanswered, 2);
     let mut old = connect(address, OLD);
     for (id, name) in ["text", "silent", "dropped", "late"]
@@ -211,7 +219,7 @@ fn errors_have_their_code_and_text_and_are_counted_in_the_older_subprotocol() {
 }
 
 #[test]
-fn a_call_is_answered_later_while_others_are_handled() {
+fn deferred_call_is_answered_while_others_are_handled() {
     let (replies, waiting) = mpsc::channel::<Reply>();
     let procedures = Procedures::new()
         .on_call("later", move |call| replies.send(call.defer()).unwrap())
@@ -229,7 +237,7 @@ fn a_call_is_answered_later_while_others_are_handled() {
 }
 
 #[test]
-fn parts_come_before_the_end_and_only_in_the_newer_subprotocol() {
+fn parts_precede_the_end_in_the_newer_subprotocol_only() {
     let procedures = Procedures::new().on_call("parts", |call| {
         for n in 0..3u8 {
             call.item([n])?;
@@ -250,7 +258,7 @@ fn parts_come_before_the_end_and_only_in_the_newer_subprotocol() {
 }
 
 #[test]
-fn what_a_handler_notifies_and_then_answers_leaves_in_that_order() {
+fn notification_and_reply_of_a_handler_keep_their_order() {
     let procedures = Procedures::new().on_call("both", |call| {
         call.stream().notify("first", "1");
         call.stream().room("main").notify("second", "2");
@@ -276,7 +284,7 @@ fn what_a_handler_notifies_and_then_answers_leaves_in_that_order() {
 }
 
 #[test]
-fn malformed_frames_close_the_connection_and_what_came_before_is_answered() {
+fn malformed_frame_closes_after_earlier_replies() {
     let procedures = || Procedures::new().on_call("echo", |call| Ok(call.data().clone()));
     let (running, address) = start(app(procedures()));
     let long = request(1, "echo", b"");
@@ -326,7 +334,7 @@ fn malformed_frames_close_the_connection_and_what_came_before_is_answered() {
 }
 
 #[test]
-fn an_id_that_is_in_flight_may_not_be_used_again() {
+fn call_id_in_flight_cannot_be_reused() {
     let gate = Arc::new(Barrier::new(2));
     let at_gate = gate.clone();
     let procedures = Procedures::new().on_call("wait", move |_| {
@@ -346,7 +354,7 @@ fn an_id_that_is_in_flight_may_not_be_used_again() {
 }
 
 #[test]
-fn too_many_calls_in_flight_are_refused_and_room_comes_again() {
+fn calls_over_the_limit_are_refused_until_one_ends() {
     let (replies, waiting) = mpsc::channel::<Reply>();
     let procedures =
         Procedures::new().on_call("later", move |call| replies.send(call.defer()).unwrap());
@@ -385,7 +393,7 @@ fn too_many_calls_in_flight_are_refused_and_room_comes_again() {
 }
 
 #[test]
-fn a_handler_that_panics_closes_its_connection_and_its_calls_end() {
+fn panicking_handler_ends_its_connection_and_calls() {
     let (replies, waiting) = mpsc::channel::<Reply>();
     let procedures = Procedures::new()
         .on_call("later", move |call| replies.send(call.defer()).unwrap())
@@ -404,7 +412,7 @@ fn a_handler_that_panics_closes_its_connection_and_its_calls_end() {
 }
 
 #[test]
-fn a_ping_is_answered_while_a_handler_blocks() {
+fn ping_is_answered_while_a_handler_blocks() {
     let gate = Arc::new(Barrier::new(2));
     let at_gate = gate.clone();
     let procedures = Procedures::new().on_call("block", move |_| {
@@ -425,7 +433,7 @@ fn a_ping_is_answered_while_a_handler_blocks() {
 }
 
 #[test]
-fn clients_of_a_humphrey_app_speak_procedures_and_those_that_were_answered_before_do_not() {
+fn humphrey_clients_speak_procedures_unless_preaccepted() {
     let address = free_address();
     let app = AsyncWebsocketApp::<()>::new_unlinked()
         .with_procedures(Procedures::new().on_call("echo", |call| Ok(call.data().clone())))
@@ -465,7 +473,7 @@ fn clients_of_a_humphrey_app_speak_procedures_and_those_that_were_answered_befor
 }
 
 #[test]
-fn a_client_that_breaks_the_rules_is_answered_by_a_handler_that_runs_and_sees_it() {
+fn violation_during_a_handler_cancels_its_call() {
     let (began, told) = mpsc::channel();
     let procedures = Procedures::new().on_call("wait", move |call| {
         began.send(()).unwrap();
@@ -494,7 +502,7 @@ fn a_client_that_breaks_the_rules_is_answered_by_a_handler_that_runs_and_sees_it
 }
 
 #[test]
-fn an_answer_that_is_too_long_is_an_error() {
+fn reply_over_the_limit_is_an_error() {
     let procedures = Procedures::new().on_call("long", |_| Ok(vec![0; 1_000]));
     let app = app(procedures).with_limits(Limits::default().message_bytes_max(1_000));
     let (running, address) = start(app);
@@ -508,7 +516,7 @@ fn an_answer_that_is_too_long_is_an_error() {
 }
 
 #[test]
-fn names_that_can_not_be_are_found_when_they_are_given() {
+fn invalid_procedure_names_are_refused_at_registration() {
     let name = "n".repeat(256);
     let panics = |give: fn(Procedures, &str) -> Procedures, name: &str| {
         let given = AssertUnwindSafe(|| give(Procedures::new(), name));

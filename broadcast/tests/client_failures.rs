@@ -53,7 +53,7 @@ fn other_close_codes_make_listen_reconnect() {
     drop(server.guest());
     shell.expect_line("the connection is lost; reconnecting in");
     server.refuse("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
-    shell.expect_line("answers 503: Busy; reconnecting in");
+    shell.expect_line("with status 503: Busy; reconnecting in");
     server.guest().close(1000, "");
     shell.expect_exit(0);
 }
@@ -75,13 +75,16 @@ fn permanent_handshake_failure_ends_listen() {
     for (answer, said) in [
         (
             "HTTP/1.1 401 Unauthorized\r\nContent-Length: 9\r\n\r\nwho is it\n",
-            "the server answers 401: who is it",
+            "the server refused the handshake with status 401: who is it",
         ),
         (
             "HTTP/1.1 301 Moved\r\nLocation: wss://a/\r\n\r\n",
-            "the server answers 301: see wss://a/",
+            "the server refused the handshake with status 301: redirect to wss://a/, which is not followed",
         ),
-        ("SSH-2.0-x\r\n", "this is no WebSocket server"),
+        (
+            "SSH-2.0-x\r\n",
+            "the response is not a valid WebSocket handshake",
+        ),
     ] {
         let server = Foreign::new();
         let mut shell = Shell::listen(&server.url(), &[]);
@@ -107,7 +110,7 @@ fn server_refusing_subprotocols_with_400_gets_none() {
     assert!(
         shell
             .said
-            .contains("answers 400: the path has a segment '.'"),
+            .contains("status 400: the path has a segment '.'"),
         "{}",
         shell.said
     );
@@ -137,7 +140,7 @@ fn server_hanging_up_always_is_offered_subprotocols_again() {
     let mut shell = Shell::listen(&server.url(), &["--count=1", SOON]);
     server.refuse("");
     server.refuse("");
-    shell.expect_line("hung up in the handshake; reconnecting in");
+    shell.expect_line("before answering the handshake; reconnecting in");
     let mut guest = server.guest();
     assert!(guest.header("Sec-WebSocket-Protocol").is_some());
     guest.send(Message::text("x"));
@@ -230,7 +233,7 @@ fn refusal_with_an_incomplete_body_is_reported() {
         .unwrap();
     shell.expect_exit(1);
     assert!(
-        shell.said.contains("answers 403: not you"),
+        shell.said.contains("with status 403: not you"),
         "{}",
         shell.said
     );

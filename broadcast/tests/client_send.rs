@@ -275,7 +275,7 @@ fn unreachable_server_makes_send_report_unsent_lines() {
     sender.write(&numbered(0..20_000));
     server.refuse("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n");
     sender.expect_exit(1);
-    assert!(sender.said.contains("answers 502"), "{}", sender.said);
+    assert!(sender.said.contains("with status 502"), "{}", sender.said);
     assert!(sender.said.contains("could not be sent"), "{}", sender.said);
 }
 

@@ -1,6 +1,7 @@
-//! axum: a task of its runtime checks the handshake and has the engine authorize it, hyper sends the answer, and the engine takes the socket.
+//! Connections from an axum app: a task of its runtime checks the handshake, the engine authorizes it, hyper sends the
+//! response, and the engine takes the socket over.
 //!
-//! The only module that knows tokio.
+//! No other module depends on tokio.
 
 use std::any::Any;
 use std::future::poll_fn;
@@ -34,7 +35,7 @@ use crate::request::Reject;
 use crate::transport::suppress_sigpipe;
 use crate::user_threads::while_nonblocking;
 
-/// Placeholder for a client's address that is not known yet.
+/// Placeholder for the address of a client until its socket reveals it.
 const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Limits of the log lines that clients can cause.
@@ -44,7 +45,7 @@ static NOT_PLAIN: Limited = Limited::new();
 static NOT_SENT: Limited = Limited::new();
 static NO_RUNTIME: Limited = Limited::new();
 
-/// A handshake that is accepted but not answered yet.
+/// A handshake that is accepted but still unanswered.
 pub(crate) struct PendingUpgrade {
     hub: Arc<Hub>,
     accepted: Box<Accepted>,
@@ -53,12 +54,12 @@ pub(crate) struct PendingUpgrade {
     socket: OnUpgrade,
 }
 
-/// Has the engine accept or refuse a request for a WebSocket. The error is the response to a refused one.
+/// Lets the engine accept or refuse a handshake. The error is the response that refuses it.
 pub(crate) async fn authorize(parts: &mut Parts, hub: &Arc<Hub>) -> Result<PendingUpgrade, Reject> {
     if parts.version > Version::HTTP_11 {
         hub.count_failure(HandshakeRefusal::HttpVersion);
         return Err(Reject::new(505).with_body(
-            "WebSockets are served over HTTP/1.1 only: a connection of HTTP/2 carries other requests, too.\n",
+            "This server accepts WebSockets over HTTP/1.1 only; the request used a later version.\n",
         ));
     }
     let head = head(parts, hub.head_bytes_max()).map_err(|error| {
@@ -71,8 +72,8 @@ pub(crate) async fn authorize(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Pendi
         return Err(cannot_serve(
             hub,
             &NO_ADDRESS,
-            "the app has limits for each address, or trusts proxies, and is not told who connects: serve the router with \
-             into_make_service_with_connect_info::<SocketAddr>()",
+            "the app has limits per address or trusts proxies, but axum does not give it the addresses of clients: serve the \
+             router with into_make_service_with_connect_info::<SocketAddr>()",
         ));
     }
     let (then, verdict) = oneshot::channel();
@@ -91,7 +92,7 @@ pub(crate) async fn authorize(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Pendi
         return Err(cannot_serve(
             hub,
             &NO_SOCKET,
-            "the server below axum does not hand its connections over: axum::serve does",
+            "the HTTP server does not support upgrades: use axum::serve, or hyper's serve_connection_with_upgrades",
         ));
     };
     Ok(PendingUpgrade {
@@ -102,28 +103,28 @@ pub(crate) async fn authorize(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Pendi
     })
 }
 
-/// The response if the program has not set up what a WebSocket needs.
+/// Logs and returns the response to a handshake that the configuration of the program makes impossible.
 fn cannot_serve(hub: &Hub, limit: &Limited, why: &str) -> Reject {
     hub.count_unserved();
     while_nonblocking(|| {
         limited!(
             limit,
             error,
-            "a WebSocket can't be served, and the client gets 500: {why}"
+            "refused a WebSocket handshake with 500: {why}"
         );
     });
     Reject::new(500).with_body(format!("{why}\n"))
 }
 
-/// The response if no app is running.
+/// Returns the response to a handshake while no app is running.
 pub(crate) fn not_running() -> Reject {
-    Reject::new(503).with_body("the WebSocket app does not run\n")
+    Reject::new(503).with_body("the WebSocket app is not running\n")
 }
 
-/// Converts the request for the engine. Its path is the original one, also in a nested router.
+/// Converts the request for the engine, with the original path even in a nested router.
 fn head(parts: &Parts, head_bytes_max: usize) -> Result<Head, HttpError> {
-    let asked_for = parts.extensions.get::<OriginalUri>();
-    let target = asked_for.map_or(&parts.uri, |OriginalUri(uri)| uri);
+    let original = parts.extensions.get::<OriginalUri>();
+    let target = original.map_or(&parts.uri, |OriginalUri(uri)| uri);
     let lines = parts.headers.iter();
     let lines: Vec<_> = lines
         .map(|(name, value)| (name.as_str(), value.as_bytes()))
@@ -154,26 +155,31 @@ fn response(status: u16, headers: &[(&str, &str)], body: Body) -> Response {
     }
     response.body(body).unwrap_or_else(|error| {
         while_nonblocking(|| {
-            limited!(NOT_SENT, error, "a response could not be sent: {error}");
+            limited!(
+                NOT_SENT,
+                error,
+                "replaced an invalid handshake response with 500: {error}"
+            );
         });
         StatusCode::INTERNAL_SERVER_ERROR.into_response()
     })
 }
 
 impl PendingUpgrade {
-    /// Gives the stream its state. The error is the name of the type that the app's streams have.
+    /// Sets the state of the stream. The error is the name of the state type of the app's streams.
     pub(crate) fn attach(&mut self, state: Arc<dyn Any + Send + Sync>) -> Result<(), &'static str> {
         engine::attach(&self.hub, &mut self.accepted, state)
     }
 
-    /// The 101 response. Once hyper has sent it, the engine takes the socket.
+    /// Returns the 101 response. Once hyper has sent it, the engine takes the socket over.
     pub(crate) fn answer(self) -> Response {
         let Ok(runtime) = Handle::try_current() else {
             while_nonblocking(|| {
                 limited!(
                     NO_RUNTIME,
                     error,
-                    "a WebSocket was accepted outside of the tokio runtime that owns its socket: the client gets 500"
+                    "refused a WebSocket handshake with 500, because it was accepted outside of the tokio runtime that owns its \
+                     socket: accept it in an axum handler"
                 );
             });
             return rejection(&Reject::internal_error());
@@ -203,7 +209,7 @@ impl PendingUpgrade {
             }
             Err(error) => {
                 while_nonblocking(|| {
-                    debug!("a client has disconnected before it became a WebSocket: {error}");
+                    debug!("a client disconnected before the upgrade was complete: {error}");
                 });
                 return;
             }
@@ -213,13 +219,13 @@ impl PendingUpgrade {
                 accepted.set_peer(socket.peer_addr()?);
             }
             suppress_sigpipe(&socket)?;
-            // Otherwise the kernel may delay a reply. That the peer has gone will be noticed soon enough.
+            // Otherwise Nagle's algorithm may delay replies. If this fails, so will the next read or write, which reports it.
             let _ = socket.set_nodelay(true);
             Ok(mio::net::TcpStream::from_std(socket))
         });
         match adopted {
             Ok(mut socket) if hub.has_stopped() => {
-                // The engine accepts no more connections. The client gets a close frame if its socket takes that at once.
+                // The engine accepts no more connections. One write that does not block is all that the client gets.
                 hub.count_unserved();
                 let _ = socket.write(&close_frame(
                     CloseCode::GOING_AWAY,
@@ -228,15 +234,15 @@ impl PendingUpgrade {
             }
             Ok(socket) => adopt_accepted(&hub, accepted, socket, early.into()),
             Err(error) => {
-                while_nonblocking(|| debug!("a connection was not taken over: {error}"));
+                while_nonblocking(|| debug!("dropped a connection that axum handed over: {error}"));
             }
         }
     }
 }
 
-/// Returns the TCP socket and the bytes that were read after the request, or the socket itself if it is not plain TCP.
+/// Unwraps the TCP socket and the bytes that were read after the request. The error is a socket that is not plain TCP.
 fn plain(socket: Socket) -> Result<(TcpStream, Bytes), Socket> {
-    // axum::serve's connections are hyper-util's of either version; a server of one's own may have hyper's.
+    // axum::serve uses the connections of hyper-util, and a custom server may use those of hyper.
     let socket = match upgrade::downcast::<TokioIo<TcpStream>>(socket) {
         Ok(parts) => return Ok((parts.io.into_inner(), parts.read_buf)),
         Err(socket) => socket,
@@ -245,21 +251,21 @@ fn plain(socket: Socket) -> Result<(TcpStream, Bytes), Socket> {
     Ok((parts.io.into_inner(), parts.read_buf))
 }
 
-/// Closes a WebSocket whose socket the engine can't take.
+/// Closes a WebSocket whose socket the engine can't take over.
 async fn refuse(mut socket: Socket) {
     while_nonblocking(|| {
         limited!(
             NOT_PLAIN,
             error,
-            "axum has handed over a WebSocket that is not plain TCP, which can't be served: it is closed. Let a proxy \
-             end TLS in front of axum, and have axum::serve listen on TCP"
+            "closed a WebSocket that axum handed over, because its socket is not plain TCP: terminate TLS in a proxy in \
+             front of axum, and let axum::serve listen on TCP"
         );
     });
     let frame = close_frame(
         CloseCode::INTERNAL_ERROR,
-        "only plain TCP connections can be served here",
+        "this server accepts plain TCP connections only",
     );
-    // Each step goes as far as it can at once: this task never waits for a client.
+    // Each step is polled once, so that this task never waits for a client.
     poll_fn(|context| {
         let mut socket = Pin::new(&mut socket);
         let _ = socket.as_mut().poll_write(context, &frame);

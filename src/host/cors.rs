@@ -6,8 +6,8 @@ use crate::protocol::http::Head;
 /// Which pages of other origins may use the mounted routes
 /// ([`AsyncWebsocketApp::with_cors`](crate::AsyncWebsocketApp::with_cors)).
 ///
-/// It replaces the `Cors` of a mounted Humphrey sub-app, whose fields are private. Preflight requests are answered, and
-/// responses to allowed origins carry the headers that the browser requires.
+/// Use it instead of the `Cors` of a Humphrey sub-app, whose fields this library can't read. The app answers preflight
+/// requests, and adds the headers that the browser requires to responses for allowed origins.
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Cors};
@@ -40,13 +40,13 @@ impl Cors {
         }
     }
 
-    /// Also allows these request headers, besides the few that browsers always allow.
+    /// Also allows these request headers. A browser sends the CORS-safelisted ones, such as `Accept`, without permission.
     pub fn with_headers<T: Into<String>>(mut self, headers: impl IntoIterator<Item = T>) -> Self {
         self.headers.extend(headers.into_iter().map(Into::into));
         self
     }
 
-    /// Returns the CORS headers of a response to this request; for a preflight request, with the methods of the route.
+    /// Returns the CORS headers of the response to this request. A preflight response also lists the methods of the route.
     pub(super) fn response_headers(
         &self,
         head: &Head,

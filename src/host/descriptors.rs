@@ -1,34 +1,33 @@
-//! How many connections the operating system lets this process have: each takes a descriptor.
+//! The limit of file descriptors, which bounds the connections of the process: each takes one descriptor.
 
 use crate::limits::Limits;
 use crate::report::{info, warning};
 
-/// Descriptors for other uses than connections: shards, the listener, and files of the program.
-const OTHERS: u64 = 64;
+/// Descriptors reserved for other uses than connections: shards, the listener, and files of the program.
+const RESERVED: u64 = 64;
 
-/// Lowers `connections_max` to what the limit of descriptors allows, and logs that. Without it, clients beyond that limit would
-/// wait unanswered instead of being refused.
+/// Lowers `connections_max` to what the descriptor limit allows, and logs the change. Otherwise clients over the descriptor
+/// limit would wait unanswered instead of being refused.
 pub(crate) fn fit_connections(limits: &mut Limits) {
     let Some(descriptors) = descriptors_max() else {
         return;
     };
-    let possible = usize::try_from(descriptors.saturating_sub(OTHERS)).unwrap_or(usize::MAX);
+    let possible = usize::try_from(descriptors.saturating_sub(RESERVED)).unwrap_or(usize::MAX);
     let possible = possible.max(1);
     if limits.connections_max <= possible {
         return;
     }
     let wanted = limits.connections_max;
     limits.connections_max = possible;
-    let served = limits.connections_max;
-    let why = format!(
-        "Limits::connections_max is {wanted}, and this process may have {descriptors} descriptors: at most {served} \
-         connections are served; raise the limit (ulimit -n, LimitNOFILE of systemd), or lower connections_max"
+    let text = format!(
+        "Limits::connections_max is lowered from {wanted} to {possible}, because this process may open only {descriptors} \
+         file descriptors: raise that limit (ulimit -n, LimitNOFILE of systemd), or lower connections_max"
     );
-    // The program has not set the default, so it need not be warned.
+    // A program that has kept the default has asked for nothing that it does not get.
     if wanted == Limits::default().connections_max {
-        info!("{why}");
+        info!("{text}");
     } else {
-        warning!("{why}");
+        warning!("{text}");
     }
 }
 
@@ -60,7 +59,7 @@ mod tests {
             limits.connections_max
         };
         assert_eq!(with(1), 1);
-        let possible = descriptors.saturating_sub(OTHERS).max(1) as usize;
+        let possible = descriptors.saturating_sub(RESERVED).max(1) as usize;
         assert_eq!(with(usize::MAX), possible);
         assert_eq!(with(possible), possible);
     }

@@ -1,4 +1,5 @@
-//! An existing Humphrey app: its handlers check the handshake and hand the socket over; the engine answers it.
+//! Connections from an existing Humphrey app: its handlers check the handshake and hand the socket over, and the engine
+//! sends the response.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, Sender};
@@ -19,21 +20,21 @@ use crate::stream::RouteCompression;
 use crate::stream::WebsocketStream;
 use crate::sync::ignore_poison;
 
-/// The channel through which a Humphrey app hands connections over.
+/// The sending end of the channel through which a Humphrey app hands connections over.
 pub(crate) type ConnectHook = Arc<Mutex<Sender<WebsocketStream>>>;
 
-/// The hooks of apps, which answer handshakes themselves. As 0.5.1 made hooks, a program can have one of its own; it is
-/// handed streams whose handshake is answered. The type of a hook can't tell the two apart.
+/// The hooks of apps, which get streams whose handshake is still unanswered. A program can also make a hook itself, as in
+/// 0.5.1, and that gets streams whose handshake is answered. Both hooks have the same type, hence this list.
 static HOOKS_OF_APPS: Mutex<Vec<Weak<Mutex<Sender<WebsocketStream>>>>> = Mutex::new(Vec::new());
 
-/// Makes known that a hook is an app's.
+/// Registers the hook of an app.
 pub(crate) fn hook_of_app(hook: &ConnectHook) {
     let mut hooks = ignore_poison(HOOKS_OF_APPS.lock());
     hooks.retain(|hook| hook.strong_count() > 0);
     hooks.push(Arc::downgrade(hook));
 }
 
-/// Whether an app is behind a hook.
+/// Returns whether a hook belongs to an app.
 pub(crate) fn is_hook_of_app(hook: &ConnectHook) -> bool {
     let hooks = ignore_poison(HOOKS_OF_APPS.lock());
     hooks
@@ -41,8 +42,8 @@ pub(crate) fn is_hook_of_app(hook: &ConnectHook) -> bool {
         .any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(hook)))
 }
 
-/// A request that Humphrey has read, as a stream whose handshake is still to be answered (RFC 6455 §4.2.2). None if it
-/// was refused.
+/// Converts a request that Humphrey has parsed into a stream whose handshake is still unanswered (RFC 6455 §4.2.2).
+/// Returns `None` after refusing the request.
 pub(crate) fn handshake(request: &Request, stream: Stream) -> Option<WebsocketStream> {
     let (stream, head, handshake) = check(request, stream)?;
     let answer = handshake::response(&handshake);
@@ -70,7 +71,7 @@ pub(crate) fn handshake_with_compression(
     Some(pending.with_compression(route, agreement))
 }
 
-/// Checks a request that Humphrey has read. None if it is not a valid handshake, and was refused.
+/// Checks a request that Humphrey has parsed. Returns `None` after refusing a request that is not a valid handshake.
 fn check(request: &Request, mut stream: Stream) -> Option<(Stream, Head, ValidHandshake)> {
     let target = match request.query.as_str() {
         "" => request.uri.clone(),
@@ -90,11 +91,11 @@ fn check(request: &Request, mut stream: Stream) -> Option<(Stream, Head, ValidHa
         .map(|(name, value)| (name.as_str(), value.as_bytes()))
         .collect();
     let method = request.method.to_string();
-    // Humphrey bounds what it reads by itself.
+    // Humphrey has enforced its own limit on the head.
     let head = match Head::of_parts(&method, &target, minor_version, &lines, usize::MAX) {
         Ok(head) => head,
         Err(error) => {
-            debug!("a request that Humphrey has read can't be served: {error}");
+            debug!("refused a request that Humphrey accepts: {error}");
             let body = format!("{error}\n");
             let _ = stream.write_all(&http::refusal(error.status(), &[], &body, BodyMode::Full));
             return None;
@@ -103,21 +104,21 @@ fn check(request: &Request, mut stream: Stream) -> Option<(Stream, Head, ValidHa
     match handshake::check(&head.method, head.minor_version, head.pairs()) {
         Ok(handshake) => Some((stream, head, handshake)),
         Err(refusal) => {
-            // If this fails, too, the client can't be reached.
+            // If the write fails, the client is gone.
             let _ = stream.write_all(&handshake::refusal(refusal, BodyMode::Full));
             None
         }
     }
 }
 
-/// Adopts the connections that come through the hook of an unlinked app, on a thread that is parked in between.
+/// Adopts the connections that arrive through the hook of an unlinked app, on a thread of their own.
 pub(crate) fn adopt_from(handed_over: Receiver<WebsocketStream>, hub: Arc<Hub>) -> io::Result<()> {
     thread::Builder::new()
         .name("humphrey_ws adopt".into())
         .spawn(move || {
             for stream in handed_over {
                 if hub.has_stopped() {
-                    // The program has kept a copy of the sender. From here on sending fails.
+                    // The program still has a copy of the sender. Dropping the receiver makes it fail from now on.
                     hub.count_unhandled(stream.unread_messages());
                     break;
                 }
@@ -127,7 +128,7 @@ pub(crate) fn adopt_from(handed_over: Receiver<WebsocketStream>, hub: Arc<Hub>) 
         .map(drop)
 }
 
-/// Each connection of a TLS app causes this line.
+/// Limits a log line that each connection of a TLS app causes.
 static TLS_REFUSED: Limited = Limited::new();
 
 fn adopt(stream: WebsocketStream, hub: &Hub) {
@@ -138,8 +139,8 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
             limited!(
                 TLS_REFUSED,
                 error,
-                "a TLS stream was handed to an AsyncWebsocketApp, which can't take it over yet: it is closed. \
-                 Let a proxy end TLS in front of the app, or use websocket_handler for this route"
+                "closed a TLS stream that was handed to an AsyncWebsocketApp, because its engine serves plain TCP only: \
+                 terminate TLS in a proxy in front of the app, or use websocket_handler for this route"
             );
             refused.refuse("TLS connections can't be served here");
             return;
@@ -170,10 +171,10 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
     });
     match new_connection {
         Ok(new_connection) => hub.adopt(new_connection),
-        // The client has disconnected meanwhile.
+        // The client has disconnected in the meantime.
         Err(error) => {
             hub.count_unhandled(messages);
-            debug!("a connection was not taken over: {error}");
+            debug!("dropped a connection that Humphrey handed over: {error}");
         }
     }
 }

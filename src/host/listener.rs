@@ -1,15 +1,21 @@
-//! The app's own listener. Accepting is the engine's; finding out what to listen on is done here.
+//! Binds the app's own listener. The engine accepts its connections.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-/// Binds a listener, and names the address if that fails.
+/// Binds a listener. An error names the address, and the remedy where there is one.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).map_err(|error| {
         let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => "something listens there already",
-            io::ErrorKind::PermissionDenied => "ports below 1024 need the right to bind them",
-            io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
+            io::ErrorKind::AddrInUse => {
+                "another process listens on it; stop that process, or choose another port"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "the process may not bind this port; choose one from 1024, or grant it CAP_NET_BIND_SERVICE"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "no network interface of this machine has this address; use 0.0.0.0 for all"
+            }
             _ => {
                 return io::Error::new(error.kind(), format!("can't listen on {address}: {error}"));
             }
@@ -26,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_in_use_is_named() {
+    fn address_in_use_is_named_in_the_error() {
         let first = bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = first.local_addr().unwrap();
         let error = bind(address).unwrap_err();

@@ -1,7 +1,7 @@
 //! Where connections come from: the app's own listener, mounted Humphrey routes, an existing Humphrey app, and an axum app.
 //!
-//! Depends on `protocol`, `engine` and `stream` (the hook carries its type), and on Humphrey. It must not know the app's
-//! handlers. The contract: each connection is handed to the engine, or is refused with a status or a close frame that says why.
+//! Depends on `protocol`, `engine` and `stream` (the hook carries its type), and on Humphrey, but not on the app's handlers.
+//! Contract: each connection is either handed to the engine or refused with a status or close frame that gives the reason.
 
 #[cfg(feature = "axum")]
 pub(crate) mod axum;

@@ -20,11 +20,11 @@ use crate::request::Reject;
 pub(crate) struct Routes<State> {
     sub_apps: Vec<SubApp<State>>,
     cors: Option<Cors>,
-    /// Methods that there are at the paths which fit a pattern, as `Allow` names them.
+    /// Path patterns, each with the methods of the paths that match it, in the form of `Allow`.
     methods: Vec<(String, String)>,
 }
 
-/// An answer before it is written out.
+/// A response of a route before it is encoded.
 struct RouteAnswer {
     status: u16,
     headers: Vec<(String, String)>,
@@ -32,7 +32,7 @@ struct RouteAnswer {
 }
 
 impl<State> Routes<State> {
-    /// Fails where a sub-app needs what these routes can't serve; the error says what to use instead.
+    /// Fails if a sub-app needs a feature that mounted routes do not have. The error says what to use instead.
     pub(crate) fn new(
         sub_apps: Vec<SubApp<State>>,
         cors: Option<Cors>,
@@ -40,8 +40,8 @@ impl<State> Routes<State> {
     ) -> Result<Self, &'static str> {
         if sub_apps.iter().any(|sub_app| sub_app.cors.is_some()) {
             return Err(
-                "a SubApp given to with_routes has a cors of its own, which Humphrey keeps to itself: \
-                        leave it out, and use AsyncWebsocketApp::with_cors",
+                "a SubApp passed to with_routes has its own Cors, which with_routes can't read: \
+                        remove it, and use AsyncWebsocketApp::with_cors",
             );
         }
         if sub_apps
@@ -49,15 +49,15 @@ impl<State> Routes<State> {
             .any(|sub_app| !sub_app.websocket_routes.is_empty())
         {
             return Err(
-                "a SubApp given to with_routes has WebSocket routes, which would keep a thread each: \
-                        use the app's own handlers, which can tell paths apart with AsyncStream::path",
+                "a SubApp passed to with_routes has WebSocket routes, which would need a thread for each client: \
+                        use the app's own handlers, which can distinguish paths with AsyncStream::path",
             );
         }
         let known: Vec<&str> = METHODS.split(", ").collect();
         let mut declared = methods.iter().flat_map(|(_, allow)| allow.split(", "));
         if declared.any(|method| !known.contains(&method)) {
             return Err(
-                "a method given to with_route_methods is none that Humphrey's routes can have, which are GET, HEAD, POST, PUT, \
+                "a method passed to with_route_methods is not supported by Humphrey's routes: use GET, HEAD, POST, PUT, \
                         DELETE and OPTIONS, in capitals",
             );
         }
@@ -80,14 +80,14 @@ impl<State> Routes<State> {
         self.finish(answer, &head, Persistence::keep_alive_if(keep_alive))
     }
 
-    /// The response to a request that no route takes, whatever its body. Runs no code of the program's.
+    /// Returns the refusal of a request that no route accepts, whatever its body. Runs no code of the program.
     pub(crate) fn refusal(&self, head: &Head) -> Option<Vec<u8>> {
         let refusal = self.route(head).err()?;
         let response = self.finish(refusal, head, Persistence::Close);
         Some([response.head, response.body].concat())
     }
 
-    /// The body guard's rejection, with the CORS headers that the route's own response would have.
+    /// Adds the CORS headers of the route's own response to a rejection of the body guard, so that scripts can read it.
     pub(crate) fn readable(&self, reject: Reject, head: &Head) -> Reject {
         let headers = self
             .cors
@@ -95,17 +95,17 @@ impl<State> Routes<State> {
             .map(|cors| cors.response_headers(head, None));
         let headers = headers.into_iter().flatten();
         headers.fold(reject, |reject, (name, value)| {
-            let is_there = reject
+            let has_header = reject
                 .headers()
                 .any(|(other, _)| other.eq_ignore_ascii_case(name));
-            match is_there {
+            match has_header {
                 true => reject,
                 false => reject.with_header(name, value),
             }
         })
     }
 
-    /// Completes an answer.
+    /// Adds the headers that every response needs, and encodes the response.
     fn finish(&self, mut answer: RouteAnswer, head: &Head, persistence: Persistence) -> Response {
         if let Some(cors) = &self.cors {
             let methods = answer.header("Allow").unwrap_or(METHODS).to_owned();
@@ -114,7 +114,7 @@ impl<State> Routes<State> {
                 answer.add_if_missing(name, value);
             }
         }
-        // A handler may wish to end the connection, not to keep it.
+        // A handler can ask for the end of the connection, but can't keep it open.
         let keep_alive = persistence == Persistence::KeepAlive && !answer.wants_close();
         answer
             .headers
@@ -141,7 +141,7 @@ impl<State> Routes<State> {
         );
         Response {
             head: head.bytes,
-            // As it is: it may be large.
+            // Not appended to the head, because copying a large body is expensive.
             body: if head.has_body {
                 answer.body
             } else {
@@ -152,10 +152,10 @@ impl<State> Routes<State> {
         }
     }
 
-    /// The method as Humphrey knows it, and the route for a request; or what is answered without one.
+    /// Finds Humphrey's method and the route for a request. The error is the response without a route.
     fn route(&self, head: &Head) -> Result<(Method, &RouteHandler<State>), RouteAnswer> {
         if head.target == "*" {
-            // RFC 9110 §9.3.7: it asks about the server as a whole.
+            // RFC 9110 §9.3.7: the request concerns the server as a whole.
             return Err(RouteAnswer::options(METHODS));
         }
         let host = head.header("Host").unwrap_or_default();
@@ -178,12 +178,15 @@ impl<State> Routes<State> {
             &head.method
         };
         match Method::from_name(name) {
-            // As Humphrey's own App: OPTIONS is answered for every route there is.
+            // Like Humphrey's own App, answers OPTIONS for every existing route.
             Ok(Method::Options) => Err(RouteAnswer::options(
                 declared.map_or(METHODS, |(_, allow)| allow),
             )),
             Ok(method) => Ok((method, route)),
-            Err(_) => Err(RouteAnswer::plain(501, "this method is not supported\n")),
+            Err(_) => Err(RouteAnswer::plain(
+                501,
+                "this server does not support this method\n",
+            )),
         }
     }
 
@@ -233,7 +236,7 @@ impl<State> Routes<State> {
         }
     }
 
-    /// The first matching route of the sub-apps whose host matches, in the order in which they were mounted.
+    /// Finds the first matching route of the sub-apps whose host matches, in the order in which they were mounted.
     fn find(&self, host: &str, path: &str) -> Option<&RouteHandler<State>> {
         self.sub_apps
             .iter()
@@ -247,7 +250,7 @@ impl<State> Routes<State> {
 const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
 
 impl RouteAnswer {
-    /// An answer that is not the program's own.
+    /// Creates a plain-text response that does not come from a route.
     fn plain(status: u16, body: &str) -> Self {
         let headers = [("Content-Type", "text/plain; charset=utf-8")];
         let headers = headers.iter().chain(&http::SAFE_HEADERS);
@@ -261,7 +264,7 @@ impl RouteAnswer {
 
     /// RFC 9110 §15.5.6
     fn method_not_allowed(allow: &str) -> Self {
-        let mut answer = Self::plain(405, &format!("the methods at this path are {allow}\n"));
+        let mut answer = Self::plain(405, &format!("this path allows only {allow}\n"));
         answer.headers.push(("Allow".into(), allow.into()));
         answer
     }

@@ -79,9 +79,9 @@ impl Violation {
             Self::ControlTooLong => "control frames carry at most 125 bytes (RFC 6455 §5.5)",
             Self::UnexpectedContinuation => "there is no message to continue (RFC 6455 §5.4)",
             Self::ExpectedContinuation => {
-                "the message before must be finished first (RFC 6455 §5.4)"
+                "the previous message must be finished first (RFC 6455 §5.4)"
             }
-            Self::MessageTooBig => "the message is larger than what is accepted here",
+            Self::MessageTooBig => "the message is larger than this endpoint accepts",
             Self::InvalidDeflate => {
                 "a compressed message must be a deflate stream (RFC 7692 §7.2.2)"
             }

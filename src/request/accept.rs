@@ -165,7 +165,7 @@ pub(crate) fn check(
     {
         let offered: Vec<&str> = request.subprotocols().collect();
         return Err(format!(
-            "it has chosen the subprotocol {chosen:?}, and the client offers {offered:?}"
+            "it selects the subprotocol {chosen:?}, but the client offers {offered:?}"
         ));
     }
     for (name, value) in headers {
@@ -176,9 +176,7 @@ pub(crate) fn check(
             .get(..OWN_PREFIX.len())
             .is_some_and(|prefix| prefix.eq_ignore_ascii_case(OWN_PREFIX));
         if of_handshake || OWN_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name)) {
-            return Err(format!(
-                "its header {name:?} is one that the handshake itself writes"
-            ));
+            return Err(format!("its header {name:?} is reserved for the handshake"));
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ fn decoded(query: &str, name: &str) -> Option<String> {
 }
 
 #[test]
-fn a_parameter_is_decoded_as_browsers_encode_it() {
+fn parameter_is_decoded_as_browsers_encode_it() {
     assert_eq!(decoded("a=b", "a").as_deref(), Some("b"));
     assert_eq!(
         decoded("x=1&n%C3%A4me=a+b%2Bc%26d", "näme").as_deref(),
@@ -26,7 +26,7 @@ fn a_parameter_is_decoded_as_browsers_encode_it() {
 }
 
 #[test]
-fn what_is_no_escape_stays_and_what_is_no_utf8_is_replaced() {
+fn malformed_escape_is_kept_and_invalid_utf8_is_replaced() {
     assert_eq!(decoded("a=100%", "a").as_deref(), Some("100%"));
     assert_eq!(decoded("a=%4", "a").as_deref(), Some("%4"));
     assert_eq!(decoded("a=%zz%41", "a").as_deref(), Some("%zzA"));
@@ -35,7 +35,7 @@ fn what_is_no_escape_stays_and_what_is_no_utf8_is_replaced() {
 }
 
 #[test]
-fn a_cookie_is_found_among_others_and_without_its_quotes() {
+fn cookie_is_found_among_others_and_unquoted() {
     let request = RequestHead::new("/")
         .with_header("cookie", "a=1;b = 2 ; ab=\"x=y\"; c")
         .with_header("Cookie", "a=3; d=4");
@@ -48,7 +48,7 @@ fn a_cookie_is_found_among_others_and_without_its_quotes() {
 }
 
 #[test]
-fn subprotocols_are_those_of_all_lines_in_their_order() {
+fn subprotocols_of_all_header_lines_are_listed_in_order() {
     let request = RequestHead::new("/")
         .with_header("Sec-WebSocket-Protocol", "b, a,,")
         .with_header("sec-websocket-protocol", "c");
@@ -57,7 +57,7 @@ fn subprotocols_are_those_of_all_lines_in_their_order() {
 }
 
 #[test]
-fn only_an_offered_subprotocol_can_be_chosen() {
+fn subprotocol_not_offered_cannot_be_chosen() {
     let request = RequestHead::new("/").with_header("Sec-WebSocket-Protocol", "chat, a@b");
     assert!(check(&request, Some("chat"), &[]).is_ok());
     for wrong in ["Chat", "other", "", "a@b"] {
@@ -66,7 +66,7 @@ fn only_an_offered_subprotocol_can_be_chosen() {
 }
 
 #[test]
-fn no_header_of_an_answer_ends_its_line_or_is_the_handshakes_own() {
+fn header_with_line_end_or_of_the_handshake_is_refused() {
     let request = RequestHead::new("/");
     let one = |name: &str, value: &str| {
         check(&request, None, &[(name.to_owned(), value.to_owned())]).is_ok()
@@ -91,7 +91,7 @@ fn no_header_of_an_answer_ends_its_line_or_is_the_handshakes_own() {
 }
 
 #[test]
-fn a_rejection_that_can_not_be_sent_is_an_internal_error() {
+fn unsendable_rejection_becomes_an_internal_error() {
     assert_eq!(Reject::new(403).checked().status(), 403);
     assert_eq!(Reject::new(204).checked().status(), 204);
     for wrong in [
@@ -106,7 +106,7 @@ fn a_rejection_that_can_not_be_sent_is_an_internal_error() {
 }
 
 #[test]
-fn a_rejection_is_written_with_all_it_has() {
+fn rejection_has_its_status_headers_and_body() {
     let reject = Reject::new(401)
         .with_header("WWW-Authenticate", "Bearer")
         .with_body("no token\nat all\n");
@@ -129,7 +129,7 @@ fn a_rejection_is_written_with_all_it_has() {
 }
 
 #[test]
-fn a_request_shows_nothing_secret_when_it_is_logged() {
+fn debug_output_of_a_request_hides_secrets() {
     let request = RequestHead::new("/a?token=secret").with_header("Cookie", "session=secret");
     assert!(!format!("{request:?}").contains("secret"));
 }

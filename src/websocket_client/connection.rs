@@ -1,4 +1,4 @@
-//! A client's connection, without I/O (RFC 6455 §5 to §7).
+//! The client's side of a connection, without I/O (RFC 6455 §5 to §7).
 
 use std::error::Error;
 use std::fmt;
@@ -18,22 +18,23 @@ use crate::protocol::encode::{self, CONTROL_BYTES_MAX, Opcode};
 use crate::protocol::error::Violation;
 use crate::protocol::role;
 
-/// A client's side of a WebSocket, once the handshake is done: bytes of the server go in, events come out; messages go in,
-/// bytes for the server come out. Does no I/O.
+/// The client's side of a WebSocket after the handshake. It does no I/O.
+///
+/// It converts bytes from the server into events, and messages into bytes for the server.
 ///
 /// ```
 /// use humphrey_ws::Message;
 /// use humphrey_ws::websocket_client::{Connection, Event};
 ///
 /// let mut connection = Connection::new(1 << 20);
-/// // What a server sends: a text message.
+/// // The server sends a text message.
 /// let mut bytes = *b"\x81\x02hi";
 /// let mut input = &mut bytes[..];
 /// let event = connection.receive(&mut input)?;
 /// assert!(matches!(event, Some(Event::Message(message)) if message.text() == Some("hi")));
 /// assert_eq!(connection.receive(&mut input)?, None);
 ///
-/// // What is to be sent is appended to a buffer of the caller's.
+/// // Output is appended to a buffer of the caller.
 /// let mut out = Vec::new();
 /// connection.send(&Message::new("hello"), &mut out)?;
 /// assert_eq!(out.len(), 2 + 4 + 5, "a header, a masking key, and the payload");
@@ -42,22 +43,22 @@ use crate::protocol::role;
 pub struct Connection {
     protocol: connection::FrameReader<role::ClientRole>,
     keys: MaskingKeys,
-    /// The answer to the latest ping (RFC 6455 §5.5.3: the earlier ones need none).
+    /// The pong for the latest ping. Earlier pings need none (RFC 6455 §5.5.3).
     pong: Option<Vec<u8>>,
-    /// The payload of the close frame that is due: the answer to the server's, or what a violation ends with.
+    /// The payload of the close frame that is due, after a close frame or a violation of the server.
     close: Option<Vec<u8>>,
-    /// A close frame was sent: nothing may follow it (RFC 6455 §5.5.1).
+    /// Whether a close frame was sent. Nothing may follow it (RFC 6455 §5.5.1).
     has_closed: bool,
-    /// Nothing more is received: the server has closed, or broken the protocol.
+    /// Whether receiving has ended, by a close frame or a violation of the server.
     has_ended: bool,
     #[cfg(feature = "deflate")]
     message_bytes_max: usize,
-    /// If compression was agreed.
+    /// Set if compression was agreed.
     #[cfg(feature = "deflate")]
     inflater: Option<Box<Inflater>>,
 }
 
-/// Something complete that the server has sent.
+/// A complete message or control frame of the server.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
@@ -67,7 +68,7 @@ pub enum Event {
     Ping(Vec<u8>),
     /// A pong, with its payload of up to 125 bytes.
     Pong(Vec<u8>),
-    /// The server closes: its code, if it names one, and its reason. Nothing follows. [`Connection::answer`] answers it.
+    /// A close frame, with its code if it has one, and its reason. No event follows it. [`Connection::answer`] answers it.
     Close(Option<CloseCode>, String),
 }
 
@@ -84,13 +85,13 @@ impl PartialEq for Event {
     }
 }
 
-/// The server has broken RFC 6455: the connection can't go on. [`Connection::answer`] tells the server.
+/// A violation of RFC 6455 by the server. It ends the connection; [`Connection::answer`] writes the matching close frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProtocolError(Violation);
 
 impl ProtocolError {
-    /// The close code that says so: 1002, 1007 for text that is not UTF-8, 1009 for a message over the limit
-    /// (RFC 6455 §7.4.1).
+    /// The close code of the violation (RFC 6455 §7.4.1): 1007 for text that is not UTF-8, 1009 for a message over the
+    /// limit, and 1002 for any other.
     pub const fn close_code(self) -> CloseCode {
         self.0.close_code()
     }
@@ -106,7 +107,7 @@ impl Error for ProtocolError {}
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without the masking keys, which must stay unpredictable.
+        // The masking keys are left out, because they must stay unpredictable.
         f.debug_struct("Connection")
             .field("has_closed", &self.has_closed)
             .field("has_ended", &self.has_ended)
@@ -115,14 +116,15 @@ impl fmt::Debug for Connection {
 }
 
 impl Default for Connection {
-    /// With the default of [`Limits::message_bytes_max`]: 16 MiB.
+    /// Creates a connection with the default of [`Limits::message_bytes_max`], 16 MiB.
     fn default() -> Self {
         Self::new(Limits::default().message_bytes_max)
     }
 }
 
 impl Connection {
-    /// A connection of which nothing has arrived. A message of more than `message_bytes_max` bytes ends it with 1009.
+    /// Creates a connection that has received nothing yet. A message of more than `message_bytes_max` bytes ends it
+    /// with 1009.
     pub fn new(message_bytes_max: usize) -> Self {
         Self {
             protocol: connection::FrameReader::in_role(message_bytes_max),
@@ -138,8 +140,8 @@ impl Connection {
         }
     }
 
-    /// The server may send compressed messages, as was agreed in the handshake (RFC 7692). What the connection sends is not
-    /// compressed. It takes some 100 KiB of memory.
+    /// Accepts compressed messages, if the handshake agreed on that (RFC 7692). The connection never compresses its own
+    /// messages.
     #[cfg(feature = "deflate")]
     pub fn with_compression(mut self) -> Self {
         self.protocol.accept_compressed();
@@ -161,24 +163,25 @@ impl Connection {
                 let payload = MessagePayload::Assembled(whole);
                 Ok(Message::from_payload(payload, text))
             }
-            // A flood of blocks without output.
+            // Empty blocks cost time without producing output, so a flood of them counts as an attack.
             Inflated::Part => Err(Violation::InvalidDeflate),
         }
     }
 
-    /// Without the feature, compression is never agreed.
+    /// Refuses a compressed message, because the server may not send one without the feature `deflate`.
     #[cfg(not(feature = "deflate"))]
     fn inflate(&mut self, _: &[u8], _: bool) -> Result<Message, Violation> {
         Err(Violation::ReservedBits)
     }
 
-    /// Takes bytes from the front of `input` until one event is complete, or all of them: then `None`, and `input` is
-    /// empty. After a close or an error everything is taken, and nothing comes of it. Pings and the server's close are
-    /// answered by [`answer`](Self::answer).
+    /// Consumes bytes from the front of `input` until one event is complete. Returns `None` once `input` is empty.
+    ///
+    /// After a close frame or an error it discards all input. [`answer`](Self::answer) replies to pings and to the server's
+    /// close frame.
     ///
     /// # Errors
     ///
-    /// [`ProtocolError`] if the server breaks RFC 6455; what came before has been returned.
+    /// [`ProtocolError`] if the server violates RFC 6455. All events before the violation have been returned.
     pub fn receive(&mut self, input: &mut &mut [u8]) -> Result<Option<Event>, ProtocolError> {
         let received = match self.protocol.receive(input) {
             Ok(Some(ProtocolEvent::Compressed { text, payload })) => self
@@ -199,7 +202,7 @@ impl Connection {
 
     fn event(&mut self, received: ProtocolEvent<'_>) -> Event {
         match received {
-            // A compressed one was inflated before.
+            // Compressed messages were inflated above.
             ProtocolEvent::Compressed { text, payload }
             | ProtocolEvent::Message { text, payload } => {
                 Event::Message(Message::from_payload(payload, text))
@@ -210,7 +213,7 @@ impl Connection {
             }
             ProtocolEvent::Pong(payload) => Event::Pong(payload.to_vec()),
             ProtocolEvent::Close(CloseFrame { code, reason }) => {
-                // RFC 6455 §5.5.1: the answer typically echoes the code.
+                // RFC 6455 §5.5.1: the reply typically echoes the code.
                 self.end(encode::close_payload(code.map(|code| (code, ""))));
                 Event::Close(code, reason)
             }
@@ -223,12 +226,12 @@ impl Connection {
         self.close = Some(close_payload);
     }
 
-    /// Appends what is due for what was received: the answer to the latest ping, or the last close frame. A caller whose
-    /// buffer is full may call it later; only the latest ping is answered then.
+    /// Appends the reply that received frames require: a pong for the latest ping, or the final close frame. A caller whose
+    /// buffer is full may call it later. Only the latest ping is answered then.
     ///
     /// # Errors
     ///
-    /// If the system has no random bytes.
+    /// The error of the operating system's random source.
     pub fn answer(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
         let (pong, close) = (self.pong.take(), self.close.take());
         if self.has_closed {
@@ -248,7 +251,8 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// [`NotConnected`](io::ErrorKind::NotConnected) if either side has closed; any other if the system has no random bytes.
+    /// [`NotConnected`](io::ErrorKind::NotConnected) if either side has closed the WebSocket. Any other error comes from the
+    /// operating system's random source.
     pub fn send(&mut self, message: &Message, out: &mut Vec<u8>) -> io::Result<()> {
         self.check_open()?;
         let opcode = if message.is_text() {
@@ -259,7 +263,7 @@ impl Connection {
         self.push(opcode, message.bytes(), out)
     }
 
-    /// Appends a ping with a payload of up to 125 bytes (RFC 6455 §5.5.2); what goes beyond is cut off.
+    /// Appends a ping (RFC 6455 §5.5.2). Truncates the payload to 125 bytes.
     ///
     /// # Errors
     ///
@@ -270,16 +274,16 @@ impl Connection {
         self.push(Opcode::Ping, payload, out)
     }
 
-    /// Appends a close frame; nothing more can be sent then. What the server has sent before it answers still comes. Of the
-    /// reason, what goes beyond [`REASON_BYTES_MAX`](crate::REASON_BYTES_MAX) is cut off. Does nothing if a close frame was
-    /// sent already.
+    /// Appends a close frame, after which nothing more can be sent. Messages that the server sends before its reply are still
+    /// received. Truncates the reason to [`REASON_BYTES_MAX`](crate::REASON_BYTES_MAX). Does nothing if a close frame was
+    /// already sent.
     ///
     /// # Errors
     ///
-    /// If the system has no random bytes.
+    /// The error of the operating system's random source.
     pub fn close(&mut self, code: CloseCode, reason: &str, out: &mut Vec<u8>) -> io::Result<()> {
         if self.has_ended {
-            // The answer that is due closes as well.
+            // The pending close frame closes the WebSocket as well.
             return self.answer(out);
         }
         if self.has_closed {
@@ -293,12 +297,12 @@ impl Connection {
         )
     }
 
-    /// A close frame was sent.
+    /// Returns whether a close frame was sent.
     pub const fn has_closed(&self) -> bool {
         self.has_closed
     }
 
-    /// Nothing more is received: the server has closed, or broken the protocol.
+    /// Returns whether receiving has ended, by a close frame or a violation of the server.
     pub const fn has_ended(&self) -> bool {
         self.has_ended
     }
@@ -323,7 +327,7 @@ mod tests {
     use super::*;
     use crate::protocol::fuzz::reference::{self, Heard, TranscriptEnd};
 
-    /// What a server makes of these bytes.
+    /// Parses these bytes as a server.
     fn read(bytes: &[u8]) -> (Vec<Heard>, TranscriptEnd) {
         let transcript = reference::read(bytes, usize::MAX);
         (transcript.heard, transcript.end)
@@ -351,7 +355,7 @@ mod tests {
             frame.extend_from_slice(payload);
             frame
         };
-        // "Hello", then 100,000 final blocks with nothing in them.
+        // "Hello", then 100,000 empty final blocks.
         let mut flood = vec![0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
         flood.extend([0x03, 0x00].repeat(100_000));
         let mut connection = Connection::default().with_compression();
@@ -361,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn sent_frames_are_masked_and_a_server_reads_them() {
+    fn sent_frames_are_masked_and_readable_by_a_server() {
         let mut connection = Connection::default();
         let mut out = Vec::new();
         let messages = [Message::new("a"), Message::new_binary([0xff; 70_000])];
@@ -393,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_latest_ping_is_answered_where_the_buffer_was_full() {
+    fn latest_ping_alone_is_answered_after_a_full_buffer() {
         let mut connection = Connection::default();
         let events = receive(&mut connection, b"\x89\x01a\x89\x01b");
         assert_eq!(
@@ -407,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn close_of_the_server_is_answered_once_with_its_code() {
+    fn server_close_is_answered_once_with_its_code() {
         for (frame, code) in [(&b"\x88\x02\x0f\xa1"[..], Some(4001)), (b"\x88\x00", None)] {
             let mut connection = Connection::default();
             receive(&mut connection, b"\x89\x00");
@@ -428,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_before_the_answer_to_our_close_still_come() {
+    fn messages_before_the_close_reply_are_received() {
         let mut connection = Connection::default();
         let mut out = Vec::new();
         connection.close(CloseCode::NORMAL, "", &mut out).unwrap();
@@ -440,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn server_that_breaks_the_protocol_is_told_so() {
+    fn violation_by_the_server_is_answered_with_its_code() {
         for (frame, code) in [
             (&b"\x81\x81abcdx"[..], 1002),
             (b"\x81\x01\xff", 1007),

@@ -71,7 +71,7 @@ impl fmt::Display for ClientError {
             }
             Self::Connect { address, error } => write!(f, "can't connect to {address}: {error}"),
             Self::Handshake(error) => error.fmt(f),
-            Self::TimedOut => f.write_str("timed out while waiting for the server"),
+            Self::TimedOut => f.write_str("a time limit expired while waiting for the server"),
             Self::Closed { code, reason } => {
                 f.write_str("the server closed the connection")?;
                 match code {

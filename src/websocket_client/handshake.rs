@@ -1,4 +1,4 @@
-//! The handshake of a client, without I/O (RFC 6455 §4.1).
+//! The client's side of the handshake, without I/O (RFC 6455 §4.1).
 
 use std::error::Error;
 use std::fmt;
@@ -11,13 +11,14 @@ use super::url::ServerUrl;
 use crate::protocol::handshake::client::{self, ExpectedAnswer, Extensions};
 use crate::protocol::http::{HttpReply, ReplyHead, ReplyReader};
 
-/// Longest head of an answer, in bytes.
+/// The maximum length of the response head in bytes.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 
-/// How much of a refusal's body is kept, in bytes.
+/// The bytes of a refusal's body that are kept.
 const BODY_BYTES_MAX: usize = 1 << 10;
 
-/// What a client asks a server for: URL, headers and subprotocols. It can be used for any number of handshakes.
+/// The settings of a handshake request: URL, headers, subprotocols and compression. They can be used for any number of
+/// handshakes.
 ///
 /// ```
 /// use humphrey_ws::websocket_client::{Header, HandshakeRequest};
@@ -39,7 +40,7 @@ pub struct HandshakeRequest {
 }
 
 impl HandshakeRequest {
-    /// A request without further headers and subprotocols.
+    /// Creates a request without additional headers or subprotocols.
     pub fn new(url: ServerUrl) -> Self {
         Self {
             url,
@@ -49,11 +50,12 @@ impl HandshakeRequest {
         }
     }
 
-    /// Adds a header. `Host` replaces the one that is made from the URL, for servers behind a tunnel.
+    /// Adds a header. `Host` replaces the value derived from the URL, for servers behind a tunnel.
     ///
     /// # Errors
     ///
-    /// If it is there already and may be sent only once, such as `Authorization`.
+    /// [`InvalidHeader::Repeated`] if the request already has this header and may contain it only once, such as
+    /// `Authorization`.
     pub fn with_header(mut self, header: Header) -> Result<Self, InvalidHeader> {
         if header.is_singleton() && self.headers.iter().any(|known| known.is(header.name())) {
             return Err(InvalidHeader::Repeated(header.name().to_owned()));
@@ -62,11 +64,11 @@ impl HandshakeRequest {
         Ok(self)
     }
 
-    /// Offers a subprotocol, after those that were offered before. The server chooses one or none.
+    /// Offers a subprotocol with a lower priority than those added before (RFC 6455 §1.9). The server selects one or none.
     ///
     /// # Errors
     ///
-    /// If it was offered before (RFC 6455 §4.1 item 10).
+    /// [`InvalidHeader::Repeated`] if it was already offered (RFC 6455 §4.1 item 10).
     pub fn with_subprotocol(mut self, subprotocol: Subprotocol) -> Result<Self, InvalidHeader> {
         if self.subprotocols.contains(&subprotocol) {
             return Err(InvalidHeader::Repeated(subprotocol.as_str().to_owned()));
@@ -75,25 +77,25 @@ impl HandshakeRequest {
         Ok(self)
     }
 
-    /// Offers permessage-deflate (RFC 7692): the server may compress what it sends. If it has agreed
-    /// ([`Accepted::has_agreed_compression`]), the connection has to know
-    /// ([`Connection::with_compression`](super::Connection::with_compression)).
+    /// Offers permessage-deflate (RFC 7692), so that the server may compress its messages. If the server agrees
+    /// ([`Accepted::has_agreed_compression`]), pass that to
+    /// [`Connection::with_compression`](super::Connection::with_compression).
     #[cfg(feature = "deflate")]
     pub fn with_compression(mut self) -> Self {
         self.extensions = Extensions::Deflate;
         self
     }
 
-    /// The URL.
+    /// Returns the URL.
     pub const fn url(&self) -> &ServerUrl {
         &self.url
     }
 
-    /// Begins a handshake, with a key of its own.
+    /// Begins a handshake with a new random key.
     ///
     /// # Errors
     ///
-    /// If the system has no random bytes.
+    /// The error of the operating system's random source.
     pub fn start(&self) -> io::Result<Handshake> {
         let mut key = [0; 16];
         random::fill(&mut key)?;
@@ -129,9 +131,10 @@ impl HandshakeRequest {
     }
 }
 
-/// A handshake on its way: bytes out, bytes in, and a verdict. Does no I/O.
+/// A handshake in progress. It does no I/O.
 ///
-/// The caller sends [`request`](Self::request) and gives what comes back to [`receive`](Self::receive).
+/// The caller sends [`request`](Self::request) to the server, and passes the bytes of the response to
+/// [`receive`](Self::receive).
 #[derive(Debug)]
 pub struct Handshake {
     request: Vec<u8>,
@@ -140,29 +143,30 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// The bytes of the request.
+    /// Returns the bytes of the request.
     pub fn request(&self) -> &[u8] {
         &self.request
     }
 
-    /// Takes bytes that the server has sent, in any portions. `None`: more are needed. After a verdict, nothing more is to
-    /// be given.
+    /// Parses the next bytes of the response, which may arrive in any portions. Returns `None` until the response is
+    /// complete. Do not call it again after it has returned anything else.
     ///
     /// # Errors
     ///
-    /// [`HandshakeError`]; the connection is of no use then.
+    /// [`HandshakeError`] if the server refuses the handshake or its response is invalid. Close the connection then.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<Option<Accepted>, HandshakeError> {
         let reply = self.reader.read(bytes);
         let reply = reply.map_err(|error| HandshakeError::NotWebSocket(error.to_string()))?;
         reply.map(|reply| self.judge(reply)).transpose()
     }
 
-    /// The answer is a refusal, and only the rest of its body has not come: it is not worth a long wait.
+    /// Returns whether the response is a refusal of which only the rest of the body is missing. Waiting long for that is not
+    /// worthwhile.
     pub fn is_refused(&self) -> bool {
         self.reader.has_head()
     }
 
-    /// What has become of it, if nothing more comes or is waited for.
+    /// Ends the handshake before the response is complete, and returns the error: the refusal if its head has arrived.
     pub fn finish(&mut self) -> HandshakeError {
         match self.reader.finish() {
             Ok(Some(reply)) => HandshakeError::Refused(Box::new(Refusal::new(reply))),
@@ -198,37 +202,38 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// The server may send compressed messages.
+    /// Returns whether the server agreed to compression, and may send compressed messages.
     #[cfg(feature = "deflate")]
     pub const fn has_agreed_compression(&self) -> bool {
         self.compression
     }
 
-    /// The subprotocol that the server has chosen, of those that were offered.
+    /// Returns the offered subprotocol that the server selected, if any.
     pub fn subprotocol(&self) -> Option<&str> {
         self.subprotocol.as_deref()
     }
 
-    /// The first value of a header of the answer, whatever the case of its name.
+    /// Returns the first value of a header of the response. The name is compared ignoring ASCII case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.header(name)
     }
 
-    /// Takes the bytes that came behind the answer: the first frames, which go to [`Connection`](super::Connection).
+    /// Takes the bytes that arrived after the response. They are the first frames: pass them to
+    /// [`Connection::receive`](super::Connection::receive).
     pub fn take_rest(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.rest)
     }
 }
 
-/// Why a handshake has come to nothing.
+/// The reason why a handshake failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// The server has answered with another status than 101.
+    /// The server responded with a status other than 101.
     Refused(Box<Refusal>),
-    /// Whoever has answered is no WebSocket server, or breaks RFC 6455 §4.1: in which way.
+    /// The response is not a valid WebSocket handshake (RFC 6455 §4.1). The text is the reason.
     NotWebSocket(String),
-    /// The connection has ended before there was an answer.
+    /// The connection ended before a complete response.
     HungUp,
 }
 
@@ -236,15 +241,19 @@ impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(refusal) => refusal.fmt(f),
-            Self::NotWebSocket(why) => write!(f, "this is no WebSocket server: {why}"),
-            Self::HungUp => f.write_str("the server has hung up in the handshake"),
+            Self::NotWebSocket(why) => {
+                write!(f, "the response is not a valid WebSocket handshake: {why}")
+            }
+            Self::HungUp => {
+                f.write_str("the server closed the connection before answering the handshake")
+            }
         }
     }
 }
 
 impl Error for HandshakeError {}
 
-/// What a server answers that does not accept a handshake.
+/// A response that refuses the handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     head: ReplyHead,
@@ -259,45 +268,46 @@ impl Refusal {
         }
     }
 
-    /// The status (RFC 9110 §15).
+    /// Returns the status (RFC 9110 §15).
     pub const fn status(&self) -> u16 {
         self.head.status
     }
 
-    /// The reason phrase of the status line; often empty.
+    /// Returns the reason phrase of the status line, which is often empty.
     pub fn reason(&self) -> &str {
         &self.head.reason
     }
 
-    /// The first value of a header, whatever the case of its name.
+    /// Returns the first value of a header. The name is compared ignoring ASCII case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.header(name)
     }
 
-    /// The first kilobyte of the body, as text.
+    /// Returns the first 1,024 bytes of the body, with invalid UTF-8 replaced.
     pub fn body(&self) -> &str {
         &self.body
     }
 
-    /// How long the server asks to be left alone: `Retry-After`, in seconds or as a date (RFC 9110 §10.2.3).
+    /// Returns the delay before another attempt that the server asks for: `Retry-After`, in seconds or as a date
+    /// (RFC 9110 §10.2.3). `None` without a valid header.
     pub fn retry_after(&self) -> Option<Duration> {
         self.head.retry_after()
     }
 
-    /// What the server says of it, in one line of up to 200 characters without control characters: the place that it
-    /// redirects to, the first line of a body that is no page, or else the reason phrase.
+    /// Returns the reason for the refusal, in one line of up to 200 characters without control characters: the target of a
+    /// redirect, the first line of a body that is not HTML, or else the reason phrase.
     pub fn summary(&self) -> String {
         let line = self
             .body
             .lines()
             .map(str::trim)
             .find(|line| !line.is_empty());
-        let says = match (self.header("Location"), line) {
-            (Some(location), _) => format!("see {location}"),
+        let summary = match (self.header("Location"), line) {
+            (Some(location), _) => format!("redirect to {location}, which is not followed"),
             (None, Some(line)) if !line.starts_with('<') => line.to_owned(),
             _ => self.reason().to_owned(),
         };
-        let clean = says
+        let clean = summary
             .chars()
             .map(|c| if c.is_control() { '\u{fffd}' } else { c });
         clean.take(200).collect()
@@ -306,10 +316,14 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server answers {}", self.status())?;
+        write!(
+            f,
+            "the server refused the handshake with status {}",
+            self.status()
+        )?;
         match self.summary() {
-            says if says.is_empty() => Ok(()),
-            says => write!(f, ": {says}"),
+            summary if summary.is_empty() => Ok(()),
+            summary => write!(f, ": {summary}"),
         }
     }
 }
@@ -327,7 +341,7 @@ mod tests {
             .unwrap()
     }
 
-    /// The answer of our own server, with further lines.
+    /// Returns the response of this library's server, with additional lines.
     fn accepted(started: &Handshake, more: &str) -> String {
         let text = String::from_utf8(started.request().to_vec()).unwrap();
         let headers = text.lines().filter_map(|line| line.split_once(": "));
@@ -350,13 +364,13 @@ mod tests {
     }
 
     #[test]
-    fn two_handshakes_have_two_keys() {
+    fn handshakes_have_different_keys() {
         let keys = [(); 2].map(|()| request().start().unwrap().request().to_vec());
         assert_ne!(keys[0], keys[1]);
     }
 
     #[test]
-    fn header_and_subprotocol_given_twice_are_refused() {
+    fn repeated_header_or_subprotocol_is_refused() {
         let repeated = |name: &str| InvalidHeader::Repeated(name.into());
         let header = "authorization: x".parse().unwrap();
         let error = request().with_header(header).unwrap_err();
@@ -373,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_is_read_once_it_is_whole_and_frames_follow() {
+    fn complete_response_is_read_and_frames_follow() {
         let mut started = request().start().unwrap();
         let text = accepted(&started, "Sec-WebSocket-Protocol: plain.x\r\nX-A: b\r\n");
         for byte in &text.as_bytes()[..text.len() - 1] {
@@ -386,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_to_another_handshake_is_refused() {
+    fn response_to_another_handshake_is_refused() {
         let mut started = request().start().unwrap();
         let text = accepted(&request().start().unwrap(), "");
         let error = started.receive(text.as_bytes()).unwrap_err();
@@ -396,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn refusal_says_why_and_when_to_come_again() {
+    fn refusal_has_its_reason_and_retry_time() {
         let refused = |text: &str| {
             let mut started = request().start().unwrap();
             match started.receive(text.as_bytes()) {
@@ -413,11 +427,20 @@ mod tests {
         assert_eq!(refusal.body(), "fu\u{1b}ll\nx");
         assert_eq!(refusal.retry_after(), Some(Duration::from_secs(7)));
         let said = |text: &str| refused(text).to_string();
-        assert_eq!(said(text), "the server answers 503: fu\u{fffd}ll");
+        assert_eq!(
+            said(text),
+            "the server refused the handshake with status 503: fu\u{fffd}ll"
+        );
         let page = "HTTP/1.1 404 Not Found\r\n\r\n\n<html>";
-        assert_eq!(said(page), "the server answers 404: Not Found");
+        assert_eq!(
+            said(page),
+            "the server refused the handshake with status 404: Not Found"
+        );
         let moved = "HTTP/1.1 301 Moved\r\nLocation: https://a/\r\n\r\ngone";
-        assert_eq!(said(moved), "the server answers 301: see https://a/");
+        assert_eq!(
+            said(moved),
+            "the server refused the handshake with status 301: redirect to https://a/, which is not followed"
+        );
         assert_eq!(refused("HTTP/1.1 200 OK\r\nA: b"), HandshakeError::HungUp);
     }
 }

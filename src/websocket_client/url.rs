@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_literals_need_no_resolver() {
+    fn ip_literals_are_not_resolved() {
         let first = |text: &str| url(text).addresses().unwrap()[0].to_string();
         assert_eq!(first("ws://127.0.0.1"), "127.0.0.1:80");
         assert_eq!(first("ws://[::1]:8080"), "[::1]:8080");

@@ -275,22 +275,30 @@ impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.reason {
             CallErrorReason::Unknown => f.write_str("there is no such procedure")?,
-            CallErrorReason::Failed => f.write_str("it has failed")?,
-            CallErrorReason::Aborted => f.write_str("it was cancelled")?,
-            CallErrorReason::Unanswered => f.write_str("nobody has answered")?,
-            CallErrorReason::Busy => f.write_str("too many calls are in flight there")?,
-            CallErrorReason::Refused => f.write_str("it is not allowed")?,
-            CallErrorReason::Other(code) => write!(f, "error {code}")?,
-            CallErrorReason::TimedOut => f.write_str("there was no answer in time")?,
-            CallErrorReason::Closed => f.write_str("the connection has gone")?,
-            CallErrorReason::NotSpoken => f.write_str("the client does not speak that")?,
-            CallErrorReason::TooMany => {
-                f.write_str("too many calls to the client are in flight")?
+            CallErrorReason::Failed => f.write_str("the procedure failed")?,
+            CallErrorReason::Aborted => f.write_str("the call was cancelled")?,
+            CallErrorReason::Unanswered => {
+                f.write_str("the procedure ended without answering the call")?
             }
+            CallErrorReason::Busy => {
+                f.write_str("the other side has too many calls in flight; retry later")?
+            }
+            CallErrorReason::Refused => f.write_str("the call is not allowed")?,
+            CallErrorReason::Other(code) => write!(f, "the call failed with error {code}")?,
+            CallErrorReason::TimedOut => f.write_str("the call timed out")?,
+            CallErrorReason::Closed => f.write_str("the connection was closed before the reply")?,
+            CallErrorReason::NotSpoken => {
+                f.write_str("the client's subprotocol does not support this: it must offer the newer one")?
+            }
+            CallErrorReason::TooMany => f.write_str(
+                "too many calls to the client are in flight (Limits::connection_calls_max)",
+            )?,
             CallErrorReason::TooLarge => {
-                f.write_str("it is longer than Limits::message_bytes_max")?
+                f.write_str("the frame exceeds Limits::message_bytes_max")?
             }
-            CallErrorReason::Full => f.write_str("too much waits for the client")?,
+            CallErrorReason::Full => f.write_str(
+                "the client's outbox is more than half full (Limits::outbox_bytes_max); retry later",
+            )?,
         }
         match self.text.as_str() {
             "" => Ok(()),

@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_expire_while_their_connection_ends_are_told_all_the_same() {
+    fn expired_calls_of_an_ending_connection_are_reported() {
         const CALLS: usize = 1_000;
         for _ in 0..50 {
             let (peer, told) = (peer(CALLS), Arc::new(AtomicUsize::new(0)));

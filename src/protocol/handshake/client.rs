@@ -154,26 +154,30 @@ fn compression_agreed(asked: &ExpectedAnswer, head: &ReplyHead) -> Result<bool, 
 impl fmt::Display for BadAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Upgrade => f.write_str("its 101 does not change to WebSocket"),
-            Self::Connection => f.write_str("its 101 has no 'Connection: Upgrade'"),
-            Self::AcceptMissing => f.write_str("its 101 has no Sec-WebSocket-Accept"),
-            Self::AcceptRepeated => f.write_str("its 101 has more than one Sec-WebSocket-Accept"),
+            Self::Upgrade => f.write_str("the 101 response has no 'Upgrade: websocket'"),
+            Self::Connection => f.write_str("the 101 response has no 'Connection: Upgrade'"),
+            Self::AcceptMissing => f.write_str("the 101 response has no Sec-WebSocket-Accept"),
+            Self::AcceptRepeated => {
+                f.write_str("the 101 response has more than one Sec-WebSocket-Accept")
+            }
             Self::AcceptWrong => {
-                f.write_str("its Sec-WebSocket-Accept is the answer to another handshake")
+                f.write_str("Sec-WebSocket-Accept does not match the key of the request")
             }
             Self::Extension(name) => {
                 write!(
                     f,
-                    "it wants the extension {name:?}, which was not offered so"
+                    "the server selected the extension {name:?}, which was not offered in this form"
                 )
             }
             Self::Subprotocol(name) => {
                 write!(
                     f,
-                    "it has chosen the subprotocol {name:?}, which was not offered"
+                    "the server selected the subprotocol {name:?}, which was not offered"
                 )
             }
-            Self::SubprotocolRepeated => f.write_str("it has chosen more than one subprotocol"),
+            Self::SubprotocolRepeated => {
+                f.write_str("the server selected more than one subprotocol")
+            }
         }
     }
 }
@@ -202,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn request_is_what_our_own_server_takes() {
+    fn request_is_accepted_by_the_own_server() {
         let headers = [("Origin".to_owned(), "http://a".to_owned())];
         let offered = ["a".to_owned(), "b".to_owned()];
         let (bytes, _) = request("/news?x", "a:80", KEY, &offered, Extensions::None, &headers);
@@ -259,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_to_something_else_fails_the_connection() {
+    fn response_to_another_request_fails_the_connection() {
         let asked = asked(&["a"]);
         let good = ["Upgrade: websocket", "Connection: Upgrade", ACCEPT];
         let without = |n: usize| {
