@@ -1,4 +1,4 @@
-//! Handlers on the reactors' own threads: what is promised of handlers holds there, too, and where they change over.
+//! Inline handlers, which run on reactor threads: all guarantees hold for them, and while handlers move to and from the pool.
 
 mod support;
 
@@ -22,7 +22,7 @@ fn thread_name() -> String {
     thread::current().name().unwrap_or_default().to_owned()
 }
 
-/// Not `support::start`: it is about this way here, whatever the others are run with.
+/// Starts an app with inline handlers, which `support::start` may disable.
 fn start<S, T>(app: AsyncWebsocketApp<S, T>) -> (RunningApp, SocketAddr)
 where
     S: Send + Sync + 'static,
@@ -37,7 +37,7 @@ where
     (running, address)
 }
 
-/// A door that handlers wait at until it is opened.
+/// A gate that blocks handlers until it is opened.
 #[derive(Default)]
 struct Door {
     open: Mutex<bool>,
@@ -62,7 +62,7 @@ impl Door {
     }
 }
 
-/// Says where its handler runs; `block` waits at the door, `sleep` sleeps for some milliseconds.
+/// The handler replies with the thread that it runs on. `block` waits at the gate, and `sleep` sleeps some milliseconds.
 fn where_app(threads: usize) -> AsyncWebsocketApp<Door> {
     AsyncWebsocketApp::new_with_config(Door::default(), threads, 1)
         .with_shards(1)
@@ -79,7 +79,7 @@ fn where_app(threads: usize) -> AsyncWebsocketApp<Door> {
         })
 }
 
-/// Asks until the handler runs there.
+/// Sends messages until the handler runs on that kind of thread.
 fn until_on(client: &mut Client, place: &str, message: &str) {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -87,7 +87,7 @@ fn until_on(client: &mut Client, place: &str, message: &str) {
         if client.receive_text() == place {
             return;
         }
-        assert!(Instant::now() < deadline, "never on {place}");
+        assert!(Instant::now() < deadline, "no handler ran on {place}");
     }
 }
 
@@ -132,7 +132,7 @@ fn handlers_move_to_the_pool_while_slow() {
     running.shutdown(STOP);
 }
 
-/// Has a handler block that runs on the reactor's thread.
+/// Blocks a handler that runs on a reactor thread.
 fn block_here(client: &mut Client, door: &Door) {
     loop {
         until_on(client, HERE, "quick");
@@ -140,7 +140,7 @@ fn block_here(client: &mut Client, door: &Door) {
         if client.receive_text() == HERE {
             return;
         }
-        // A machine that halts for a moment makes a quick handler slow.
+        // A pause of the machine can make a fast handler look slow, so this may take several attempts.
         door.open();
         assert_eq!(client.receive_text(), "after");
         door.close();
@@ -156,31 +156,35 @@ fn blocked_inline_handler_hands_its_reactor_over() {
     block_here(&mut blocker, &door);
     blocker.send("behind");
     let sender = running.sender();
-    eventually("it is counted as blocked", || {
+    eventually("the handler counts as blocked", || {
         sender.metrics().handlers_blocked == 1
     });
-    // The reactor goes on in all its parts.
+    // The reactor continues to accept, read and write.
     let mut other = Client::connect(address);
     for _ in 0..100 {
         other.send("quick");
-        assert_eq!(other.receive_text(), POOL, "there is no spare thread");
+        assert_eq!(
+            other.receive_text(),
+            POOL,
+            "there is no spare thread for inline handlers"
+        );
     }
     assert_goes_on(&running, address);
     assert_eq!(blocker.receive_text(), "to all");
     assert_eq!(other.receive_text(), "to all");
-    // Then it goes on where it was, and what is behind it comes behind it.
+    // After the gate opens, the blocked handler continues, and later messages follow in order.
     door.open();
     assert_eq!(blocker.receive_text(), "after");
     let place = blocker.receive_text();
     assert!(place == HERE || place == POOL, "{place}");
-    eventually("nothing is blocked", || {
+    eventually("no handler is blocked", || {
         sender.metrics().handlers_blocked == 0
     });
     until_on(&mut other, HERE, "quick");
     running.shutdown(STOP);
 }
 
-/// Handshakes, pings and broadcasts are served.
+/// Asserts that handshakes, pings and broadcasts are served.
 fn assert_goes_on(running: &RunningApp, address: SocketAddr) {
     let mut newcomer = raw_websocket(address);
     newcomer.write_all(&client_frame(0x89, b"ping")).unwrap();
@@ -190,7 +194,7 @@ fn assert_goes_on(running: &RunningApp, address: SocketAddr) {
     assert_eq!(broadcast, (0x81, b"to all".to_vec()));
 }
 
-/// How many handlers run, and have run at a time.
+/// The number of running handlers, and its maximum so far.
 #[derive(Default)]
 struct Gauge {
     door: Door,
@@ -202,7 +206,7 @@ struct Gauge {
 fn reactors_serve_while_handlers_block_every_thread() {
     const THREADS: usize = 3;
     const SHARDS: usize = 2;
-    // Each reactor may run one, beside those of the handler threads.
+    // Each reactor may run one handler in addition to the handler threads.
     const HANDLERS_MAX: usize = THREADS + SHARDS;
     let app = AsyncWebsocketApp::new_with_config(Gauge::default(), THREADS, 1)
         .with_shards(SHARDS)
@@ -218,7 +222,7 @@ fn reactors_serve_while_handlers_block_every_thread() {
     let gauge = app.get_state();
     let (running, address) = start(app);
     let mut clients: Vec<Client> = (0..12).map(|_| Client::connect(address)).collect();
-    // Both reactors run handlers themselves before.
+    // Both reactors run handlers inline at first.
     for client in &mut clients {
         client.send("quick");
         assert_eq!(client.receive_text(), "quick");
@@ -227,12 +231,12 @@ fn reactors_serve_while_handlers_block_every_thread() {
         client.send("block");
     }
     let sender = running.sender();
-    eventually("all threads are blocked, and that is counted", || {
+    eventually("all threads are counted as blocked", || {
         let metrics = sender.metrics();
         metrics.handlers_blocked == HANDLERS_MAX as u64 && metrics.handlers_exhausted > 0
     });
     assert_eq!(gauge.running.load(SeqCst), HANDLERS_MAX);
-    // A new connection goes to the reactor with the fewest: these two are with one each.
+    // A new connection goes to the reactor with the fewest connections, so each reactor gets one of these two.
     let mut newcomers: Vec<TcpStream> = (0..SHARDS).map(|_| raw_websocket(address)).collect();
     for newcomer in &mut newcomers {
         newcomer.write_all(&client_frame(0x89, b"ping")).unwrap();
@@ -327,9 +331,12 @@ fn shutdown_during_a_blocked_inline_handler_is_complete() {
     running.sender().shutdown(Duration::from_millis(300));
     let (_, close) = blocker.receive_to_close();
     assert_eq!(u16::from(close.unwrap().code), 1001);
-    // It is left behind.
+    // The blocked handler outlives its app.
     running.join();
-    assert!(told.try_recv().is_err(), "never two at a time");
+    assert!(
+        told.try_recv().is_err(),
+        "two handlers of one connection ran at the same time"
+    );
     door.open();
     told.recv_timeout(DEADLINE).unwrap();
 }
@@ -345,7 +352,7 @@ fn jobs_left_over_by_a_turn_run_in_the_next() {
             });
         let (running, address) = start(app);
         let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(address)).collect();
-        // Most come while the first is handled.
+        // Most messages arrive while the first one is handled.
         for client in &mut clients {
             client.send("all at once");
         }
@@ -366,13 +373,15 @@ fn handlers_are_counted_and_timed_on_every_thread() {
         client.receive_text();
     }
     let sender = running.sender();
-    // Each text was one job; the last is counted when it has ended.
-    eventually("all are counted", || sender.metrics().handler_runs == 300);
+    // Each text is one job. The last one is counted when it has ended.
+    eventually("all jobs are counted", || {
+        sender.metrics().handler_runs == 300
+    });
     assert!(sender.metrics().handler_time >= Duration::from_millis(30 * 5));
     running.shutdown(STOP);
 }
 
-/// What handlers of one connection have been told, and where.
+/// The messages that the handlers of one connection got, and the threads that they ran on.
 #[derive(Default)]
 struct Seen {
     next: AtomicUsize,
@@ -391,7 +400,7 @@ fn switch_between_inline_and_pool_keeps_order() {
             let n: usize = message.text().unwrap().parse().unwrap();
             assert_eq!(stream.state.running.fetch_add(1, SeqCst), 0);
             assert_eq!(stream.state.next.fetch_add(1, SeqCst), n);
-            // Spells of quick ones, so that reactors begin anew; then some that take long, and some that take very long.
+            // Phases of fast handlers, so that reactors run them inline again, followed by slow and very slow ones.
             match n % 1_000 {
                 500..550 => thread::sleep(Duration::from_micros(200)),
                 900 => thread::sleep(Duration::from_millis(8)),
@@ -409,7 +418,7 @@ fn switch_between_inline_and_pool_keeps_order() {
                 let mut received = 0;
                 for n in 0..MESSAGES {
                     client.send(&n.to_string());
-                    // Some wait, so that batches are of several.
+                    // Pauses let several messages gather in one batch.
                     if n % 7 == 0 || n + 1 == MESSAGES {
                         while received <= n {
                             assert_eq!(client.receive_text(), received.to_string());
@@ -431,7 +440,7 @@ fn switch_between_inline_and_pool_keeps_order() {
     running.shutdown(STOP);
 }
 
-/// What a handler panics with: dropping it panics, too, and so does dropping that, a few times.
+/// A panic payload whose drop panics with another such payload, a few times.
 struct Loud(u8);
 
 impl Drop for Loud {

@@ -1,10 +1,10 @@
-//! What messages cost in memory that is asked for: so many allocations for each, and none for each recipient.
+//! The allocations of messages: a fixed number for each message, and none for each recipient.
 //!
-//! All threads of this process are counted, so clients here allocate nothing: they write frames that were made before, and
-//! read into buffers of their own. Each step waits for the one before, so each message has turns of the engine to itself:
-//! where many come at once, it is fewer.
+//! All threads of this process are counted, so clients here allocate nothing: they write frames that were encoded before, and
+//! read into preallocated buffers. Each step waits for the previous one, so each message gets its own turns of the engine:
+//! messages that arrive together need fewer allocations.
 
-#![cfg(target_os = "linux")] // Elsewhere the poll may have allocations of its own.
+#![cfg(target_os = "linux")] // On other systems polling may allocate.
 
 mod support;
 
@@ -22,28 +22,28 @@ use support::{client_frame, eventually, raise_descriptors, raw_websocket, start}
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// For a message that a handler gets, and does nothing with.
+/// Allocations for a received message that the handler ignores.
 const RECEIVED: usize = 1;
-/// For one that a handler sends back.
+/// Allocations for a message that a handler echoes.
 const ECHOED: usize = 1;
-/// For one that a thread of the program makes, and sends to one connection.
+/// Allocations for a message that a thread of the program creates and sends to one connection.
 const SENT: usize = 1;
-/// For one that it makes, and sends to everyone: however many these are.
+/// Allocations for a message that a thread of the program creates and broadcasts, whatever the number of clients.
 const BROADCAST: usize = 3;
-/// The same, to a room.
+/// Allocations for a message that a thread of the program creates and broadcasts to a room.
 const ROOM_BROADCAST: usize = 4;
-/// For one that a handler gets, and sends to everyone.
+/// Allocations for a received message that the handler broadcasts.
 const REBROADCAST: usize = 3;
-/// Bytes of these allocations, beside the payload. A message is copied once when it is received, or made.
+/// Bytes of these allocations besides the payload. A message is copied once when it is received or created.
 const BYTES: usize = 150;
 
-/// With a ring, a list of the writes, and one of whom they are for.
+/// With io_uring, a list of the writes and one of their recipients.
 const LISTS: usize = if cfg!(feature = "io-uring") { 2 } else { 0 };
-/// What they have of each recipient.
+/// Bytes in these lists for each recipient.
 const LISTED_BYTES: usize = if cfg!(feature = "io-uring") { 32 } else { 0 };
 
 const MESSAGES: usize = 300;
-/// What others in this process, as the test harness, may allocate meanwhile.
+/// Bytes that other threads, such as the test harness, may allocate in the meantime.
 const STRAY: usize = MESSAGES / 10;
 const FEW: usize = 10;
 const MANY: usize = 100;
@@ -52,20 +52,20 @@ const LARGE: usize = 10_000;
 const HEADER_MAX: usize = 10;
 const ROOM: &str = "room";
 
-/// Tests take turns: there is one count.
+/// Serialises the tests, because they share one counter.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What each of many steps has taken.
+/// The allocations of each of many steps.
 #[derive(Debug)]
 struct Cost {
     allocations: usize,
     bytes: usize,
 }
 
-/// Does it a few times, then counts.
+/// Runs the step a few times to warm up, then counts its allocations.
 fn cost(mut step: impl FnMut()) -> Cost {
     (0..MESSAGES).for_each(|_| step());
     let region = Region::new(ALLOCATOR);
@@ -95,7 +95,7 @@ impl Cost {
     }
 }
 
-/// An app with clients that are all in one room.
+/// An app with clients in one room.
 struct Scene {
     running: Option<RunningApp>,
     handled: Arc<AtomicUsize>,
@@ -107,7 +107,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Has messages of that many bytes handled so.
+    /// Starts the app with this handler, for messages of that many bytes.
     fn new(
         clients: usize,
         payload: usize,
@@ -126,7 +126,7 @@ impl Scene {
             });
         let (running, address) = start(app);
         let clients: Vec<_> = (0..clients).map(|_| raw_websocket(address)).collect();
-        eventually("all are in the room", || {
+        eventually("all clients are in the room", || {
             running.sender().room(ROOM).len() == clients.len()
         });
         let payload = vec![b'x'; payload];
@@ -142,7 +142,7 @@ impl Scene {
     }
 
     fn sender(&self) -> AsyncSender {
-        self.running.as_ref().expect("it runs").sender()
+        self.running.as_ref().expect("the app is running").sender()
     }
 
     fn message(&self) -> Message {
@@ -153,7 +153,7 @@ impl Scene {
         self.clients[0].write_all(&self.frame).unwrap();
     }
 
-    /// Everyone reads a message, in one frame.
+    /// Lets every client read a message of one frame.
     fn all_receive(&mut self) {
         let header = if self.payload.len() < 126 { 2 } else { 4 };
         let frame = &mut self.buffer[..header + self.payload.len()];
@@ -167,7 +167,7 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        // So that nobody is waited for.
+        // Closed first, so that the shutdown waits for no client.
         self.clients.clear();
         if let Some(running) = self.running.take() {
             running.shutdown(Duration::from_secs(1));
@@ -182,7 +182,9 @@ fn received_message_has_a_fixed_number_of_allocations() {
     let cost = cost(|| {
         scene.first_client_sends();
         sent += 1;
-        eventually("it is handled", || scene.handled.load(SeqCst) == sent);
+        eventually("the message is handled", || {
+            scene.handled.load(SeqCst) == sent
+        });
     });
     cost.assert_within(RECEIVED, SMALL + BYTES);
 }

@@ -1,4 +1,4 @@
-//! Who may come in: the recipes of docs/authentication.md, and what the handshake handler promises.
+//! Authentication: the recipes of docs/authentication.md, and the guarantees of the handshake handler.
 
 use crate::support;
 
@@ -26,7 +26,7 @@ use tungstenite::protocol::frame::coding::CloseCode as Code;
 
 // ----------------------------------------------------------------------------------------------------------- helpers
 
-/// The ways in: the app's own listener, and a Humphrey app that hands connections over.
+/// The source of connections: the app's own listener, or a linked Humphrey app.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Own,
@@ -56,14 +56,15 @@ fn request(address: SocketAddr, target: &str) -> ClientRequestBuilder {
 }
 
 fn connect(request: ClientRequestBuilder, address: SocketAddr) -> Client {
-    let (client, _) = tungstenite::client(request, tcp(address)).expect("it may come in");
+    let (client, _) =
+        tungstenite::client(request, tcp(address)).expect("the handshake is accepted");
     Client(client)
 }
 
-/// The status that a client is rejected with.
+/// Returns the status of a rejected handshake.
 fn rejected(request: ClientRequestBuilder, address: SocketAddr) -> u16 {
     match tungstenite::client(request, tcp(address)) {
-        Ok(_) => panic!("it came in"),
+        Ok(_) => panic!("the handshake was accepted"),
         Err(HandshakeError::Failure(tungstenite::Error::Http(response))) => {
             response.status().as_u16()
         }
@@ -71,7 +72,7 @@ fn rejected(request: ClientRequestBuilder, address: SocketAddr) -> u16 {
     }
 }
 
-/// The whole answer to a handshake that is rejected.
+/// Returns the whole response to a rejected handshake.
 fn answer(address: SocketAddr, target: &str) -> (String, String) {
     let mut socket = tcp(address);
     socket
@@ -100,7 +101,7 @@ fn greet(stream: AsyncStream<User>, _: Arc<Users>) {
     stream.send(Message::new(format!("Hello, {}!", stream.state.name)));
 }
 
-/// The user whom a token stands for.
+/// Returns the user of a token.
 fn user(users: &Users, token: Option<&str>) -> Result<User, Reject> {
     let name = token.and_then(|token| users.get(token));
     let name = name.ok_or_else(|| Reject::new(401).with_body("a valid token is needed\n"))?;
@@ -150,7 +151,7 @@ fn cookie_identifies_the_client() {
         assert_eq!(ada.receive_text(), "Hello, Ada!");
         assert_eq!(rejected(with_cookie("session=0"), address), 401, "{way:?}");
         assert_eq!(rejected(request(address, "/"), address), 401, "{way:?}");
-        // A browser sends the cookie for pages of others, too.
+        // A browser also sends the cookie for foreign pages.
         let foreign = with_cookie("session=4711").with_header("Origin", "http://evil.example");
         assert_eq!(rejected(foreign, address), 403, "{way:?}");
     }
@@ -179,8 +180,8 @@ fn subprotocol_token_identifies_the_client_unechoed() {
                 .with_sub_protocol("chat.v1")
                 .with_sub_protocol(token)
         };
-        let (client, response) =
-            tungstenite::client(offering("token.4711"), tcp(address)).expect("it may come in");
+        let (client, response) = tungstenite::client(offering("token.4711"), tcp(address))
+            .expect("the handshake is accepted");
         let chosen: Vec<_> = response
             .headers()
             .get_all("Sec-WebSocket-Protocol")
@@ -195,7 +196,7 @@ fn subprotocol_token_identifies_the_client_unechoed() {
     }
 }
 
-/// A stream that has yet to say who it is.
+/// A stream that has not identified itself yet.
 #[derive(Default)]
 struct Guest {
     name: OnceLock<String>,
@@ -203,7 +204,7 @@ struct Guest {
 
 type Arrival = (Instant, AsyncStream<Guest>);
 
-/// Closes streams that have not said who they are in time. Each has as long as the others, so they wait in line.
+/// Closes streams that do not identify themselves in time. All have the same timeout, so a queue suffices.
 fn doorman(patience: Duration) -> Sender<Arrival> {
     let (sender, line) = channel::<Arrival>();
     thread::spawn(move || {
@@ -251,7 +252,7 @@ fn first_message_identifies_the_client() {
         assert_eq!(ada.receive_text(), "Ada: hi", "{way:?}");
         stranger.send("hi");
         let (heard, frame) = stranger.receive_to_close();
-        assert_eq!(heard, [""; 0], "it is not for strangers");
+        assert_eq!(heard, [""; 0], "an unidentified client got a message");
         let frame = frame.unwrap();
         assert_eq!(
             (frame.code, frame.reason.as_str()),
@@ -284,7 +285,7 @@ fn client_identified_before_the_deadline_stays() {
     ada.send("hi");
     assert_eq!(ada.receive_text(), "Ada: hi");
     let mut silent = Client::connect(address);
-    // Their time is over one after the other.
+    // Both timeouts expire, one after the other.
     for arrival in arrivals.iter().take(2) {
         doorman.send(arrival).unwrap();
     }
@@ -343,7 +344,9 @@ fn connections_of_a_user_are_bounded_listed_and_closed() {
         assert_eq!(sender.metrics().refused.user_connections_max, 1);
         first.send("never");
         assert_eq!(first.receive_text(), "ada");
-        eventually("both are open", || sender.connections_of("ada").len() == 2);
+        eventually("both connections are open", || {
+            sender.connections_of("ada").len() == 2
+        });
         assert_eq!(sender.connections_of("nobody"), []);
         for id in sender.connections_of("ada") {
             sender.send_to(id, Message::new("mail"));
@@ -354,7 +357,7 @@ fn connections_of_a_user_are_bounded_listed_and_closed() {
             assert_eq!(client.receive_text(), "mail");
             assert_closed(client, 1008, "signed out");
         }
-        eventually("they have ended", || {
+        eventually("both connections have ended", || {
             sender.connections_of("ada").is_empty()
         });
         for (client, user) in [(&mut grace, "grace"), (&mut nobody, "nobody")] {
@@ -436,7 +439,7 @@ fn refresh_expiries(way: Way) {
     assert_eq!(sender.metrics().expired, 2);
 }
 
-/// What a stream is for.
+/// The endpoint that a stream was opened for.
 #[derive(Debug, Default)]
 enum Endpoint {
     #[default]
@@ -498,7 +501,7 @@ fn rejected_client_gets_status_headers_and_body() {
                     .with_header("Content-Type", "application/json")
                     .with_body("{\"error\":\"no token\"}"))
             })
-            .with_connect_handler(|_, _| panic!("nobody came in"))
+            .with_connect_handler(|_, _| panic!("no handshake was accepted"))
         });
         let (head, body) = answer(address, "/");
         assert!(head.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{head}");
@@ -530,8 +533,8 @@ fn accepted_handshake_sends_the_handlers_headers() {
                     .with_header("Set-Cookie", "theme=dark"))
             })
         });
-        let (_, response) =
-            tungstenite::client(format!("ws://{address}/"), tcp(address)).expect("it may come in");
+        let (_, response) = tungstenite::client(format!("ws://{address}/"), tcp(address))
+            .expect("the handshake is accepted");
         let cookies: Vec<_> = response.headers().get_all("Set-Cookie").iter().collect();
         assert_eq!(cookies, ["seen=1; HttpOnly", "theme=dark"], "{way:?}");
     }
@@ -572,7 +575,7 @@ fn panic_or_unsendable_response_is_answered_with_500() {
         let metrics = running.sender().metrics();
         assert_eq!(metrics.refused.handshake_handler, paths.len() as u64);
         assert_eq!(metrics.handler_panics, 1);
-        // The others are served on.
+        // Other clients are still served.
         let mut client = Client::connect(address);
         client.send("a");
         assert_eq!(client.receive_text(), "a");
@@ -657,7 +660,7 @@ fn shutdown_during_a_handshake_answers_the_client() {
                 let _ = may_go.lock().unwrap().recv_timeout(DEADLINE);
                 Ok(Accept::new())
             })
-            .with_connect_handler(|_, _| panic!("nobody came in"))
+            .with_connect_handler(|_, _| panic!("no handshake was accepted"))
         });
         let client = thread::spawn(move || answer(address, "/"));
         was_asked.recv_timeout(DEADLINE).unwrap();
@@ -672,7 +675,7 @@ fn shutdown_during_a_handshake_answers_the_client() {
 
 #[test]
 fn state_of_a_client_gone_during_handshake_is_dropped() {
-    /// Counts those that there are.
+    /// Counts its live instances.
     #[derive(Default)]
     struct Counted(Option<Arc<()>>);
 
@@ -701,11 +704,11 @@ fn state_of_a_client_gone_during_handshake_is_dropped() {
     drop(socket);
     go.send(()).unwrap();
     let sender = running.sender();
-    eventually("it came and went", || {
+    eventually("the client has connected and left", || {
         let metrics = sender.metrics();
         metrics.connections_opened == 1 && metrics.connections == 0
     });
-    eventually("its state is dropped", || {
+    eventually("the state is dropped", || {
         Arc::strong_count(&count) == before
     });
 }
@@ -715,7 +718,7 @@ fn handshake_handler_is_not_called_for_refused_clients() {
     for way in WAYS {
         let (running, address) = start_by(way, (), |app: AsyncWebsocketApp<(), ()>| {
             app.with_allowed_origins(Origins::Same)
-                .with_handshake_handler(|_, _| panic!("it was asked"))
+                .with_handshake_handler(|_, _| panic!("the handshake handler was called"))
         });
         let foreign = request(address, "/").with_header("Origin", "http://evil.example");
         assert_eq!(rejected(foreign, address), 403, "{way:?}");

@@ -1,6 +1,6 @@
 //! WebSockets in an axum app: axum listens, hyper answers, and the engine serves.
 //!
-//! It is one file, though a long one, because each further one would link axum, hyper and tokio once more.
+//! It is one long file, because each further test binary would link axum, hyper and tokio again.
 
 mod support;
 
@@ -40,7 +40,7 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 use tungstenite::protocol::frame::coding::CloseCode;
 
-/// A router that is served, on a runtime with one thread, until this is dropped.
+/// A router that is served on a runtime with one thread until this value is dropped.
 struct Served {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -96,11 +96,14 @@ impl Drop for Served {
     fn drop(&mut self) {
         drop(self.stop.take());
         let ended = self.thread.take().unwrap().join();
-        assert!(ended.is_ok() || thread::panicking(), "axum has panicked");
+        assert!(
+            ended.is_ok() || thread::panicking(),
+            "the thread of axum panicked"
+        );
     }
 }
 
-/// `/ws` in an axum app of its own.
+/// Creates a router that serves `/ws`.
 fn serve<S, T>(app: AsyncWebsocketApp<S, T>) -> (RunningApp, Served)
 where
     S: Send + Sync + 'static,
@@ -109,7 +112,7 @@ where
     serve_with(app, routes)
 }
 
-/// Serves an app with routes of the test's own.
+/// Serves an app with the routes of the test.
 fn serve_with<S, T>(
     app: AsyncWebsocketApp<S, T>,
     routes: impl FnOnce(&RunningApp) -> Router,
@@ -137,7 +140,7 @@ fn echo() -> AsyncWebsocketApp<()> {
     unlinked().with_message_handler(|stream, message, _| stream.send(message))
 }
 
-/// Sends a request by hand, and returns the whole answer of a connection that ends with it.
+/// Sends a raw request that closes the connection, and returns the whole response.
 fn ask(address: SocketAddr, request: &str) -> String {
     let mut socket = tcp(address);
     let request = request.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
@@ -147,12 +150,12 @@ fn ask(address: SocketAddr, request: &str) -> String {
     answer
 }
 
-/// A handshake with a further header line.
+/// Returns a handshake request with an additional header line.
 fn handshake_with(line: &str) -> String {
     upgrade_request("/ws").replacen("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"), 1)
 }
 
-/// The answer to a handshake that is rejected.
+/// Returns the response to a rejected handshake.
 fn rejected(address: SocketAddr, request: &str) -> String {
     let mut socket = tcp(address);
     socket.write_all(request.as_bytes()).unwrap();
@@ -377,11 +380,11 @@ fn handshake_handler_sets_subprotocol_headers_and_state() {
     assert_eq!(read_frame(&mut socket).unwrap(), (0x81, greeting));
 }
 
-/// What a middleware knows of a client.
+/// The client's name, as determined by a middleware.
 #[derive(Clone, Default)]
 struct User(String);
 
-/// Takes the client's name from a header, as one that authenticates would.
+/// Takes the client's name from a header, like a middleware that authenticates clients.
 async fn authenticate(mut request: axum::extract::Request, next: Next) -> Response {
     let name = request.headers().get("x-user");
     let name = name.and_then(|name| name.to_str().ok()).unwrap_or("nobody");
@@ -513,7 +516,7 @@ fn blocked_handshake_handler_blocks_no_axum_thread() {
         Ok(Accept::new())
     });
     let running = app.start().unwrap();
-    // One thread only.
+    // There is only one handler thread.
     let served = Served::start(routes(&running).route("/", get(async || "alive")));
     let mut waiting = tcp(served.address);
     waiting
@@ -528,7 +531,7 @@ fn blocked_handshake_handler_blocks_no_axum_thread() {
     assert!(read_head(&mut waiting).starts_with("HTTP/1.1 101 "));
 }
 
-/// What its thread is called when it is dropped.
+/// Sends the name of the thread on which it is dropped.
 struct Tells(std::sync::mpsc::Sender<String>);
 
 impl Drop for Tells {
@@ -561,14 +564,14 @@ fn client_gone_during_the_handshake_leaves_nothing() {
     eventually("the handler runs", || {
         running.sender().metrics().handlers_blocked == 1
     });
-    // It has the only place.
+    // The handshake that waits for its handler occupies the only permit.
     let answer = rejected(served.address, &upgrade_request("/ws"));
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     drop(going);
     go_on.send(()).unwrap();
     let thread = told.recv_timeout(DEADLINE).unwrap();
     assert!(thread.starts_with("humphrey_ws "), "{thread}");
-    eventually("its place is free again", || {
+    eventually("its permit is released", || {
         go_on.send(()).unwrap();
         let mut socket = tcp(served.address);
         socket.write_all(upgrade_request("/ws").as_bytes()).unwrap();
@@ -587,7 +590,7 @@ fn requests_waiting_for_the_handshake_share_a_bound() {
             Ok(Accept::new())
         });
     let (running, served) = serve(app);
-    // Two fill the room, which is for two of the longest: none but those are let in or kept waiting.
+    // The budget holds two of the longest requests, so all further ones are refused.
     let long = handshake_with(&format!("Cookie: {}", "x".repeat(15 << 10)));
     let mut waiting: Vec<_> = (0..2)
         .map(|_| {
@@ -596,7 +599,7 @@ fn requests_waiting_for_the_handshake_share_a_bound() {
             socket
         })
         .collect();
-    eventually("both are asked about", || {
+    eventually("both wait for the handshake handler", || {
         running.sender().metrics().handlers_blocked == 2
     });
     let answer = rejected(served.address, &long);
@@ -608,8 +611,10 @@ fn requests_waiting_for_the_handshake_share_a_bound() {
     for socket in &mut waiting {
         assert!(read_head(socket).starts_with("HTTP/1.1 101 "));
     }
-    // And there is room again.
-    eventually("they are served", || running.sender().connections() == 2);
+    // The budget has room again.
+    eventually("both clients are served", || {
+        running.sender().connections() == 2
+    });
     let mut socket = tcp(served.address);
     socket.write_all(long.as_bytes()).unwrap();
     assert!(read_head(&mut socket).starts_with("HTTP/1.1 101 "));
@@ -639,21 +644,21 @@ fn connecting_and_leaving_clients_are_counted_once() {
         assert_eq!(metrics.accepted, (round * CLIENTS) as u64);
         assert_eq!(metrics.refused.total(), 0);
         clients.into_iter().for_each(Client::close);
-        eventually("all have gone", || {
+        eventually("all clients have left", || {
             running.sender().metrics().connections == 0
         });
     }
 }
 
-/// Connects as soon as a place is free. A closed connection may count for a moment longer.
+/// Connects as soon as a permit is free. A closed connection may hold its permit for a moment longer.
 fn let_in(address: SocketAddr) -> Client {
     let mut client = None;
-    eventually("its place is free again", || {
+    eventually("its permit is released", || {
         let connected = tungstenite::client(format!("ws://{address}/ws"), tcp(address));
         client = connected.ok().map(|(client, _)| Client(client));
         client.is_some()
     });
-    client.expect("it is connected")
+    client.expect("the client connects")
 }
 
 #[test]
@@ -707,7 +712,7 @@ fn user_limit_holds_and_sessions_expire() {
     let (_, frame) = brief.receive_to_close();
     assert_eq!(u16::from(frame.unwrap().code), 3000);
     let first = let_in(served.address);
-    eventually("the client is known", || {
+    eventually("the client is registered", || {
         running.sender().connections_of("ada").len() == 1
     });
     let answer = rejected(served.address, &upgrade_request("/ws"));
@@ -754,10 +759,10 @@ fn server_without_upgrade_support_is_reported() {
         let sender = running.sender();
         let extracted = WebsocketUpgrade::from_request_parts(&mut parts, &sender);
         let reject = runtime.block_on(extracted).unwrap_err();
-        // Each time: what it was accepted with has gone.
+        // Each attempt releases its permit.
         assert_eq!(reject.status(), 500);
         let words = String::from_utf8_lossy(reject.body());
-        assert!(words.contains("axum::serve does"), "{words}");
+        assert!(words.contains("use axum::serve"), "{words}");
     }
 }
 
@@ -803,7 +808,7 @@ fn http_2_websocket_is_refused_asking_for_http_1_1() {
                 .body(())
                 .unwrap();
             if method == Method::CONNECT {
-                // RFC 8441; the first answer has brought the server's word that it may be asked.
+                // RFC 8441: the first response contained the setting that permits extended CONNECT.
                 assert!(requests.is_extended_connect_protocol_enabled());
                 let protocol = h2::ext::Protocol::from_static("websocket");
                 request.extensions_mut().insert(protocol);
@@ -844,7 +849,7 @@ fn socket_other_than_tcp_is_closed_with_1011() {
         let served = axum::serve(listener, router);
         served.with_graceful_shutdown(stopped).await.unwrap();
     });
-    eventually("it listens", || UnixStream::connect(&path).is_ok());
+    eventually("the server listens", || UnixStream::connect(&path).is_ok());
     for _ in 0..2 {
         let socket = UnixStream::connect(&path).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -859,7 +864,7 @@ fn socket_other_than_tcp_is_closed_with_1011() {
             frame.reason
         );
         drop(client);
-        // And it counts no longer.
+        // The connection no longer counts.
     }
     assert_eq!(running.sender().metrics().refused.unserved, 2);
     fs::remove_dir_all(&directory).unwrap();
@@ -940,7 +945,7 @@ fn shutdown_during_a_handshake_answers_every_client() {
     running.shutdown(Duration::from_millis(100));
     let answer = rejected(served.address, &upgrade_request("/ws"));
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    // The one that is left behind is answered all the same.
+    // The handshake whose handler outlives the app still gets a response.
     go_on.send(()).unwrap();
     let head = read_head(&mut waiting);
     assert!(head.starts_with("HTTP/1.1 418 "), "{head}");
@@ -979,7 +984,7 @@ fn custom_hyper_http1_server_hands_connections_over() {
             .with_upgrades()
             .await
             .unwrap();
-        // The runtime ends with this: what hands the socket over has not run yet.
+        // The runtime ends here, before the task that hands the socket over has run.
         tokio::task::yield_now().await;
     });
     let mut early = upgrade_request("/ws").into_bytes();

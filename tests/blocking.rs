@@ -1,4 +1,4 @@
-//! The blocking API, on plain sockets: what it receives, what it answers, and how it ends.
+//! The blocking API on plain sockets: receiving, replies, and the end of streams.
 
 use crate::support;
 
@@ -13,7 +13,7 @@ use humphrey_ws::restion::Restion;
 use humphrey_ws::{AsyncWebsocketApp, Limits, Message, RunningApp, WebsocketStream};
 use support::{DEADLINE, client_frame, close_code, eventually, read_frame};
 
-/// A stream whose handshake is done, and the client at its other end.
+/// Returns a stream after its handshake, and the client's socket.
 fn pair() -> (WebsocketStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -25,7 +25,7 @@ fn pair() -> (WebsocketStream, TcpStream) {
 
 type Hook = std::sync::Arc<std::sync::Mutex<std::sync::mpsc::Sender<WebsocketStream>>>;
 
-/// An app that streams can be handed over to, and what its handlers are called with.
+/// Starts an app that takes streams over, and records the calls of its handlers.
 fn unlinked(limits: Limits) -> (RunningApp, Hook, Receiver<String>) {
     let (tell, told) = channel();
     let [connect, message, disconnect] = [(); 3].map(|()| tell.clone());
@@ -45,10 +45,10 @@ fn hand_over(hook: &Hook, stream: WebsocketStream) {
     assert!(hook.lock().unwrap().send(stream).is_ok());
 }
 
-/// Receives without blocking until there is something.
+/// Receives without blocking until something arrives.
 fn poll(stream: &mut WebsocketStream) -> Result<Message, WebsocketError> {
     let mut outcome = None;
-    eventually("something is received", || {
+    eventually("something arrives", || {
         outcome = match stream.recv_nonblocking() {
             Restion::Ok(message) => Some(Ok(message)),
             Restion::Err(error) => Some(Err(error)),
@@ -67,7 +67,7 @@ fn nonblocking_receive_does_not_wait_for_a_whole_frame() {
     let (last, all_but_last) = frame.split_last().unwrap();
     for byte in all_but_last {
         client.write_all(&[*byte]).unwrap();
-        // Were it to wait for the rest, the rest would never come.
+        // The rest of the frame is only sent after this call returns.
         assert!(stream.recv_nonblocking().is_none());
     }
     client.write_all(&[*last]).unwrap();
@@ -75,7 +75,7 @@ fn nonblocking_receive_does_not_wait_for_a_whole_frame() {
         poll(&mut stream).unwrap().text(),
         Some("one byte at a time")
     );
-    // The socket is left as it was: sending and receiving still wait.
+    // The socket is still in blocking mode, so sending and receiving wait.
     stream.send(Message::new("reply")).unwrap();
     assert_eq!(read_frame(&mut client).unwrap(), (0x81, b"reply".to_vec()));
     client.write_all(&client_frame(0x82, b"next")).unwrap();
@@ -87,7 +87,7 @@ fn nonblocking_receive_does_not_wait_for_unread_pongs() {
     let (mut stream, mut client) = pair();
     client.set_nonblocking(true).unwrap();
     let ping = client_frame(0x89, &[b'p'; 125]);
-    // As many pings as the sockets take, while the stream answers: it must go on receiving.
+    // Fills the sockets with pings while the stream answers them. It must continue to receive.
     for _ in 0..20_000 {
         if client.write_all(&ping).is_err() {
             break;
@@ -136,7 +136,11 @@ fn close_frame_is_answered_and_ends_both_directions() {
     );
     assert_eq!(stream.recv().unwrap_err(), WebsocketError::ConnectionClosed);
     drop(stream);
-    assert_eq!(client.read(&mut [0]).unwrap(), 0, "and nothing follows");
+    assert_eq!(
+        client.read(&mut [0]).unwrap(),
+        0,
+        "bytes follow the close frame"
+    );
 }
 
 #[test]
@@ -188,7 +192,7 @@ fn violating_client_that_keeps_sending_gets_the_code() {
         .unwrap();
     assert_eq!(stream.recv().unwrap_err(), WebsocketError::InvalidOpcode);
     let dropping = std::thread::spawn(move || drop(stream));
-    // The end of a stream that was reset is an error here, and may take with it what was sent before.
+    // A reset is an error here, and may discard bytes that were sent before it.
     let (opcode, payload) = read_frame(&mut client).unwrap();
     assert_eq!((opcode, close_code(&payload)), (0x88, 1002));
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
@@ -201,7 +205,7 @@ fn panicking_handler_closes_with_1011() {
     let (stream, mut client) = pair();
     let handler = std::thread::spawn(move || {
         let _stream = stream;
-        panic!("as a handler may");
+        panic!("a panic on purpose");
     });
     let (opcode, payload) = read_frame(&mut client).unwrap();
     assert_eq!((opcode, close_code(&payload)), (0x88, 1011));
@@ -275,21 +279,29 @@ fn handed_over_stream_delivers_received_messages() {
         }
         for reply in ["b", "c"] {
             let frame = read_frame(&mut client).unwrap();
-            assert_eq!(frame, (0x81, reply.into()), "in front of the close frame");
+            assert_eq!(
+                frame,
+                (0x81, reply.into()),
+                "the reply precedes the close frame"
+            );
         }
         let (opcode, payload) = read_frame(&mut client).unwrap();
         assert_eq!((opcode, close_code(&payload)), (0x88, code));
-        assert_eq!(client.read(&mut [0]).unwrap(), 0, "and nothing follows");
+        assert_eq!(
+            client.read(&mut [0]).unwrap(),
+            0,
+            "bytes follow the close frame"
+        );
         drop(client);
         let metrics = || running.sender().metrics();
-        eventually("the connection is gone", || metrics().connections == 0);
+        eventually("the connection has ended", || metrics().connections == 0);
         assert_eq!(
             (metrics().messages_in, metrics().connections_opened),
             (2, 1)
         );
         assert_eq!(metrics().dropped.total(), 0);
         running.shutdown(DEADLINE);
-        assert_eq!(told.recv().ok(), None, "and nobody is told anything more");
+        assert_eq!(told.recv().ok(), None, "a handler was called again");
     }
 }
 
@@ -320,11 +332,13 @@ fn vanished_client_handed_over_has_messages_handled() {
         client_frame(0x88, b"\x03\xe8"),
     ];
     client.write_all(&bytes.concat()).unwrap();
-    // What is sent finds nobody, and the operating system forgets whose it was.
+    // After a failed write, the operating system no longer knows the address of the client.
     drop(client);
     assert_eq!(stream.recv().unwrap().text(), Some("a"));
     stream.ping().unwrap();
-    eventually("the client is unknown", || stream.peer_addr().is_err());
+    eventually("the address of the client is unknown", || {
+        stream.peer_addr().is_err()
+    });
     hand_over(&hook, stream);
     for expected in ["connect", "a", "disconnect"] {
         assert_eq!(told.recv_timeout(DEADLINE).as_deref(), Ok(expected));

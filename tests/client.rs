@@ -1,4 +1,4 @@
-//! The blocking client, against our own server, against tungstenite's, and against servers that misbehave.
+//! The blocking client with this library's server, with tungstenite's, and with misbehaving servers.
 
 use crate::support;
 
@@ -14,7 +14,7 @@ use humphrey_ws::{AsyncWebsocketApp, CloseCode, Message};
 use support::{DEADLINE, start};
 use tungstenite::handshake::server::{Request, Response};
 
-/// A server that is not ours: does something with its first client.
+/// Starts a foreign server, which runs a closure with its first client.
 fn serve<T: Send + 'static>(
     act: impl FnOnce(TcpStream) -> T + Send + 'static,
 ) -> (SocketAddr, JoinHandle<T>) {
@@ -44,7 +44,7 @@ fn read_request(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// Accepts a handshake, by tungstenite's reading of it, with bytes in front of the answer and behind it.
+/// Accepts a handshake with tungstenite, and sends bytes before and after the response.
 fn accept(stream: &mut TcpStream, before: &str, behind: &[u8]) {
     let head = read_request(stream);
     let key = head
@@ -213,7 +213,7 @@ fn refusal_with_an_endless_body_is_reported() {
         read_request(&mut stream);
         let answer = b"HTTP/1.1 503 Busy\r\nContent-Length: 100\r\n\r\nfull\n";
         stream.write_all(answer).unwrap();
-        // Nothing follows, and the connection stays.
+        // The rest of the body never arrives, and the connection stays open.
         drain(&mut stream);
     });
     let error = builder(address).connect().unwrap_err();
@@ -245,13 +245,13 @@ fn malformed_response_fails_the_connection() {
         ("SSH-2.0-x\r\n", "not HTTP"),
         (
             "HTTP/1.1 101 x\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
-            "does not change",
+            "no 'Upgrade: websocket'",
         ),
         (
             "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n",
-            "another handshake",
+            "does not match the key",
         ),
-        ("", "hung up"),
+        ("", "closed the connection before"),
     ] {
         let (address, server) = serve(move |mut stream| {
             read_request(&mut stream);
@@ -293,7 +293,7 @@ fn wrong_settings_are_reported_before_connecting() {
 fn read_timeout_loses_nothing_of_a_message() {
     let (address, server) = serve(|mut stream| {
         accept(&mut stream, "", b"\x81\x04ha");
-        // It goes on once the client says so.
+        // The server continues when the client signals it.
         stream.read_exact(&mut [0; 6]).unwrap();
         stream.write_all(b"lf").unwrap();
         drain(&mut stream);
@@ -380,7 +380,10 @@ fn write_timeout_ends_a_send_to_a_nonreading_server() {
     let message = Message::new_binary(vec![0; 1 << 20]);
     let begun = Instant::now();
     let error = loop {
-        assert!(begun.elapsed() < DEADLINE, "it is taken without end");
+        assert!(
+            begun.elapsed() < DEADLINE,
+            "the flood is received without end"
+        );
         if let Err(error) = client.send(message.clone()) {
             break error;
         }
@@ -452,20 +455,23 @@ fn messages_before_the_server_hangs_up_are_received() {
         }
         client.close(CloseCode::NORMAL, "").unwrap();
     };
-    // The pings can't be answered any more.
+    // The client can't answer the pings any more.
     let said = [b"\x89\x00".repeat(200), last_words.to_vec()].concat();
     let (address, server) = serve(move |mut stream| accept(&mut stream, "", &said));
     let mut client = builder(address).connect().unwrap();
     server.join().unwrap();
     expect_last_words(&mut client);
-    // Neither can a message be sent.
+    // The client can't send messages either.
     let said = last_words.to_vec();
     let (address, server) = serve(move |mut stream| accept(&mut stream, "", &said));
     let mut client = builder(address).connect().unwrap();
     server.join().unwrap();
     let begun = Instant::now();
     while client.send(Message::new("more")).is_ok() {
-        assert!(begun.elapsed() < DEADLINE, "it is taken without end");
+        assert!(
+            begun.elapsed() < DEADLINE,
+            "the flood is received without end"
+        );
     }
     assert!(matches!(
         client.send(Message::new("more")),
@@ -489,8 +495,11 @@ fn client_works_over_a_custom_transport() {
     let mut client = Client::builder("ws://anything/")
         .connect_over(ours)
         .unwrap();
-    client.send(Message::new("by another way")).unwrap();
-    assert_eq!(client.receive().unwrap().text(), Some("by another way"));
+    client.send(Message::new("over another transport")).unwrap();
+    assert_eq!(
+        client.receive().unwrap().text(),
+        Some("over another transport")
+    );
     client.close(CloseCode::NORMAL, "").unwrap();
     server.join().unwrap();
 }

@@ -1,4 +1,4 @@
-//! Compressed messages, over real sockets: the library's own client, and clients written byte by byte.
+//! Compressed messages over real sockets, with the library's client and with raw frames.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,7 +9,7 @@ use humphrey_ws::websocket_client::Client;
 use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Compression, Limits, Message, RunningApp};
 use miniz_oxide::deflate::compress_to_vec;
 
-/// How long anything promised may take; long, for a busy machine.
+/// The maximum time to wait for anything. It is ample even on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn app() -> AsyncWebsocketApp<()> {
@@ -74,7 +74,7 @@ fn broadcasts_to_followers_and_late_joiners_arrive_unchanged() {
         compression.sent_bytes * 3 < compression.plain_bytes,
         "{compression:?}"
     );
-    // The first, and one for the late joiner.
+    // The first epoch, and one for the late joiner.
     assert_eq!((compression.epochs, compression.compressed), (2, 1_000));
 }
 
@@ -127,7 +127,7 @@ fn uncompressed_messages_are_sent_as_they_are() {
     assert_eq!(running.sender().metrics().compression.compressed, 0);
 }
 
-/// Connects, offers this extension, and reads the response's head.
+/// Connects, offers this extension, and reads the head of the response.
 fn raw(address: SocketAddr, offer: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -147,7 +147,7 @@ fn raw(address: SocketAddr, offer: &str) -> TcpStream {
     stream
 }
 
-/// A masked frame, with a mask of zeros.
+/// Encodes a frame that is masked with zeros.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {
@@ -162,7 +162,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The close code of the frame that comes next.
+/// Reads a close frame, and returns its code.
 fn close_code(stream: &mut TcpStream) -> u16 {
     let mut head = [0; 4];
     stream.read_exact(&mut head).unwrap();
@@ -224,7 +224,7 @@ fn bombs_and_bad_data_end_their_connection() {
         .write_all(&frame(TEXT | COMPRESSED, &deflated(b"not agreed")))
         .unwrap();
     assert_eq!(close_code(&mut stream), 1002);
-    // As long as it may be.
+    // The maximum length.
     let mut stream = raw(address, "permessage-deflate; server_max_window_bits=8");
     let message = vec![b'a'; 64 << 10];
     stream
@@ -251,7 +251,7 @@ fn compressed_messages_that_wait_are_inflated_in_order() {
     const MESSAGES: usize = 12;
     let (running, address) = start(app());
     let mut stream = raw(address, "permessage-deflate");
-    // Each takes several turns; in between there are plain ones.
+    // Each takes several turns. Uncompressed messages are sent in between.
     let long = |n: usize| format!("{n}:{}", "abcdefgh".repeat(500_000));
     let mut writer = stream.try_clone().unwrap();
     let sending = thread::spawn(move || {
@@ -268,7 +268,7 @@ fn compressed_messages_that_wait_are_inflated_in_order() {
     for n in 0..MESSAGES {
         let expected = long(n);
         let mut echo = vec![0; 10 + expected.len()];
-        // The reply is compressed, as it is long: only its header tells.
+        // The long reply is compressed, which only its header shows.
         stream.read_exact(&mut echo[..2]).unwrap();
         assert_eq!(echo[0], TEXT | COMPRESSED);
         let len = match echo[1] {

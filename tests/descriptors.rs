@@ -1,4 +1,4 @@
-//! What happens when file descriptors run out: no spin, no loss, and recovery when some are free again.
+//! A shortage of file descriptors: accepting does not spin, no connection is lost, and accepting resumes.
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use humphrey_ws::AsyncWebsocketApp;
 use support::{Client, DEADLINE, eventually, limit_descriptors, start, tcp};
 
-/// The accounts of the engine's threads, opened while there are descriptors for it.
+/// The `/proc` files of the engine's threads, opened while descriptors are available.
 struct Accounts(Vec<File>);
 
 impl Accounts {
@@ -29,13 +29,13 @@ impl Accounts {
         )
     }
 
-    /// Clock ticks of processor time, user and system, that the threads have used.
+    /// Returns the clock ticks of user and system time that the threads have used.
     fn ticks(&mut self) -> u64 {
         let ticks = |file: &mut File| {
             let mut stat = String::new();
             file.seek(SeekFrom::Start(0)).unwrap();
             file.read_to_string(&mut stat).unwrap();
-            // The name may hold spaces; what follows the last parenthesis may not.
+            // The name may contain spaces. The fields after the last parenthesis do not.
             let fields: Vec<&str> = stat
                 .rsplit_once(')')
                 .unwrap()
@@ -60,7 +60,7 @@ fn descriptor_shortage_pauses_accepting_and_recovers() {
     assert_eq!(client.receive_text(), "before");
     let mut accounts = Accounts::open();
     let in_use = fs::read_dir("/proc/self/fd").unwrap().count() as u64;
-    // Both ends of a connection are of this process: room for a few, then for none.
+    // Both ends of a connection belong to this process. The limit permits a few connections.
     limit_descriptors(in_use + 20);
     let mut clients: Vec<TcpStream> = Vec::new();
     while let Ok(socket) = TcpStream::connect(address) {
@@ -68,7 +68,7 @@ fn descriptor_shortage_pauses_accepting_and_recovers() {
     }
     let sender = running.sender();
     eventually("accepting fails", || sender.metrics().accept_errors > 0);
-    // Those who are connected do not notice.
+    // Existing connections are unaffected.
     client.send("during");
     assert_eq!(client.receive_text(), "during");
     let before = accounts.ticks();
@@ -80,7 +80,7 @@ fn descriptor_shortage_pauses_accepting_and_recovers() {
     );
     assert!(
         sender.metrics().accept_errors < 100,
-        "a few tries in a second, not thousands"
+        "accepting was attempted too often within a second"
     );
     clients.clear();
     let mut late = Client(

@@ -1,4 +1,4 @@
-//! What the documents say of the code is true.
+//! Statements of the documents about the code hold.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use humphrey_ws::Limits;
 
-/// The folder above that of this package.
+/// Returns the root folder of the repository.
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 fn document(name: &str) -> String {
@@ -83,7 +83,7 @@ fn every_limit_stands_in_the_table_with_its_default() {
     let mut listed: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
     fields.sort_unstable();
     listed.sort_unstable();
-    assert_eq!(listed, fields, "this test lists every limit");
+    assert_eq!(listed, fields, "the list of this test is incomplete");
     let document = document("SECURITY.md");
     let table: Vec<(&str, &str)> = document
         .lines()
@@ -98,7 +98,7 @@ fn every_limit_stands_in_the_table_with_its_default() {
     assert_eq!(table, expected);
 }
 
-/// The targets that the README names, and those that the checks are for.
+/// The targets in the README are those of the checks.
 #[test]
 fn readme_targets_match_the_checks() {
     let targets_of = |text: &str| -> Vec<String> {
@@ -114,7 +114,7 @@ fn readme_targets_match_the_checks() {
         targets
     };
     let checked = [
-        // The machine that the checks run on.
+        // The target of the machine that runs the checks.
         "x86_64-unknown-linux-gnu",
         &document(".ci/run"),
         &document(".ci/targets"),
@@ -134,7 +134,7 @@ fn readme_names_the_rust_version_of_the_manifest() {
     assert!(document("README.md").contains(&sentence), "{sentence}");
 }
 
-/// Cargo looks for the tests of a package in its folder `tests`, so it would pass over a file that nobody lists.
+/// This package lists its test files explicitly, so Cargo would silently skip a file that is not listed.
 #[test]
 fn every_test_file_is_part_of_a_binary() {
     let manifest = document("tests/Cargo.toml");

@@ -1,4 +1,4 @@
-//! Event streams that go on where their client has seen the last event: nothing is lost, and nothing comes twice.
+//! Event streams that resume after the last event that their client has seen, without gaps or duplicates.
 
 use crate::events;
 use crate::support;
@@ -18,7 +18,10 @@ fn reconnecting_client_gets_missed_then_live_messages() {
     news.broadcast(text("before anyone came"));
     let mut source = EventSource::open(address, "/events?room=news");
     let begin = source.position();
-    assert!(begin.ends_with("-1"), "it knows where it begins: {begin}");
+    assert!(
+        begin.ends_with("-1"),
+        "a position without messages: {begin}"
+    );
     for n in 2..=4 {
         news.broadcast(text(format!("{n}")));
     }
@@ -62,7 +65,7 @@ fn gap_beyond_the_history_is_reported_before_the_replay() {
         assert_eq!((&*event.kind, &*event.data), ("reset", asked));
         assert_eq!(source.texts(2), ["4", "5"]);
     }
-    // A room that has kept nothing says where it is, so that the next time there is no reset.
+    // A room with an empty history sends its position, so that the next reconnect causes no reset.
     let mut source = EventSource::resume(address, "/events?room=quiet", "dead-1");
     let event = source.next();
     assert_eq!(event.kind, "reset");
@@ -87,18 +90,22 @@ fn resume_in_an_evicted_room_reports_a_gap() {
     publish("a", "a1");
     let seen = source.next().id;
     drop(source);
-    eventually("it has gone", || sender.metrics().event_streams == 0);
+    eventually("the stream has ended", || {
+        sender.metrics().event_streams == 0
+    });
     publish("b", "b1");
     publish("a", "a2");
     let mut source = EventSource::resume(address, "/events", &seen);
     assert_eq!(source.texts(2), ["b1", "a2"]);
     drop(source);
-    eventually("it has gone", || sender.metrics().event_streams == 0);
-    // The fourth room takes the place of the one that was not used for longest.
+    eventually("the stream has ended", || {
+        sender.metrics().event_streams == 0
+    });
+    // The fourth room evicts the least recently used one.
     publish("c", "c1");
     publish("d", "d1");
     assert!(sender.room("b").since(None).unwrap().is_empty());
-    // Who only comes in gets no room in its place; a message does.
+    // A subscription alone evicts no room, but a message does.
     let (head, _) = answer(address, &request("GET", "/events", ""));
     assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
     publish("a", "a3");
@@ -136,7 +143,7 @@ fn first_connection_gets_the_history_if_configured() {
     assert_eq!(
         source.texts(8),
         ["a0", "b0", "a1", "b1", "a2", "b2", "a3", "b3"],
-        "as they were sent"
+        "the order of publication"
     );
     running.shutdown(STOP);
 }
@@ -163,13 +170,13 @@ fn stream_of_several_rooms_resumes_from_the_id_of_any() {
         sender.room("a").broadcast(text("live"));
         let expected: Vec<String> = (seen..rooms.len()).map(|n| n.to_string()).collect();
         assert_eq!(source.texts(expected.len()), expected, "after {seen}");
-        // Of the earlier rounds, and of this one.
+        // Live messages of the earlier rounds and of this one.
         assert_eq!(source.texts(seen + 1), vec!["live"; seen + 1]);
     }
     running.shutdown(STOP);
 }
 
-/// A stream of three rooms, of which `c` keeps nothing.
+/// Creates an app with a stream of three rooms, of which `c` has no history.
 fn serve_three() -> (humphrey_ws::RunningApp, std::net::SocketAddr) {
     start(
         app()
@@ -191,7 +198,7 @@ fn stream_names_its_rooms_on_request() {
     let epoch = |room: &str| format!("{:x}", sender.room(room).last_id().unwrap().epoch());
     let mut source = EventSource::open(address, "/events?eventRooms");
     let event = source.next();
-    // It says where the stream begins, too: behind the latest message.
+    // The event also has the position of the stream, which is after the latest message.
     let position = format!("{}-1", epoch("b"));
     assert_eq!((&*event.kind, &event.id), ("rooms", &position));
     let expected = |first: &str, second: &str| {
@@ -216,7 +223,7 @@ fn stream_names_its_rooms_on_request() {
         );
     }
     assert_eq!(source.text(), "c");
-    // It is told before the client is told that something is missing, and to no other client.
+    // The event precedes the reset, and only clients that request it receive it.
     let mut source = EventSource::open(address, "/events?eventRooms&lastEventId=dead-1");
     assert_eq!([source.next().kind, source.next().kind], ["rooms", "reset"]);
     let mut source = EventSource::open(address, "/events?lastEventId=dead-1");
@@ -238,14 +245,14 @@ fn resume_from_an_id_of_each_room_repeats_and_loses_nothing() {
         let ids: Vec<_> = ids.iter().map(|id| format!("lastEventId={id}")).collect();
         EventSource::open(address, &format!("/events?{}", ids.join("&")))
     };
-    // Behind an id of each room, in any order; ids of other rooms say nothing.
+    // Resumes after one id of each room, in any order. Ids of other rooms are ignored.
     for ids in [&[&*a1, &*b2][..], &[&b2, "dead-7", &a1, "none"]] {
         assert_eq!(resumed(ids).texts(2), ["a2", "b3"], "{ids:?}");
     }
-    // One id stands for the others, too; of several of a room the last one counts.
+    // One id also gives the position in the other rooms. Of several ids of a room, the last one counts.
     assert_eq!(resumed(&[&a2]).texts(1), ["b3"]);
     assert_eq!(resumed(&[&a1, &a2, &b2]).texts(1), ["b3"]);
-    // What is not kept as a whole of one room is a gap.
+    // Missing messages in one room are a gap.
     for n in 4..8 {
         say("b", &format!("b{n}"));
     }
@@ -258,7 +265,7 @@ fn resume_from_an_id_of_each_room_repeats_and_loses_nothing() {
 fn resume_during_publishing_loses_and_repeats_nothing() {
     const ROOMS: usize = 3;
     const ROUNDS: usize = 100;
-    /// Little, so that the client is nearly always where the publishers are when it comes again.
+    /// A small number, so that the client has nearly always caught up when it reconnects.
     const AHEAD_MAX: usize = 20;
     let (running, address) = start(
         app()
@@ -281,7 +288,7 @@ fn resume_during_publishing_loses_and_repeats_nothing() {
             std::thread::spawn(move || {
                 let mut count = 0;
                 while !stop.load(Ordering::SeqCst) {
-                    // The client is to keep up.
+                    // Slow enough for the client to keep up.
                     if count < read[n].load(Ordering::SeqCst) + AHEAD_MAX {
                         room.broadcast(text(format!("{n} {count}")));
                         count += 1;
@@ -350,7 +357,7 @@ fn replay_of_several_rooms_keeps_the_live_order() {
     }
     live = EventSource::resume(address, "/events", &begin);
     let replayed: Vec<String> = (0..ROOMS * EACH).map(|_| live.next().id).collect();
-    // So whatever id a client has seen last, what it has not seen is what comes behind.
+    // So all messages that a client has not seen follow the last id that it has seen.
     assert!(replayed == came);
     running.shutdown(STOP);
 }

@@ -1,4 +1,4 @@
-//! Event streams over real sockets: what a client of `text/event-stream` gets.
+//! Event streams over real sockets.
 
 use crate::events;
 use crate::support;
@@ -106,7 +106,7 @@ fn head_gets_headers_and_other_methods_get_405() {
         "{head}"
     );
     assert_eq!(body, "");
-    // What a GET would be answered.
+    // The response that a GET would get.
     let (head, body) = answer(address, &request("HEAD", "/events", ""));
     assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
     assert_eq!(body, "");
@@ -129,7 +129,10 @@ fn refused_head_gets_no_body() {
     let headers = "Origin: https://elsewhere.example\r\n";
     let (head, body) = answer(address, &request("HEAD", "/events?room=news", headers));
     assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
-    assert!(!head.contains("Content-Length: 0"), "as for GET: {head}");
+    assert!(
+        !head.contains("Content-Length: 0"),
+        "the length differs from that of GET: {head}"
+    );
     assert_eq!(body, "");
     assert_eq!(running.sender().metrics().refused.origin, 1);
     running.shutdown(STOP);
@@ -154,9 +157,11 @@ fn routes_and_websockets_share_a_port_with_streams() {
         let (_, body) = answer(address, &request("GET", target, "Connection: close\r\n"));
         assert_eq!(body, "a route", "{target}");
     }
-    // Every path can be upgraded, this one too.
+    // Every path can be upgraded, including this one.
     let mut client = Client::connect_to(address, "/events");
-    eventually("it is connected", || running.sender().connections() == 1);
+    eventually("the client is connected", || {
+        running.sender().connections() == 1
+    });
     running.sender().broadcast(text("to websockets"));
     running.sender().room("news").broadcast(text("to the room"));
     assert_eq!(client.receive_text(), "to websockets");
@@ -257,15 +262,19 @@ fn event_stream_calls_no_connection_handler() {
     assert!(news.members().is_empty());
     assert_eq!(news.event_streams(), 1);
     assert_eq!(sender.everyone().event_streams(), 0);
-    // It is someone to deliver to all the same.
+    // The stream is still a recipient of broadcasts.
     news.broadcast(text("hi"));
     assert_eq!(source.text(), "hi");
     assert_eq!(sender.metrics().dropped.no_recipient, 0);
-    eventually("it is counted", || sender.metrics().messages_out == 1);
+    eventually("the delivery is counted", || {
+        sender.metrics().messages_out == 1
+    });
     drop(source);
-    eventually("it has ended", || sender.metrics().event_streams == 0);
+    eventually("the stream has ended", || {
+        sender.metrics().event_streams == 0
+    });
     assert_eq!(news.event_streams(), 0);
-    assert_eq!(sender.metrics().rooms, 0, "the room has ended with it");
+    assert_eq!(sender.metrics().rooms, 0, "the empty room was not freed");
     news.broadcast(text("nobody listens"));
     assert_eq!(sender.metrics().dropped.no_recipient, 1);
     running.shutdown(STOP);
@@ -377,17 +386,17 @@ fn room_limits_hold_for_event_streams() {
         head.split(' ').nth(1).unwrap().to_owned()
     };
     assert_eq!(status(&"x".repeat(256)), "400");
-    assert_eq!(status("a,b,c"), "503", "too many for one");
+    assert_eq!(status("a,b,c"), "503", "too many rooms for one stream");
     assert_eq!(
         running.sender().metrics().rooms,
         0,
-        "none was made for nothing"
+        "the refused stream left a room"
     );
     let _open = [
         EventSource::open(address, "/events?a,b"),
         EventSource::open(address, "/events?b,c"),
     ];
-    assert_eq!(status("d"), "503", "too many in all");
+    assert_eq!(status("d"), "503", "too many rooms in total");
     assert_eq!(running.sender().metrics().rooms, 3);
     running.shutdown(STOP);
 }
@@ -410,7 +419,7 @@ fn client_gone_during_authorization_leaves_nothing() {
     drop(socket);
     release.send(()).unwrap();
     let sender = running.sender();
-    // The next one is served, and is the only one.
+    // The next stream is served, and is the only one.
     let mut socket = tcp(address);
     socket
         .write_all(request("GET", "/events", "").as_bytes())
@@ -418,7 +427,9 @@ fn client_gone_during_authorization_leaves_nothing() {
     arrivals.recv_timeout(DEADLINE).unwrap();
     release.send(()).unwrap();
     assert!(read_head(&mut socket).starts_with("HTTP/1.1 200 "));
-    eventually("only one is left", || sender.metrics().event_streams == 1);
+    eventually("only one stream is left", || {
+        sender.metrics().event_streams == 1
+    });
     running.shutdown(STOP);
 }
 
@@ -452,7 +463,7 @@ fn silent_stream_is_kept_alive_by_comments() {
     running.shutdown(STOP);
 }
 
-/// Some clients report an event for each empty line, with data or without.
+/// Some clients report an event for each empty line, even without data.
 #[test]
 fn empty_lines_follow_events_only() {
     let (running, address) = start(
@@ -476,7 +487,7 @@ fn empty_lines_follow_events_only() {
             assert_eq!(source.block(), Some(None), "a comment");
             assert_eq!(source.last_event_id, "");
         }
-        assert_eq!(source.comments, 1, "nothing came before it");
+        assert_eq!(source.comments, 1, "something preceded the comment");
         sender.broadcast(text(text_sent));
         let event = loop {
             if let Some(event) = source.block().unwrap() {
@@ -485,10 +496,10 @@ fn empty_lines_follow_events_only() {
         };
         assert_eq!((&*event.data, &*event.id), (text_sent, id));
     };
-    // Comes for the first time, and nothing is kept.
+    // A new client of an empty history.
     let first = EventSource::open(address, "/events?history");
     no_event_but(first, "to the first", &position);
-    // Comes again, and has missed nothing.
+    // A reconnecting client that has missed nothing.
     let again = EventSource::resume(address, "/events", &position);
     no_event_but(again, "to the second", &position);
     room.broadcast(text("kept"));
@@ -506,12 +517,12 @@ fn numbered(n: u64) -> Message {
 }
 
 fn number(data: &str) -> u64 {
-    assert_eq!(data.len(), EVENT_BYTES, "no event is ever cut");
+    assert_eq!(data.len(), EVENT_BYTES, "an event was truncated");
     assert!(data[8..].bytes().all(|byte| byte == b'.'));
     data[..8].parse().unwrap()
 }
 
-/// The numbers of the events to the end of a stream, which may be a reset.
+/// Reads the numbers of the events up to the end of a stream, which may be a reset.
 fn numbers(mut source: EventSource) -> Vec<u64> {
     let mut numbers = Vec::new();
     while let Some(event) = source.try_next() {
@@ -525,7 +536,7 @@ fn serve_slow(policy: SlowConsumer) -> (RunningApp, SocketAddr) {
     serve(app().with_limits(limits).with_slow_consumer(policy))
 }
 
-/// Publishes until the policy strikes, and returns how many.
+/// Publishes until the policy takes effect, and returns the number of events.
 fn publish_until(running: &RunningApp, strikes: impl Fn(&humphrey_ws::Metrics) -> bool) -> u64 {
     let sender = running.sender();
     let news = sender.room("news");
@@ -533,7 +544,7 @@ fn publish_until(running: &RunningApp, strikes: impl Fn(&humphrey_ws::Metrics) -
     while !strikes(&sender.metrics()) {
         news.broadcast(numbered(n));
         n += 1;
-        assert!(n < EVENTS, "it never struck");
+        assert!(n < EVENTS, "the policy never took effect");
     }
     n
 }
@@ -544,9 +555,14 @@ fn slow_client_is_cut_after_a_whole_event_and_counted() {
     let slow = EventSource::open(address, "/events?room=news");
     let published = publish_until(&running, |metrics| metrics.slow_consumers == 1);
     let got = numbers(slow);
-    assert!(got.iter().copied().eq(0..got.len() as u64), "no hole");
+    assert!(
+        got.iter().copied().eq(0..got.len() as u64),
+        "an event is missing"
+    );
     let sender = running.sender();
-    eventually("it has gone", || sender.metrics().event_streams == 0);
+    eventually("the stream has ended", || {
+        sender.metrics().event_streams == 0
+    });
     let metrics = sender.metrics();
     let dropped = metrics.dropped.slow_consumer + metrics.dropped.no_recipient;
     assert_eq!(metrics.messages_out, got.len() as u64);
@@ -563,7 +579,7 @@ fn slow_client_misses_events_chosen_by_the_policy() {
         let (running, address) = serve_slow(policy);
         let slow = EventSource::open(address, "/events?room=news");
         let published = publish_until(&running, |metrics| metrics.dropped.slow_consumer > 1_000);
-        // All that was published is in the outbox, or dropped, before the end comes.
+        // Each published event is in the outbox or dropped before the stream ends.
         let sender = running.sender();
         let reader = std::thread::spawn(move || numbers(slow));
         running.shutdown(DEADLINE);

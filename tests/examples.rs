@@ -1,6 +1,6 @@
-//! Each example is run as its users run it, and does for real clients what its first lines say.
+//! Runs each example as a user would, and checks with real clients the behaviour that its first lines describe.
 //!
-//! `cargo test` has built them beside this test. It is one file, though a long one: a list with an entry for each example.
+//! `cargo test` has built them next to this test. The file is long because it has a section for each example.
 
 mod support;
 
@@ -16,7 +16,7 @@ use support::{Client, DEADLINE, eventually, free_address};
 use tungstenite::Message;
 use tungstenite::client::ClientRequestBuilder;
 
-/// An example that runs until this is dropped.
+/// An example that runs until this value is dropped.
 struct Example {
     process: Child,
     stdin: Option<ChildStdin>,
@@ -42,7 +42,7 @@ impl Example {
                 }
                 std::thread::yield_now();
             }
-            // Somebody else may have taken the port meanwhile.
+            // Another process may have bound the port in the meantime.
             assert!(Instant::now() < deadline, "{name} does not listen");
         }
     }
@@ -68,7 +68,7 @@ impl Example {
         Client::connect(self.address)
     }
 
-    /// A client that is surely served, as what it sent has come back.
+    /// Connects a client and waits for its first echo, so that it is surely served.
     fn echoed_client(&self) -> Client {
         let mut client = self.client();
         client.send("here I am");
@@ -88,14 +88,14 @@ impl Example {
     fn has_ended(&mut self) -> bool {
         self.process
             .try_wait()
-            .expect("it is our child, and not reaped")
+            .expect("the child is not reaped yet")
             .is_some()
     }
 }
 
 impl Drop for Example {
     fn drop(&mut self) {
-        // It fails if the example has ended, and then that is what was wanted.
+        // Killing fails if the example has already exited, which is fine.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -116,11 +116,11 @@ fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> String {
         socket,
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{body}"
     )
-    .expect("it is sent");
+    .expect("the request is sent");
     let mut response = String::new();
     socket
         .read_to_string(&mut response)
-        .expect("a response, and the end");
+        .expect("the response ends with the connection");
     response
 }
 
@@ -225,7 +225,7 @@ fn broadcast_blocking_continues_after_the_end_of_input() {
 
 #[test]
 fn broadcast_blocking_reports_missed_lines_to_slow_clients() {
-    /// More than the sockets' buffers and the bus hold together.
+    /// More than the buffers of the sockets and the bus hold together.
     const LINES: usize = 96;
     const LINE_BYTES: usize = 1 << 20;
 
@@ -253,7 +253,7 @@ fn broadcast_blocking_reports_missed_lines_to_slow_clients() {
     }
     assert!(missed > 0, "{LINES} lines fit into buffers");
 
-    // Having caught up, it gets everything again.
+    // After it has caught up, it gets every message again.
     example.type_line("nothing missed");
     assert_eq!(lagging.receive_text(), "nothing missed");
 }
@@ -265,7 +265,7 @@ fn linked_serves_its_page_and_broadcasts_what_clients_send() {
     assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
     assert!(page.contains("new WebSocket("), "{page}");
 
-    // The second has joined once it hears itself.
+    // The second client has joined once it receives its own message.
     let mut first = Client::connect_to(example.address, "/ws");
     first.send("one");
     assert_eq!(first.receive_text(), "one");
@@ -343,25 +343,25 @@ fn stateful_notices_a_vanished_client() {
     let mut bob = example.client();
     bob.send("Bob");
 
-    // Bob, who is not read from any more, answers no ping. Ada answers, by reading on.
+    // Bob's client stops reading, so it answers no ping. Ada's client answers by reading.
     let mut pinged = false;
     loop {
-        match ada.0.read().expect("a message, in time") {
+        match ada.0.read().expect("a message arrives in time") {
             Message::Ping(_) => pinged = true,
             Message::Text(text) if text == "Bob has left, 1 remain." => break,
             Message::Text(_) => {}
             other => panic!("unexpected: {other:?}"),
         }
     }
-    assert!(pinged, "a silent client is asked before it counts as gone");
+    assert!(pinged, "the client was not pinged before its disconnect");
     ada.send("alone");
     assert_eq!(ada.receive_text(), "Ada (1): alone");
 }
 
-/// The ways to run `notifications`: alone, and in a Humphrey app.
+/// The variants of `notifications`: alone, and in a Humphrey app.
 const NOTIFICATIONS: [&[&str]; 2] = [&[], &["--linked"]];
 
-/// A device that has subscribed: to one recipient, or to all.
+/// Connects a device that subscribes to one recipient, or to all.
 fn subscribe(example: &Example, recipient: Option<&str>) -> Client {
     let query = recipient.map_or(String::new(), |name| format!("?recipient={name}"));
     let mut client = Client::connect_to(example.address, &format!("/notifications{query}"));
@@ -398,7 +398,7 @@ fn notifications_reach_all_devices_and_the_monitor() {
         assert_eq!(all.receive_text(), for_ada);
         assert_eq!(all.receive_text(), for_bob);
 
-        // Who has gone is missed by nobody, and nothing was sent that is not asserted above.
+        // A disconnected device causes no error, and no message was sent that is not asserted above.
         let [first, mut second, third] = ada;
         first.close();
         drop(third);
@@ -421,7 +421,7 @@ fn notifications_without_a_listener_are_stored() {
         let (_, list) = list.split_once("\r\n\r\n").unwrap();
         let list: Value = serde_json::from_str(list).unwrap();
         let list = list.as_array().unwrap();
-        assert_eq!(list.len(), 100, "the oldest give way");
+        assert_eq!(list.len(), 100, "the list is not bounded to 100");
         assert_eq!(list[0]["number"], 3);
         assert_eq!(list[99]["text"], "parcel 102");
         let nothing = http(example.address, "GET", "/paekli/bob", "");
@@ -456,14 +456,14 @@ fn notifications_refuses_invalid_parcels_and_recipients() {
     }
 }
 
-/// Somebody in the example `chat`, who has been welcomed.
+/// Connects a user of the example `chat`, and reads the welcome.
 fn enter(example: &Example, query: &str) -> (Client, Value) {
     let mut client = Client::connect_to(example.address, &format!("/chat?{query}"));
     let welcome = hear(&mut client, "welcome");
     (client, welcome)
 }
 
-/// The next message of that kind.
+/// Receives the next message of this kind.
 fn hear(client: &mut Client, kind: &str) -> Value {
     loop {
         let message: Value = serde_json::from_str(&client.receive_text()).unwrap();
@@ -500,7 +500,7 @@ fn chat_identifies_people_by_key_and_refuses_others() {
     assert_eq!(welcome["people"], json!(["Ada", "Bob"]));
     let (_second, welcome) = enter(&example, "room=r&name=Bob&person=");
     assert_eq!(welcome["people"], json!(["Ada", "Bob", "Bob 2"]));
-    // Nothing was told of the second window.
+    // The second window of a user causes no messages.
     assert_eq!(hear(&mut ada, "came")["name"], "Bob");
 }
 
@@ -580,7 +580,7 @@ fn chat_closes_clients_of_a_full_room_with_1008() {
     let mut late = Client::connect_to(example.address, "/chat?room=r&name=Late");
     let (texts, close) = late.receive_to_close();
     assert!(texts.is_empty(), "{texts:?}");
-    let close = close.expect("it says why");
+    let close = close.expect("the close frame has a reason");
     assert_eq!(
         (u16::from(close.code), &*close.reason),
         (1008, "This room is full.")
@@ -625,16 +625,16 @@ mod axum {
     #[test]
     fn axum_notifications_stores_posts_and_notifies_everyone() {
         let example = Example::start("axum_notifications");
-        // To nobody.
+        // Without subscribers.
         let created = http(example.address, "POST", "/notices", "Tea is ready.");
         assert!(created.starts_with("HTTP/1.1 201 "), "{created}");
         let mut subscribers: Vec<Client> = (0..3)
             .map(|_| Client::connect_to(example.address, "/live"))
             .collect();
-        // hyper has answered them; the engine has them once one of these arrives.
+        // hyper has sent the responses, but the engine may still be taking the sockets over.
         for subscriber in &mut subscribers {
             subscriber.0.get_ref().set_nonblocking(true).unwrap();
-            support::eventually("it is told", || {
+            support::eventually("the post is delivered", || {
                 http(example.address, "POST", "/notices", "Is anybody here?");
                 subscriber.0.read().is_ok()
             });
@@ -655,7 +655,7 @@ mod axum {
         let example = Example::start("axum_chat");
         let page = http(example.address, "GET", "/", "");
         assert!(page.contains("new WebSocket("), "{page}");
-        // The second has joined once it hears itself.
+        // The second client has joined once it receives its own message.
         let mut first = Client::connect_to(example.address, "/chat");
         first.send("one");
         assert_eq!(first.receive_text(), "one");
@@ -677,7 +677,7 @@ mod axum {
         assert_eq!(lagging.receive_text(), "here I am");
         let mut talking = Client::connect_to(example.address, "/chat");
         let text = "x".repeat(MESSAGE_BYTES);
-        // More than the sockets' buffers and an outbox hold together.
+        // More than the buffers of the sockets and an outbox hold together.
         for n in 0..1_000 {
             talking.send(&format!("{n} {text}"));
             let heard = talking.receive_text();
@@ -695,8 +695,8 @@ mod axum {
             }
         };
         assert_eq!(closed.code, CloseCode::Again);
-        assert!(heard < 1_000, "everything fitted into buffers");
-        // It comes again, and hears on.
+        assert!(heard < 1_000, "all messages fitted into buffers");
+        // The client reconnects, and receives later messages.
         let mut again = Client::connect_to(example.address, "/chat");
         again.send("back");
         assert_eq!(again.receive_text(), "back");
@@ -746,7 +746,7 @@ fn server_sent_events_serves_its_page_and_streams_lines() {
     assert!(got.contains("retry: 500\n"), "{got}");
 }
 
-/// A client of the example `procedures`, whose frames are written by hand.
+/// Connects a client of the example `procedures` that encodes its frames itself.
 fn enter_procedures(example: &Example) -> Client {
     let uri = format!("ws://{}", example.address).parse().unwrap();
     let request = ClientRequestBuilder::new(uri).with_sub_protocol("humphrey_ws.procedures.v1");
@@ -754,7 +754,7 @@ fn enter_procedures(example: &Example) -> Client {
     Client(client)
 }
 
-/// Calls, and returns what the answer says behind the id.
+/// Calls a procedure, and returns the payload of the reply.
 fn call(client: &mut Client, id: u8, name: &str, payload: &str) -> String {
     client.send_binary(procedure(id, name, payload));
     loop {
@@ -780,9 +780,11 @@ fn procedures_answers_and_cancels_calls_and_broadcasts() {
     assert_eq!(call(&mut client, 1, "myip", ""), own);
     assert_eq!(call(&mut client, 2, "uppercase", "grüezi"), "GRÜEZI");
     client.send_binary(procedure(3, "report", "1000"));
-    eventually("it runs", || call(&mut other, 1, "reports", "") == "1 0");
+    eventually("the report is running", || {
+        call(&mut other, 1, "reports", "") == "1 0"
+    });
     client.send_binary([3, 0, 0, 0, 3]);
-    eventually("it has seen that it is cancelled", || {
+    eventually("the report is cancelled", || {
         call(&mut other, 1, "reports", "") == "0 1"
     });
     client.send_binary(procedure(4, "report", "2"));
@@ -799,7 +801,7 @@ fn procedures_answers_and_cancels_calls_and_broadcasts() {
     assert_eq!(&*client.receive().into_data(), b"\x01\x04pong!");
     call(&mut other, 2, "$join", "\x04mainnew");
     client.send_binary(*b"\x01\x09broadcasthello");
-    // It may come with its id in front.
+    // The message may have its id in front.
     let heard = other.receive().into_data();
     assert!(heard.ends_with(b"\x01\x07messagehello"), "{heard:?}");
 }

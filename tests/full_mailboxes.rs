@@ -1,4 +1,4 @@
-//! Mailboxes that have room for one thing at a time: everybody waits for everybody, and everything goes on.
+//! Mailboxes with room for one command at a time: threads wait for each other, but never deadlock.
 
 use crate::support;
 
@@ -18,7 +18,7 @@ fn message(text: impl std::fmt::Display) -> Message {
     Message::new(text.to_string())
 }
 
-/// An app whose handlers call back into everything that may wait.
+/// Starts an app whose handlers call every operation that may wait for a mailbox.
 fn app(handler_threads: usize) -> AsyncWebsocketApp<()> {
     AsyncWebsocketApp::new_with_config((), handler_threads, 1)
         .with_shards(2)
@@ -34,7 +34,7 @@ fn app(handler_threads: usize) -> AsyncWebsocketApp<()> {
             stream.join("hall");
             stream
                 .join_since(&stream.path()[1..], None)
-                .expect("it joins");
+                .expect("the join succeeds");
             stream.send(message("joined"));
         })
         .with_message_handler(|stream, message, _| {
@@ -74,7 +74,7 @@ fn move_about(sender: &AsyncSender, room: &str) {
 
 #[test]
 fn senders_and_joins_progress_with_full_mailboxes() {
-    // One, and shards run no handler themselves; one that is left beside a shard's; one that is left beside both's.
+    // With 1, shards run no handlers. With 2 and 3, one thread is left besides those of one shard or of both.
     for handler_threads in [1, 2, 3, 32] {
         everybody_gets_on(handler_threads);
     }
@@ -103,14 +103,14 @@ fn everybody_gets_on(handler_threads: usize) {
             })
         })
         .collect();
-    eventually("everybody gets on", || {
+    eventually("all threads and clients have made progress", || {
         turns.iter().all(|turns| turns.load(Ordering::Relaxed) > 20)
     });
     done.store(true, Ordering::Relaxed);
     for thread in threads {
-        thread.join().expect("it ends well");
+        thread.join().expect("the thread does not panic");
     }
-    eventually("nobody is left anywhere", || {
+    eventually("no member is left in any room", || {
         let metrics = running.sender().metrics();
         metrics.connections == 0 && metrics.event_streams == 0 && metrics.room_members == 0
     });

@@ -1,4 +1,4 @@
-//! What rooms keep: ids without gaps, replays without gap or duplicate, bounds.
+//! The history of rooms: ids without gaps, replays without gaps or duplicates, and bounds.
 
 use crate::support;
 
@@ -19,8 +19,8 @@ fn message(text: impl std::fmt::Display) -> Message {
     Message::new(text.to_string())
 }
 
-/// An app whose clients join the room `r` from the id in their path on; `/all` is from the first kept message on.
-/// They are told how many messages that is, behind the replay.
+/// Starts an app whose clients join the room `r` after the id in their path. `/all` requests the whole history.
+/// After the replay, each client receives the number of replayed messages.
 fn resuming() -> AsyncWebsocketApp<()> {
     AsyncWebsocketApp::new()
         .with_shards(2)
@@ -37,7 +37,11 @@ fn resuming() -> AsyncWebsocketApp<()> {
 }
 
 fn texts(running: &RunningApp, id: Option<HistoryId>) -> Vec<String> {
-    let kept = running.sender().room("r").since(id).expect("it is kept");
+    let kept = running
+        .sender()
+        .room("r")
+        .since(id)
+        .expect("the history reaches back to the id");
     let text = |(_, message): &(HistoryId, Message)| message.text().unwrap().to_owned();
     kept.iter().map(text).collect()
 }
@@ -65,7 +69,7 @@ fn ids_have_one_epoch_and_no_gaps() {
     assert_eq!(texts(&running, id(6)), ["23", "24", "25"]);
     assert_eq!(texts(&running, id(9)), [""; 0]);
 
-    // Bytes bound it, too.
+    // The history is also bounded in bytes.
     for _ in 0..5 {
         room.broadcast(message("x".repeat(400)));
     }
@@ -73,7 +77,7 @@ fn ids_have_one_epoch_and_no_gaps() {
     let gone = room.since(id(9)).unwrap_err();
     assert_eq!(Some(gone.asked), id(9));
     assert_eq!(gone.oldest.map(|id| id.sequence()), Some(29));
-    // What is kept is not lost, though nobody was there.
+    // Messages in the history do not count as lost, even without members.
     assert_eq!(running.sender().metrics().dropped.total(), 0);
     running.shutdown(STOP);
 }
@@ -94,7 +98,11 @@ fn room_without_history_stores_nothing() {
     let foreign = sender.room("public").last_id();
     assert!(sender.room("secret/a").since(foreign).is_err());
     assert!(sender.everyone().since(None).unwrap().is_empty());
-    assert_eq!(sender.metrics().rooms, 1, "the one that keeps something");
+    assert_eq!(
+        sender.metrics().rooms,
+        1,
+        "only the room with a history is left"
+    );
     running.shutdown(STOP);
 }
 
@@ -128,7 +136,7 @@ fn join_since_replays_or_reports_a_gap() {
     let foreign = "1-5".parse::<HistoryId>().unwrap();
     let mut other = Client::connect_to(address, &format!("/{foreign}"));
     assert_eq!(other.receive_text(), "HistoryGone");
-    assert_eq!(room.len(), 3, "who was refused is not in the room");
+    assert_eq!(room.len(), 3, "a refused client is in the room");
     room.broadcast(message("live"));
     for client in [&mut all, &mut some, &mut last] {
         assert_eq!(client.receive_text(), "live");
@@ -170,14 +178,14 @@ fn replay_turns_live_without_gap_or_duplicate() {
                             continue;
                         };
                         let id: HistoryId = id.parse().unwrap();
-                        assert_eq!(id.sequence(), next, "the ids have no gap");
+                        assert_eq!(id.sequence(), next, "the ids have a gap");
                         next += 1;
                         let (sender, n): (usize, usize) =
                             (sender.parse().unwrap(), n.parse().unwrap());
                         let before = of[sender].replace(n);
                         assert!(
                             before.is_none_or(|before| before + 1 == n),
-                            "each sender's order"
+                            "the messages of a sender are out of order"
                         );
                         assert!(!done.load(Ordering::Relaxed));
                     }
@@ -254,7 +262,7 @@ fn least_used_room_with_history_is_evicted_first() {
     assert!(sender.room("user 0").since(None).unwrap().is_empty());
     assert_eq!(sender.room("user 99").since(None).unwrap().len(), 1);
     assert_eq!(sender.room("often").last_id().unwrap().sequence(), 100);
-    // The room that somebody is in has stayed, and is the same.
+    // The room with a member was not evicted, and is still the same.
     sender.room("r").broadcast(message("still there"));
     assert_eq!(inside.receive_text(), "still there");
     running.shutdown(STOP);
@@ -270,13 +278,13 @@ fn rooms_without_history_are_evicted_first() {
     for n in 0..4 {
         sender.room(&format!("talk {n}")).broadcast(message(n));
     }
-    // Whoever makes up names of rooms, says nothing and goes, takes nothing from those who have said something.
+    // Clients that join rooms with new names, send nothing and leave do not evict rooms with messages.
     let visitor = Client::connect_to(address, "/all");
-    eventually("it is in", || sender.room("r").len() == 1);
+    eventually("the client is in the room", || sender.room("r").len() == 1);
     let id = sender.room("r").members()[0];
     for n in 0..100 {
         let room = sender.room(&format!("made up {n}"));
-        room.try_join(id).expect("there is room for it");
+        room.try_join(id).expect("the join succeeds");
         room.leave(id);
     }
     for n in 0..4 {
@@ -315,11 +323,13 @@ fn join_needing_missing_history_is_refused() {
     assert_eq!(resumes.receive_text(), refused);
     assert_eq!(running.sender().room("r").len(), 1);
     plain.close();
-    eventually("the room is gone", || running.sender().metrics().rooms == 0);
+    eventually("the room is freed", || {
+        running.sender().metrics().rooms == 0
+    });
     running.shutdown(STOP);
 }
 
-/// Publishes with closures that take their time. Returns how often each was called, and the sequences that were given.
+/// Publishes with slow closures. Returns the number of calls of each closure, and the assigned sequences.
 fn publish_with_slow_closures(
     room: &humphrey_ws::Room,
     producers: usize,
@@ -328,7 +338,7 @@ fn publish_with_slow_closures(
     let calls = AtomicUsize::new(0);
     let given = Mutex::new(Vec::new());
     let (publishing, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    // Another producer wants an id, or there is none left that could.
+    // Whether another producer is publishing, or all others are done.
     let is_contended = || publishing.load(SeqCst) > 1 || done.load(SeqCst) + 1 == producers;
     thread::scope(|scope| {
         for _ in 0..producers {
@@ -386,7 +396,7 @@ fn slow_closure_gets_its_id_beside_fast_producers() {
                     last >= Some(id.sequence())
                 });
             }
-            // So that the test ends, however it does.
+            // Ends the test even if the slow closure never gets its id.
             if run == 50 {
                 done.store(true, Ordering::Relaxed);
             }
@@ -396,7 +406,7 @@ fn slow_closure_gets_its_id_beside_fast_producers() {
         id
     });
     assert!(id.is_some());
-    // Once before it is known that another producer has the id, and once with the room held for it.
+    // The first call is wasted, because another producer takes the id. The second one holds the lock of the room.
     assert_eq!(calls.into_inner(), 2);
     running.shutdown(STOP);
 }

@@ -1,5 +1,5 @@
-//! Clients that speak `humphrey_ws.procedures.v1` get the messages of rooms that keep a history with their ids there, so that
-//! they can resume; everybody else gets them as they are.
+//! Clients of `humphrey_ws.procedures.v1` receive the messages of rooms with a history together with their ids, so that
+//! they can resume. All other clients receive plain messages.
 
 use crate::support;
 
@@ -15,7 +15,7 @@ use tungstenite::client::IntoClientRequest;
 const STOP: Duration = Duration::from_millis(100);
 const V1: &str = "humphrey_ws.procedures.v1";
 
-/// An app that speaks what its clients offer, and has them join `r` since the id in their path, and `other`.
+/// Starts an app whose clients join `r` after the id in their path, and `other`.
 fn app() -> AsyncWebsocketApp<()> {
     AsyncWebsocketApp::new()
         .with_shards(2)
@@ -30,7 +30,7 @@ fn app() -> AsyncWebsocketApp<()> {
             stream.join("other");
             stream
                 .join_since("r", stream.path()[1..].parse().ok())
-                .expect("it reaches so far");
+                .expect("the history reaches back to the id");
         })
         .with_message_handler(|stream, _, _| {
             let room = stream.room("r");
@@ -49,10 +49,10 @@ fn connect(address: SocketAddr, path: &str) -> WebSocket<TcpStream> {
     client
 }
 
-/// The next message, with its id: it must have one. Its payload is text if it is.
+/// Receives the next message, which must have an id, and returns both.
 fn with_id(client: &mut WebSocket<TcpStream>) -> (HistoryId, Result<String, Vec<u8>>) {
     let tungstenite::Message::Binary(frame) = client.read().unwrap() else {
-        panic!("it has no id");
+        panic!("the message has no id");
     };
     let rest = frame.strip_prefix(b"\x07\x01r").expect("of the room r");
     let (id, rest) = rest[1..].split_at(rest[0].into());
@@ -71,7 +71,7 @@ fn clients_of_the_subprotocol_alone_get_ids() {
     let room = sender.room("r");
     let mut plain = Client::connect_to(address, "/");
     let mut numbered = connect(address, "/");
-    eventually("both are in", || {
+    eventually("both clients are in the room", || {
         room.len() == 2 && sender.room("other").len() == 2
     });
 
@@ -92,7 +92,7 @@ fn clients_of_the_subprotocol_alone_get_ids() {
     assert_eq!(plain.receive().into_data(), &b"\0\xff"[..]);
     assert_eq!(plain.receive_text(), "to everyone");
 
-    // What one of them has sent, the other gets.
+    // Each receives the messages of the other.
     plain.send("go");
     assert_eq!(plain.receive_text(), "done");
     assert_eq!(with_id(&mut numbered).1, Ok("to others".into()));
@@ -100,9 +100,9 @@ fn clients_of_the_subprotocol_alone_get_ids() {
     assert_eq!(text(&mut numbered), "done");
     assert_eq!(plain.receive_text(), "to others");
 
-    // With nobody there who gets it in one of the forms, nothing is counted as lost.
+    // A form without recipients does not count as lost.
     plain.close();
-    eventually("one has gone", || room.len() == 1);
+    eventually("one client has left", || room.len() == 1);
     room.broadcast(Message::new("alone"));
     assert_eq!(with_id(&mut numbered).1, Ok("alone".into()));
     assert_eq!(sender.metrics().dropped.total(), 0);
@@ -128,7 +128,7 @@ fn reconnect_with_the_last_id_gets_each_message_once() {
                 while seen < MESSAGES {
                     let path = last.map_or("/".to_owned(), |id| format!("/{id}"));
                     let mut connection = connect(address, &path);
-                    // It leaves in the midst of things, each time after some more.
+                    // The client leaves during the broadcasts, each time after a few more messages.
                     for _ in 0..100 + client * 50 {
                         let (id, message) = with_id(&mut connection);
                         seen += 1;

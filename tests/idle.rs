@@ -1,4 +1,4 @@
-//! Promise 8: idle costs nothing.
+//! Promise 8: idle connections cause no wake-ups.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::{eventually, raise_descriptors, raw_websocket, start};
 
 const CONNECTIONS: usize = 1_000;
 
-/// What `/proc` says of each thread of the engine.
+/// Reads the `/proc` status of each thread of the engine.
 fn threads() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
     let read = |path: PathBuf| fs::read_to_string(path).unwrap();
@@ -24,7 +24,7 @@ fn threads() -> Vec<String> {
         .collect()
 }
 
-/// Context switches, of either kind, of all threads of the engine.
+/// Returns the voluntary and involuntary context switches of all threads of the engine.
 fn switches() -> u64 {
     let counts = |status: String| {
         status
@@ -36,7 +36,7 @@ fn switches() -> u64 {
     threads().into_iter().map(counts).sum()
 }
 
-/// Whether no thread of the engine waits for a processor: where others use them all, that can last, and is no rest.
+/// Returns whether no thread of the engine waits for a processor, which can last while other processes use all of them.
 fn all_sleep() -> bool {
     let sleeps = |status: &String| {
         let mut lines = status.lines();
@@ -55,12 +55,12 @@ fn promise_8_thousand_idle_connections_wake_no_thread() {
         .with_message_handler(|stream, message, _| stream.send(message));
     let (running, address) = start(app);
     let clients: Vec<TcpStream> = (0..CONNECTIONS).map(|_| raw_websocket(address)).collect();
-    eventually("all are connected", || {
+    eventually("all clients are connected", || {
         running.sender().connections() == CONNECTIONS
     });
-    // What was going on ends first.
+    // Work in progress must end first.
     let mut before = switches();
-    eventually("the engine comes to rest", || {
+    eventually("the engine is idle", || {
         thread::sleep(Duration::from_millis(100));
         let slept = all_sleep();
         before == std::mem::replace(&mut before, switches()) && slept

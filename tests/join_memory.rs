@@ -1,5 +1,5 @@
-//! What it costs in memory to send a client what a room keeps, with ids: written once, and joined once. Alone in its process,
-//! whose threads are all counted.
+//! The memory of a replay with ids: each frame is encoded once, and all are joined once. The test is alone in its process,
+//! because all threads are counted.
 
 #[path = "support/procedures.rs"]
 mod frames;
@@ -48,7 +48,7 @@ fn history_frames_with_ids_are_encoded_once() {
         }
     }
     let allocated = region.change().bytes_allocated;
-    // Twice when it is written, as a frame of procedures in one of WebSockets; and once joined.
+    // Encoded twice, as a frame of procedures inside a WebSocket frame, and joined once.
     let most = 7 * KEPT / 2;
     assert!(allocated < most, "{allocated} bytes for {KEPT}");
     running.shutdown(STOP);

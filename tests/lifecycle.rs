@@ -1,4 +1,4 @@
-//! How an app starts and ends: its address, and what shutdown does to those who are connected.
+//! Start and end of an app: its address, and the effect of a shutdown on connections.
 
 use crate::support;
 
@@ -25,7 +25,7 @@ fn shutdown_delivers_messages_and_closes_with_1001() {
             std::thread::spawn(move || client.receive_to_close())
         })
         .collect();
-    eventually("all are connected", || sender.connections() == 5);
+    eventually("all clients are connected", || sender.connections() == 5);
     for n in 0..1000 {
         sender.broadcast(Message::new(n.to_string()));
     }
@@ -38,7 +38,7 @@ fn shutdown_delivers_messages_and_closes_with_1001() {
     }
     assert!(
         std::net::TcpStream::connect(address).is_err(),
-        "nobody listens any more"
+        "the address still accepts connections"
     );
     assert_eq!(sender.metrics().connections, 0);
     assert_eq!(sender.metrics().messages_out, 5000);
@@ -47,7 +47,7 @@ fn shutdown_delivers_messages_and_closes_with_1001() {
 #[test]
 fn shutdown_with_blocked_peers_returns_at_its_deadline() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_message_handler(|_, _, _| {
-        // Longer than the test.
+        // Blocks longer than the test runs.
         std::thread::park_timeout(Duration::from_secs(3600));
     });
     let (running, address) = start(app);
@@ -113,14 +113,14 @@ fn stopped_app_drops_its_state_and_handlers() {
     running.shutdown(Duration::from_millis(100));
     assert!(
         hung_up.recv_timeout(DEADLINE).is_err(),
-        "what handlers have captured is dropped"
+        "captured values of handlers were not dropped"
     );
     eventually("the state is dropped", || state.upgrade().is_none());
-    // The sender still tells what was done.
+    // The sender still returns the metrics.
     assert_eq!(sender.metrics().messages_out, 1);
 }
 
-/// The state of a stream tells where it is dropped.
+/// Stream state that sends the name of the thread on which it is dropped.
 struct Tells(Sender<String>);
 
 static DROPPED_ON: Mutex<Option<Sender<String>>> = Mutex::new(None);
@@ -135,7 +135,7 @@ impl Drop for Tells {
     fn drop(&mut self) {
         let name = std::thread::current().name().unwrap_or_default().to_owned();
         let _ = self.0.send(name);
-        panic!("a drop that panics costs nobody anything");
+        panic!("a panic on purpose");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The program's logger is its own code: it may block, and send what it is told to clients.
+//! A logger is code of the program: it may block, and send log lines to clients.
 #![cfg(not(feature = "tracing"))]
 
 mod support;
@@ -12,7 +12,7 @@ use support::{
     upgrade_request,
 };
 
-/// Sends each line to everyone, with much behind it; and waits at a gate before it does.
+/// Waits at a gate, and then broadcasts each line with a large payload after it.
 struct Told;
 
 static SENDER: OnceLock<AsyncSender> = OnceLock::new();
@@ -101,7 +101,7 @@ fn blocking_and_broadcasting_logger_delays_nobody() {
     log::set_logger(&Told).unwrap();
     log::set_max_level(log::LevelFilter::Info);
     let mut other = Client::connect(address);
-    // The shard has something to say of this one.
+    // The shard logs a line about this client.
     let mut bad = tcp(address);
     bad.write_all(upgrade_request("/").as_bytes()).unwrap();
     read_head(&mut bad);
@@ -126,7 +126,7 @@ fn blocking_and_broadcasting_logger_delays_nobody() {
     *GATE.0.lock().unwrap() = true;
     GATE.1.notify_all();
     serves("while it sends");
-    eventually("it was told", || {
+    eventually("the line was logged", || {
         let lines = LINES.lock().unwrap();
         lines.iter().any(|line| line.contains("broke the protocol"))
     });

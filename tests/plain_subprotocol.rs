@@ -1,5 +1,5 @@
-//! Every server of the library chooses the subprotocol of plain messages where it chooses no other, so that a browser's
-//! first handshake is its last: browsers fail one in which none of their subprotocols is chosen.
+//! Every server of the library selects the subprotocol of plain messages if it selects no other. Otherwise a browser would
+//! fail the handshake, as browsers do if none of their subprotocols is selected.
 
 use crate::support;
 
@@ -17,10 +17,10 @@ use support::{
 
 const PLAIN: &str = "humphrey_ws.plain.v1";
 const PROCEDURES: &str = "humphrey_ws.procedures.v1";
-/// What the JavaScript client offers, with a subprotocol of its program's.
+/// The offer of the JavaScript client, with a subprotocol of its program.
 const OFFERED: &str = "humphrey_ws.procedures.v1, chat, humphrey_ws.plain.v1";
 
-/// Connects; returns the chosen subprotocols, and the one that the message handler sees.
+/// Connects, and returns the selected subprotocols and the one that the message handler sees.
 fn chosen(address: SocketAddr, path: &str, offered: &str) -> (Vec<String>, String) {
     let mut socket = tcp(address);
     let request = upgrade_request_offering(path, offered);
@@ -30,7 +30,7 @@ fn chosen(address: SocketAddr, path: &str, offered: &str) -> (Vec<String>, Strin
     let lines = head.lines().filter_map(|line| line.split_once(": "));
     let chosen = lines.filter(|(name, _)| name.eq_ignore_ascii_case("Sec-WebSocket-Protocol"));
     let chosen = chosen.map(|(_, value)| value.to_owned()).collect();
-    // Bytes that a client of procedures would not take for a message.
+    // Bytes that are malformed in the subprotocols of procedures.
     socket.write_all(&client_frame(0x82, b"\x01\x01a")).unwrap();
     let (_, seen) = read_frame(&mut socket).unwrap();
     (chosen, String::from_utf8(seen).unwrap())

@@ -1,4 +1,4 @@
-//! Procedures: notifications both ways, calls that return or are cancelled, in both subprotocols.
+//! Procedures in both subprotocols: notifications in both directions, replies and cancellation.
 
 use crate::frames;
 use crate::support;
@@ -20,13 +20,13 @@ use support::{
     start, tcp, upgrade_request,
 };
 
-/// A request that offers the newer subprotocol; tungstenite's clients want what they offer.
+/// Returns a request that offers the newer subprotocol.
 fn offering(request: &str) -> String {
     let offer = format!("\r\nSec-WebSocket-Protocol: {V1}\r\n\r\n");
     request.replace("\r\n\r\n", &offer)
 }
 
-/// Frames are messages like any other, which a message handler sends back.
+/// Asserts that frames are ordinary messages, which the message handler echoes.
 fn speaks_none(socket: &mut TcpStream) {
     let frame = client_frame(0x82, &request(1, "echo", b"!"));
     socket.write_all(&frame).unwrap();
@@ -99,18 +99,18 @@ fn subprotocol_chosen_by_the_handshake_handler_is_used() {
     let (running, address) = start(app);
     let (mut client, chosen) = connect_offering(address, &format!("mine, {V1}"));
     assert_eq!(chosen.as_deref(), Some("mine"));
-    // It is a message like any other.
+    // The frame is an ordinary message.
     client.send_binary(request(1, "echo", b""));
     assert_eq!(client.receive_frame(), request(1, "echo", b""));
-    // It is of the two, so procedures speak it.
+    // The selected subprotocol is one of the two, so procedures are enabled.
     let (mut client, chosen) = connect_offering(address, &format!("{V1}, {OLD}"));
     assert_eq!(chosen.as_deref(), Some(OLD));
     client.send_binary(request(1, "echo", b"!"));
     assert_eq!(client.receive_frame(), response(1, b"!"));
-    // It has not chosen.
+    // The handler selects nothing.
     let (_, chosen) = connect_offering(address, V1);
     assert_eq!(chosen.as_deref(), Some(V1));
-    // It has chosen none.
+    // The handler selects no subprotocol.
     let mut socket = tcp(address);
     let asks = offering(&upgrade_request("/none"));
     socket.write_all(asks.as_bytes()).unwrap();
@@ -151,7 +151,7 @@ fn unknown_procedure_is_counted_and_answered() {
     let mut old = connect(address, OLD);
     for name in ["nobody", "$ping", "$join"] {
         old.send_binary(request(1, name, b""));
-        // It has no answer, so it is over, and the id is free.
+        // A notification has no reply, so its id is free.
         old.send_binary(request(2, "echo", b""));
         assert_eq!(old.receive_frame(), response(2, b""));
     }
@@ -212,7 +212,7 @@ fn errors_have_code_and_text_and_are_counted() {
     {
         old.send_binary(request(id as u32, name, b""));
     }
-    eventually("all are counted", || calls(&running).unanswered == 6);
+    eventually("all calls are counted", || calls(&running).unanswered == 6);
     old.send_binary(request(9, "utf8", b"still there"));
     assert_eq!(old.receive_frame(), response(9, b"still there"));
     running.shutdown(STOP);
@@ -253,7 +253,7 @@ fn parts_precede_the_end_in_the_newer_subprotocol_only() {
     assert_eq!(client.receive_frame(), response(5, b"end"));
     let mut old = connect(address, OLD);
     old.send_binary(request(5, "parts", b""));
-    eventually("it has failed", || calls(&running).unanswered == 1);
+    eventually("the call has failed", || calls(&running).unanswered == 1);
     running.shutdown(STOP);
 }
 
@@ -367,7 +367,7 @@ fn calls_over_the_limit_are_refused_until_one_ends() {
     client.receive_error(2, 5);
     waiting.recv_timeout(DEADLINE).unwrap().ok("0");
     assert_eq!(client.receive_frame(), response(0, b"0"));
-    // A cancelled one counts for as long as somebody works on it.
+    // A cancelled call counts until its handler ends.
     client.send_binary(request(2, "later", b""));
     let _second = waiting.recv_timeout(DEADLINE).unwrap();
     let _third = waiting.recv_timeout(DEADLINE).unwrap();
@@ -380,7 +380,7 @@ fn calls_over_the_limit_are_refused_until_one_ends() {
     for id in 0..2 {
         old.send_binary(request(id, "later", b""));
         replies.push(waiting.recv_timeout(DEADLINE).unwrap());
-        // The id is free, and the work is not done.
+        // The id is free although the handler still runs.
         old.send_binary(reset(id));
     }
     old.send_binary(request(2, "later", b""));
@@ -398,7 +398,7 @@ fn panicking_handler_ends_its_connection_and_calls() {
     let procedures = Procedures::new()
         .on_call("later", move |call| replies.send(call.defer()).unwrap())
         .on_call("panic", |_| -> Result<(), CallError> {
-            panic!("as it should")
+            panic!("a panic on purpose")
         });
     let (running, address) = start(app(procedures));
     let mut client = connect(address, V1);
@@ -426,7 +426,7 @@ fn ping_is_answered_while_a_handler_blocks() {
     assert_eq!(client.receive_frame(), response(2, b"here"));
     gate.wait();
     assert_eq!(client.receive_frame(), response(1, b""));
-    // A long one has its turn.
+    // A long ping is handled in turn.
     client.send_binary(request(3, "$ping", &[7; 1_000]));
     assert_eq!(client.receive_frame(), response(3, &[7; 1_000]));
     running.shutdown(STOP);
@@ -439,7 +439,7 @@ fn humphrey_clients_speak_procedures_unless_preaccepted() {
         .with_procedures(Procedures::new().on_call("echo", |call| Ok(call.data().clone())))
         .with_message_handler(|stream, message, _| stream.send(message));
     let hook = app.connect_hook().unwrap();
-    // A hook of the program's own, as 0.5.1 made them: it is handed streams that were answered.
+    // The program's own hook, as in 0.5.1, gets streams whose handshake is answered.
     let (answered, streams) = mpsc::channel();
     let apps = hook.clone();
     thread::spawn(move || {
@@ -477,7 +477,10 @@ fn violation_during_a_handler_cancels_its_call() {
     let (began, told) = mpsc::channel();
     let procedures = Procedures::new().on_call("wait", move |call| {
         began.send(()).unwrap();
-        assert!(call.wait_cancelled(DEADLINE), "it never came");
+        assert!(
+            call.wait_cancelled(DEADLINE),
+            "the call was never cancelled"
+        );
         Ok("stopped")
     });
     let (running, address) = start(app(procedures));
@@ -492,7 +495,7 @@ fn violation_during_a_handler_cancels_its_call() {
             // A ping of more than 125 bytes (RFC 6455 §5.5).
             client.0.get_mut().write_all(&too_long).unwrap();
         }
-        // The second begins all the same, and sees that it is to stop.
+        // The second call still begins, and sees its cancellation.
         assert_eq!(client.receive_frame(), response(1, b"stopped"));
         told.recv_timeout(DEADLINE).unwrap();
         assert_eq!(client.receive_frame(), response(2, b"stopped"));
@@ -511,7 +514,7 @@ fn reply_over_the_limit_is_an_error() {
     assert!(client.receive_error(1, 2).contains("message_bytes_max"));
     let mut old = connect(address, OLD);
     old.send_binary(request(1, "long", b""));
-    eventually("it is counted", || calls(&running).unanswered == 1);
+    eventually("the call is counted", || calls(&running).unanswered == 1);
     running.shutdown(STOP);
 }
 
@@ -539,7 +542,7 @@ fn invalid_procedure_names_are_refused_at_registration() {
             .on_call(name, |_| Ok(())),
         "twice"
     ));
-    // A notification and a call are two things.
+    // A notification and a call may have the same name.
     assert!(!panics(
         |procedures, name| procedures
             .on_notification(name, |_| {})

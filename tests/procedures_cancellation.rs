@@ -1,4 +1,4 @@
-//! Calls that are cancelled: by their client, by the end of its connection, or of the app.
+//! Cancellation of calls by their client, and by the end of its connection or of the app.
 
 use crate::frames;
 use crate::support;
@@ -21,12 +21,15 @@ fn reset_reaches_the_running_handler_and_its_callback() {
         let by_waker = events.clone();
         call.on_cancel(move || by_waker.send("waker").unwrap());
         events.send("began").unwrap();
-        assert!(call.wait_cancelled(DEADLINE), "it never came");
+        assert!(
+            call.wait_cancelled(DEADLINE),
+            "the call was never cancelled"
+        );
         assert!(call.cancelled());
-        // Too late: at once.
+        // After the cancellation, `on_cancel` runs its closure at once.
         let (at_once, now) = mpsc::channel();
         call.on_cancel(move || at_once.send(()).unwrap());
-        now.try_recv().expect("it runs at once");
+        now.try_recv().expect("the closure runs at once");
         Err(call.abort_error())
     });
     let (running, address) = start(app(procedures));
@@ -61,7 +64,7 @@ fn reset_reaches_a_deferred_call() {
         reply.item("part").unwrap_err().reason,
         CallErrorReason::Aborted
     );
-    // Whatever it answers, the client is spared it.
+    // The reply of a cancelled call is not sent.
     reply.ok("a long answer");
     client.receive_error(1, 3);
     running.shutdown(STOP);
@@ -90,7 +93,7 @@ fn call_cancelled_in_the_queue_is_not_started() {
         gate.wait();
         client.send_binary(request(2, "second", b""));
         client.send_binary(reset(2));
-        eventually("the reset has come", || {
+        eventually("the reset has arrived", || {
             calls(&running).cancelled == cancelled
         });
         gate.wait();
@@ -117,7 +120,7 @@ fn disconnect_cancels_calls_while_a_handler_runs() {
             Err(call.abort_error())
         })
         .on_call("not begun", |_| -> Result<(), CallError> {
-            panic!("nobody waits for it")
+            panic!("the cancelled call was handled")
         });
     let app = app(procedures).with_disconnect_handler(move |_, _| ended.send("ended").unwrap());
     let (running, address) = start(app);
@@ -185,24 +188,29 @@ fn call_of_a_disconnected_client_retains_no_memory() {
     assert!(cancellation.is_cancelled());
     assert_eq!(reply.item("").unwrap_err().reason, CallErrorReason::Closed);
     reply.ok("to nobody");
-    eventually("it has gone", || running.sender().connections() == 0);
+    eventually("the client has disconnected", || {
+        running.sender().connections() == 0
+    });
     let metrics = running.sender().metrics();
-    assert_eq!(metrics.dropped.closed, 0, "nothing is sent to it");
+    assert_eq!(
+        metrics.dropped.closed, 0,
+        "a reply was sent to a disconnected client"
+    );
     assert_eq!((metrics.calls.cancelled, metrics.calls.unanswered), (1, 0));
     running.shutdown(STOP);
 }
 
 #[test]
-fn on_cancel_function_that_panics_ends_nothing_else() {
+fn panicking_on_cancel_ends_nothing_else() {
     let procedures = Procedures::new()
         .on_call("on the pool", |call| {
-            call.on_cancel(|| panic!("expected"));
+            call.on_cancel(|| panic!("a panic on purpose"));
             assert!(call.wait_cancelled(DEADLINE));
             Err(call.abort_error())
         })
         .on_call("in the handler", |call| {
             assert!(call.wait_cancelled(DEADLINE));
-            call.on_cancel(|| panic!("expected"));
+            call.on_cancel(|| panic!("a panic on purpose"));
             Err(call.abort_error())
         })
         .on_call("echo", |call| Ok(call.data().clone()));
@@ -266,7 +274,7 @@ fn each_called_and_cancelled_request_has_one_end() {
                 let mut client = connect(address, V1);
                 let mut dice = seed;
                 let mut roll = |n: u32| {
-                    // A linear congruence is chance enough here.
+                    // A linear congruential generator is random enough here.
                     dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                     (dice >> 16) % n
                 };
@@ -281,7 +289,7 @@ fn each_called_and_cancelled_request_has_one_end() {
                         let name = names[roll(names.len() as u32) as usize];
                         frames.push(request(id, name, b""));
                         if roll(2) == 0 {
-                            // Of this call, of another, or of none.
+                            // Resets this call, another one, or none.
                             frames.push(reset(roll(12)));
                         }
                     }
@@ -303,7 +311,7 @@ fn each_called_and_cancelled_request_has_one_end() {
     for client in clients {
         client.join().unwrap();
     }
-    // The app has the channel's other end.
+    // The app owns the other end of the channel.
     running.shutdown(STOP);
     late.join().unwrap();
 }

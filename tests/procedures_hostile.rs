@@ -1,4 +1,4 @@
-//! Procedures, with clients that are slow, unlucky or mean: every call has one end, and nobody gets what is not theirs.
+//! Procedures with slow and hostile clients: every call ends once, and no client gets messages of rooms it may not join.
 
 use crate::frames;
 use crate::support;
@@ -65,7 +65,7 @@ fn reply_dropped_by_on_cancel_ends_a_slow_clients_call() {
         .with_limits(
             Limits::default()
                 .outbox_bytes_max(256 << 10)
-                // Less than the other half of the outbox, which is not to overflow.
+                // Less than the other half of the outbox, which must not overflow.
                 .mailbox_bytes_max(64 << 10),
         );
     let (running, address) = start(app);
@@ -73,17 +73,17 @@ fn reply_dropped_by_on_cancel_ends_a_slow_clients_call() {
     let stream = connected.recv_timeout(DEADLINE).unwrap();
     client.send_binary(request(1, "later", b""));
     assert_eq!(client.receive_text(), "begun");
-    // Nothing more is read until its outbox is full.
+    // The client reads nothing more until its outbox is full.
     let much = Message::new_binary(vec![9; 8 << 10]);
     let mut other = connect(address, V1);
     let mut full = 0;
-    eventually("its outbox is full, and stays so turn by turn", || {
+    eventually("its outbox stays full", || {
         match stream.try_send(much.clone()) {
             Ok(()) => full = 0,
             Err(error) => {
                 assert_eq!(error.reason, SendErrorReason::Full);
                 full += 1;
-                // Their shard has been round meanwhile, and has written what it could.
+                // The shard has had a turn in the meantime, and has written as much as it could.
                 other.send_binary(request(full, "$ping", b""));
                 assert_eq!(other.receive_frame(), response(full, b""));
             }
@@ -161,7 +161,7 @@ fn callback_may_call_and_wait() {
         let again = stream.clone();
         stream.call("second", first, DEADLINE, move |second| {
             let third = again.call_wait("third", second.unwrap(), DEADLINE);
-            // And of one that was not answered in time.
+            // A call that times out is reset as well.
             let timeout = Duration::from_millis(5);
             let once_more = again.clone();
             again.call("never", "", timeout, move |never| {
@@ -197,7 +197,7 @@ fn join(room: &str, since: &str) -> Vec<u8> {
     [&[room.len() as u8], room.as_bytes(), since.as_bytes()].concat()
 }
 
-/// Of a message of a room that keeps a history: its id's sequence, and its text.
+/// Returns the sequence and the text of a message of a room with a history.
 fn of_room(frame: &[u8]) -> Option<(String, Vec<u8>)> {
     let rest = frame.strip_prefix(&[7])?;
     let rest = &rest[1 + usize::from(rest[0])..];
@@ -219,7 +219,9 @@ fn joins_during_broadcasts_lose_and_repeat_nothing() {
             }),
     );
     let mut plain = Client::connect(address);
-    eventually("it is there", || running.sender().room("news").len() == 1);
+    eventually("the client is in the room", || {
+        running.sender().room("news").len() == 1
+    });
     let clients: Vec<_> = (0..3)
         .map(|n| {
             thread::spawn(move || {
@@ -227,7 +229,7 @@ fn joins_during_broadcasts_lose_and_repeat_nothing() {
                 let mut texts = Vec::new();
                 let mut id = 0;
                 while texts.len() < MESSAGES {
-                    // Anew in the middle of it all, also on another connection.
+                    // Joins again during the broadcasts, also on another connection.
                     let mut client = connect(address, V1);
                     for round in 0..5 {
                         id += 1;
@@ -258,7 +260,7 @@ fn joins_during_broadcasts_lose_and_repeat_nothing() {
                                 texts.push(String::from_utf8(text).unwrap());
                             }
                         } else {
-                            // Whatever comes meanwhile is sent again, since it was not seen.
+                            // Messages that arrive in the meantime are replayed, because the client has not seen them.
                             break;
                         }
                     }
@@ -268,7 +270,7 @@ fn joins_during_broadcasts_lose_and_repeat_nothing() {
         })
         .collect();
     let expected: Vec<String> = (0..MESSAGES).map(|n| n.to_string()).collect();
-    // No faster than they come, so that clients join and leave amid them.
+    // No faster than the clients, so that they join and leave during the broadcasts.
     for some in expected.chunks(10) {
         for n in some {
             running.sender().room("news").broadcast(Message::new(n));
@@ -307,8 +309,10 @@ fn join_during_a_close_leaves_no_member() {
             }
         }
     }
-    eventually("all have gone", || running.sender().connections() == 0);
-    eventually("nobody is left in a room", || {
+    eventually("all clients have left", || {
+        running.sender().connections() == 0
+    });
+    eventually("no member is left in a room", || {
         let sender = running.sender();
         sender.room("news").is_empty()
             && sender.room("talk").is_empty()
@@ -346,14 +350,14 @@ fn reply_kept_beyond_its_app_is_harmless() {
     assert!(reply.cancelled());
     assert_eq!(reply.item("").unwrap_err().reason, CallErrorReason::Closed);
     reply.ok("to nobody");
-    eventually("the app's own have gone", || {
+    eventually("the values of the app are dropped", || {
         is_dropped.load(Ordering::SeqCst)
     });
     drop(second);
     drop(sender);
 }
 
-/// A small source of chance that is the same in every run.
+/// A small pseudorandom generator with a fixed seed.
 fn dice(seed: u64) -> impl FnMut(usize) -> usize {
     let mut state = seed | 1;
     move |below| {
@@ -425,7 +429,9 @@ fn arbitrary_frames_harm_no_other_client() {
             }
         }
     }
-    eventually("all have gone", || running.sender().connections() == 0);
+    eventually("all clients have left", || {
+        running.sender().connections() == 0
+    });
     assert_eq!(running.sender().metrics().handler_panics, 0);
     let mut client = connect(address, V1);
     client.send_binary(request(1, "echo", b"!"));
@@ -570,7 +576,7 @@ fn request_has_one_end_and_parts_only_before_it() {
                 }
             }
         }
-        // Nothing more comes, but what its own calls are told.
+        // Nothing more arrives, except for replies to its own calls.
         client.send_binary(request(99, "$ping", b""));
         loop {
             let frame = client.receive_frame();

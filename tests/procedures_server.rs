@@ -1,4 +1,4 @@
-//! What the server does of its own in procedures: calls to clients, and rooms that clients join by themselves.
+//! Procedures by the server: calls to clients, and the reserved calls to join and leave rooms.
 
 use crate::frames;
 use crate::support;
@@ -19,7 +19,7 @@ use support::{Client, DEADLINE, eventually, start};
 
 type Outcome = Result<Payload, CallError>;
 
-/// An app that tells of each stream which connects.
+/// Starts an app that sends each connected stream to the test.
 fn streams(app: AsyncWebsocketApp<()>) -> (AsyncWebsocketApp<()>, mpsc::Receiver<AsyncStream>) {
     let (sender, streams) = mpsc::channel();
     let app = app.with_connect_handler(move |stream, _| sender.send(stream).unwrap());
@@ -30,7 +30,7 @@ fn reason(outcome: Outcome) -> CallErrorReason {
     outcome.expect_err("it has failed").reason
 }
 
-/// Tells what has come of a call.
+/// Returns a callback that sends the result of its call to the test.
 fn into(outcomes: &Sender<Outcome>) -> impl FnOnce(Outcome) + Send + 'static {
     let outcomes = outcomes.clone();
     move |outcome| outcomes.send(outcome).unwrap()
@@ -53,11 +53,11 @@ fn call_to_a_client_yields_its_reply_or_error() {
     client.send_binary(with_id(5, 2, b"\x06not yours"));
     let error = told.recv_timeout(DEADLINE).unwrap().unwrap_err();
     assert_eq!(error, CallError::refused("not yours"));
-    // Nobody has asked.
+    // A response without a call.
     client.send_binary(response(2, b"again"));
     client.send_binary(response(77, b""));
     client.send_binary(with_id(5, 78, b"\x02"));
-    // On another thread, and several at once, answered in another order.
+    // Several calls at once from another thread, answered in another order.
     let stream = Arc::new(stream);
     let waiting: Vec<_> = (0..3)
         .map(|_| {
@@ -74,7 +74,7 @@ fn call_to_a_client_yields_its_reply_or_error() {
         let outcome = thread.join().unwrap().unwrap();
         assert_eq!(outcome.bytes(), id.to_be_bytes());
     }
-    assert!(told.try_recv().is_err(), "each is told once");
+    assert!(told.try_recv().is_err(), "a callback was called twice");
     running.shutdown(STOP);
 }
 
@@ -124,7 +124,9 @@ fn replies_and_messages_are_handled_in_order() {
     client.send_binary(notification("event", b"c"));
     client.send_binary(response(1, b"d"));
     client.send_binary(notification("event", b"e"));
-    eventually("all are told", || told.lock().unwrap().len() == 5);
+    eventually("all callbacks were called", || {
+        told.lock().unwrap().len() == 5
+    });
     assert_eq!(told.lock().unwrap().concat(), "abcde");
     running.shutdown(STOP);
 }
@@ -142,7 +144,7 @@ fn expired_call_fails_and_resets_at_the_client() {
     assert_eq!(reason(outcome), CallErrorReason::TimedOut);
     assert_eq!(client.receive_frame(), request(2, "b", b""));
     assert_eq!(client.receive_frame(), reset(2));
-    // By now somebody waits for the end of the first one's hour, and is to wake for an earlier one.
+    // The timer thread now waits for an hour, and must wake for an earlier expiry.
     stream.call("c", "", Duration::from_millis(20), into(&outcomes));
     assert_eq!(client.receive_frame(), request(3, "c", b""));
     let outcome = told.recv_timeout(DEADLINE).unwrap();
@@ -152,7 +154,7 @@ fn expired_call_fails_and_resets_at_the_client() {
     client.send_binary(response(1, b"in time"));
     let outcome = told.recv_timeout(DEADLINE).unwrap();
     assert_eq!(outcome.unwrap().text(), Ok("in time"));
-    assert!(told.try_recv().is_err(), "each is told once");
+    assert!(told.try_recv().is_err(), "a callback was called twice");
     running.shutdown(STOP);
 }
 
@@ -162,7 +164,7 @@ fn disconnect_fails_calls_before_the_disconnect_handler() {
     let (ended, called) = (events.clone(), events.clone());
     let app = app(
         Procedures::new().on_call("panic", |_| -> Result<(), CallError> {
-            panic!("as it should")
+            panic!("a panic on purpose")
         }),
     )
     .with_connect_handler(move |stream, _| {
@@ -172,7 +174,7 @@ fn disconnect_fails_calls_before_the_disconnect_handler() {
                 events
                     .send(format!("{name} {:?}", reason(outcome)))
                     .unwrap();
-                assert_eq!(name, "first", "a panic of one is not the other's");
+                assert_eq!(name, "first", "a panic of one callback affected the other");
             });
         }
         let stream = Arc::new(stream);
@@ -210,7 +212,7 @@ fn disconnect_fails_calls_before_the_disconnect_handler() {
         );
     }
     running.shutdown(STOP);
-    assert!(told.try_recv().is_err(), "each is told once");
+    assert!(told.try_recv().is_err(), "a callback was called twice");
 }
 
 #[test]
@@ -225,7 +227,7 @@ fn impossible_calls_fail_at_once() {
     let now = |stream: &AsyncStream, data: &[u8]| {
         let (outcomes, told) = mpsc::channel();
         stream.call("name", data, DEADLINE, into(&outcomes));
-        let by_closure = reason(told.try_recv().expect("it is told at once"));
+        let by_closure = reason(told.try_recv().expect("the callback is called at once"));
         assert_eq!(reason(stream.call_wait("name", data, DEADLINE)), by_closure);
         by_closure
     };
@@ -251,18 +253,18 @@ fn impossible_calls_fail_at_once() {
     running.shutdown(STOP);
 }
 
-/// Threads of this process that have the timers' name.
+/// Counts the timer threads of this process.
 #[cfg(target_os = "linux")]
 fn timer_threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    // The kernel keeps fifteen characters of a name, and may have forgotten a thread that has just ended.
+    // The kernel stores fifteen characters of a name, and a thread may end while this reads its files.
     tasks
         .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok())
         .filter(|name| name.trim() == &"humphrey_ws timers"[..15])
         .count()
 }
 
-/// A message of a room, whether or not it comes with its id.
+/// Returns the text of a room's message, with or without an id.
 fn of_room(message: tungstenite::Message) -> Vec<u8> {
     match message {
         tungstenite::Message::Binary(frame) if frame.first() == Some(&7) => {
@@ -277,7 +279,7 @@ fn join(room: &str, since: &str) -> Vec<u8> {
     [&[room.len() as u8], room.as_bytes(), since.as_bytes()].concat()
 }
 
-/// An app whose rooms `news` and `talk` may be joined, of which the first keeps three messages.
+/// Starts an app whose clients may join `news`, with a history of three messages, and `talk`.
 fn rooms() -> AsyncWebsocketApp<()> {
     AsyncWebsocketApp::new()
         .with_history("news", HistoryLimits::messages(3).bytes(1_000))
@@ -294,7 +296,7 @@ fn say(running: &RunningApp, room: &str, text: &str) {
 impl Joining for Client {}
 
 trait Joining: Frames + Receive {
-    /// Joins, and returns what came before the answer, and the answer.
+    /// Joins, and returns the messages before the reply, and the reply.
     fn join(&mut self, room: &str, since: &str) -> (Vec<Vec<u8>>, String) {
         self.send_request(9, "$join", &join(room, since));
         let mut before = Vec::new();
@@ -352,7 +354,7 @@ fn client_joins_and_leaves_the_rooms_it_may() {
     client.receive_error(6, 2);
     assert!(running.sender().room("talk").is_empty());
     running.shutdown(STOP);
-    // Without a handler that says so, no room may be joined.
+    // Without a handler that permits it, no room may be joined.
     let (running, address) = start(app(Procedures::new()));
     let mut client = connect(address, V1);
     client.send_binary(request(1, "$join", &join("talk", "new")));
@@ -364,7 +366,7 @@ fn client_joins_and_leaves_the_rooms_it_may() {
 fn join_replays_missed_messages_before_the_reply() {
     let (running, address) = start(rooms());
     let mut client = connect(address, V1);
-    // Before anything was sent there is a place to resume from.
+    // An empty history has a position to resume from.
     let (before, start_id) = client.join("news", "new");
     assert_eq!(before, Vec::<Vec<u8>>::new());
     assert!(start_id.ends_with("-0"), "{start_id}");
@@ -396,7 +398,7 @@ fn join_replays_missed_messages_before_the_reply() {
     for text in ["three", "four"] {
         say(&running, "news", text);
     }
-    // Of what came after the start, the first is kept no longer.
+    // The history no longer contains the first message.
     let elsewhere = "123-1";
     for since in [start_id.as_str(), elsewhere] {
         let mut client = connect(address, V1);
@@ -423,9 +425,11 @@ fn live_messages_continue_from_the_id_of_the_reply() {
     let head = [b"\x07\x04news", &[last.to_string().len() as u8][..]].concat();
     let expected = [&head, last.to_string().as_bytes(), b"\x01two"].concat();
     assert_eq!(client.receive_frame(), expected);
-    // In the other subprotocol as it is.
+    // The older subprotocol has no ids.
     let mut old = connect(address, OLD);
-    eventually("both are there", || running.sender().connections() == 2);
+    eventually("both clients are connected", || {
+        running.sender().connections() == 2
+    });
     let room = running.sender().room("news");
     let everyone = running.sender().everyone().members();
     let other = everyone.into_iter().find(|id| !room.contains(*id));
@@ -463,7 +467,9 @@ fn notifications_share_their_bytes_among_recipients() {
         connect(address, OLD),
         Client::connect(address),
     ];
-    eventually("all are there", || running.sender().room("main").len() == 3);
+    eventually("all clients are in the room", || {
+        running.sender().room("main").len() == 3
+    });
     running.sender().room("main").notify("tick", "7");
     for client in &mut clients {
         assert_eq!(client.receive_frame(), notification("tick", b"7"));
@@ -490,7 +496,7 @@ fn notifications_share_their_bytes_among_recipients() {
 #[cfg(target_os = "linux")]
 #[test]
 fn timer_thread_runs_while_calls_wait() {
-    // The other tests of this file have timers, too: it runs in a process of its own.
+    // Runs in its own process, because the other tests of this file have timers too.
     if std::env::var_os("ALONE").is_none() {
         let name = "procedures_server::timer_thread_runs_while_calls_wait";
         let status = std::process::Command::new(std::env::current_exe().unwrap())
@@ -505,7 +511,11 @@ fn timer_thread_runs_while_calls_wait() {
     let (running, address) = start(app);
     let mut client = connect(address, V1);
     let stream = streams.recv_timeout(DEADLINE).unwrap();
-    assert_eq!(timer_threads(), 0, "nobody has called yet");
+    assert_eq!(
+        timer_threads(),
+        0,
+        "a timer thread runs before the first call"
+    );
     let (outcomes, told) = mpsc::channel();
     stream.call("a", "", Duration::from_millis(10), into(&outcomes));
     client.receive_frame();
@@ -513,12 +523,14 @@ fn timer_thread_runs_while_calls_wait() {
         reason(told.recv_timeout(DEADLINE).unwrap()),
         CallErrorReason::TimedOut
     );
-    eventually("nothing is left to wait for", || timer_threads() == 0);
+    eventually("the idle timer thread ends", || timer_threads() == 0);
     stream.call("b", "", Duration::from_secs(3_600), into(&outcomes));
-    eventually("it waits", || timer_threads() == 1);
+    eventually("the timer thread runs", || timer_threads() == 1);
     drop(stream);
     running.shutdown(STOP);
-    eventually("it ends with the app", || timer_threads() == 0);
+    eventually("the timer thread ends with the app", || {
+        timer_threads() == 0
+    });
     assert_eq!(
         reason(told.recv_timeout(DEADLINE).unwrap()),
         CallErrorReason::Closed

@@ -1,4 +1,4 @@
-//! The procedures' frames, byte for byte: as the guide has them, and as another server of the older subprotocol speaks it.
+//! The frames of procedures byte for byte, compared with the guide and with another server of the older subprotocol.
 
 use crate::frames;
 use crate::support;
@@ -36,7 +36,7 @@ fn guide_test_vectors_match_the_wire() {
     let vectors = vectors();
     assert_eq!(vectors.len(), 7);
     let vector = |what: &str| vectors[what].clone();
-    // Written by hand here, as in all tests.
+    // The frames of the test clients, which are encoded by hand.
     assert_eq!(
         vector("notification `tick`, payload `7`"),
         notification("tick", b"7")
@@ -49,7 +49,7 @@ fn guide_test_vectors_match_the_wire() {
     assert_eq!(vector("response to 1, payload `ok`"), response(1, b"ok"));
     assert_eq!(vector("error 2 of 1, text `no`"), with_id(5, 1, b"\x02no"));
     assert_eq!(vector("item of 1, payload `half`"), item(1, b"half"));
-    // And by the server.
+    // The frames of the server.
     let (sender, told) = mpsc::channel();
     let procedures = Procedures::new()
         .on_notification("tick", |event| {
@@ -91,7 +91,7 @@ fn guide_test_vectors_match_the_wire() {
     running.shutdown(STOP);
 }
 
-/// Answers like `ours`, with the crate `web-socket-io`.
+/// Starts a server that replies like `ours`, with the crate `web-socket-io`.
 #[allow(clippy::result_large_err)] // It is tungstenite's.
 async fn theirs(socket: TcpStream) {
     let choose = |_: &Request, mut response: Response| {
@@ -99,7 +99,7 @@ async fn theirs(socket: TcpStream) {
         headers.insert("Sec-WebSocket-Protocol", HeaderValue::from_static(OLD));
         Ok(response)
     };
-    // It begins with an open WebSocket; the client sends nothing before it has the answer.
+    // The crate takes over an open WebSocket. The client sends nothing before the handshake response.
     drop(tungstenite::accept_hdr(socket.try_clone().unwrap(), choose).unwrap());
     socket.set_nonblocking(true).unwrap();
     let (reader, writer) = tokio::net::TcpStream::from_std(socket)
@@ -148,7 +148,7 @@ fn ours() -> Procedures {
         })
 }
 
-/// What a server says to each of these, until the answer to the last request.
+/// Sends these frames, and returns the frames of the server up to the reply to the last request.
 fn dialogue(address: SocketAddr, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut client = connect(address, OLD);
     for frame in frames {
@@ -195,14 +195,14 @@ fn older_subprotocol_matches_its_reference_server() {
             notification("broadcast", b"\x00\xff"),
             notification("broadcast", b""),
         ],
-        // Nobody knows these.
+        // Unknown procedures.
         &[
             request(1, "nobody", b"x"),
             notification("nobody", b"x"),
             notification("", b""),
             reset(9),
         ],
-        // An id is free once it was reset, and nothing more is heard of its call.
+        // A reset frees the id, and its call gets no reply.
         &[
             request(1, "wait", b""),
             reset(1),

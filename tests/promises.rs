@@ -1,5 +1,5 @@
-//! The promises that users rely on, over real sockets with clients that we did not write. Each test would fail
-//! without what it is named for.
+//! The promises that users rely on, over real sockets with foreign clients. Each test would fail
+//! without the behaviour in its name.
 
 use crate::support;
 
@@ -17,10 +17,10 @@ use support::{
     read_frame, start, tcp, upgrade_request,
 };
 
-/// For the end of tests that are about something else: who has not gone by then is cut off.
+/// The shutdown timeout at the end of a test, after which remaining clients are cut off.
 const STOP: Duration = Duration::from_millis(100);
 
-/// What handlers were called with, in the order they were called.
+/// The calls of handlers with their arguments, in order.
 #[derive(Default)]
 struct Log(Mutex<HashMap<SocketAddr, Vec<String>>>);
 
@@ -63,7 +63,7 @@ fn promise_1_messages_are_handled_in_order_exactly_once() {
             std::thread::spawn(move || {
                 let mut socket = raw_websocket(address);
                 let local = socket.local_addr().unwrap();
-                // All of it at once, the close frame too.
+                // One write contains everything, including the close frame.
                 let mut bytes: Vec<u8> = (0..500)
                     .flat_map(|n| client_frame(0x81, format!("{client}.{n}").as_bytes()))
                     .collect();
@@ -131,7 +131,9 @@ fn promise_1_sends_and_broadcasts_of_a_handler_keep_order() {
     let (running, address) = start(app);
     let mut listener = Client::connect(address);
     let mut client = Client::connect(address);
-    eventually("both are connected", || running.sender().connections() == 2);
+    eventually("both clients are connected", || {
+        running.sender().connections() == 2
+    });
     client.send("go");
     for n in 0..100 {
         assert_eq!(client.receive_text(), format!("s{n}"));
@@ -162,7 +164,9 @@ fn promise_1_broadcasts_of_a_thread_arrive_in_order() {
             })
         })
         .collect();
-    eventually("all are connected", || running.sender().connections() == 6);
+    eventually("all clients are connected", || {
+        running.sender().connections() == 6
+    });
     let senders: Vec<_> = (0..SENDERS)
         .map(|sender| {
             let sending = running.sender();
@@ -204,7 +208,7 @@ fn promise_2_partial_input_or_nonreaders_delay_nobody() {
     let echo = client_frame(0x82, &vec![0; 60_000]);
     deaf.set_write_timeout(Some(Duration::from_millis(100)))
         .unwrap();
-    // It asks for more than it reads, until nothing more is taken from it.
+    // This client requests replies without reading them, until the server stops reading from it.
     while deaf.write_all(&echo).is_ok() {}
 
     let mut client = Client::connect(address);
@@ -214,7 +218,7 @@ fn promise_2_partial_input_or_nonreaders_delay_nobody() {
     }
     running.sender().broadcast(Message::new("to all"));
     assert_eq!(client.receive_text(), "to all");
-    // And what was begun can be finished.
+    // The partial frames and heads can still be completed.
     half_frame
         .write_all(&client_frame(0x81, b"never finished")[7..])
         .unwrap();
@@ -289,10 +293,10 @@ fn promise_3_messages_of_a_blocked_handler_are_sent() {
 
 #[test]
 fn promise_3_blocking_handlers_use_all_threads() {
-    const THREADS: usize = 32; // Of which 1,024 is a multiple.
-    // Both ends of each are in this process.
+    const THREADS: usize = 32; // 1,024 is a multiple of it.
+    // Both ends of each connection are in this process.
     raise_descriptors(2 * 1_024 + 300);
-    // Nobody passes until as many handlers as there are threads stand here together.
+    // No handler continues until as many handlers as there are threads wait here.
     let barrier = Arc::new(Barrier::new(THREADS));
     let app: AsyncWebsocketApp<Arc<Barrier>> = AsyncWebsocketApp::new_with_config(
         barrier, THREADS, 1,
@@ -327,7 +331,7 @@ fn promise_3_io_continues_with_all_handlers_blocked() {
         blocker.send("block");
     }
     let sender = running.sender();
-    eventually("it is counted that all threads are blocked", || {
+    eventually("all threads are counted as blocked", || {
         sender.metrics().handlers_exhausted == 1
     });
     assert_eq!(sender.metrics().handlers_blocked, 1);
@@ -371,7 +375,7 @@ fn promise_4_message_over_the_limit_is_refused_both_ways() {
     assert_eq!(error.message.bytes().len(), 1001);
 
     let mut liar = raw_websocket(address);
-    // Two to the power of sixty-two bytes are announced; nothing is to be allocated, nobody to be stopped.
+    // The header announces 2^62 bytes. The server must neither allocate them nor stop.
     let mut header = vec![0x82, 0x80 | 127];
     header.extend((1u64 << 62).to_be_bytes());
     liar.write_all(&header).unwrap();
@@ -396,7 +400,7 @@ fn promise_4_message_of_16_mib_is_echoed_by_default() {
     for _ in 0..3 {
         client.send_binary(payload.clone());
         let received = client.receive().into_data();
-        assert!(received == payload, "what comes back is what was sent");
+        assert!(received == payload, "the echo differs from the message");
     }
     running.shutdown(STOP);
 }
@@ -410,11 +414,11 @@ fn promise_5_undelivered_messages_are_counted_by_cause() {
     sender.broadcast(Message::new("with nobody there"));
     sender.send(address, Message::new("nobody has that address"));
     let mut client = Client::connect(address);
-    eventually("it is connected", || sender.connections() == 1);
+    eventually("the client is connected", || sender.connections() == 1);
     client.send("nobody handles it");
     sender.send(client.address(), Message::new("delivered"));
     assert_eq!(client.receive_text(), "delivered");
-    eventually("all are counted", || {
+    eventually("all messages are counted", || {
         let metrics = sender.metrics();
         metrics.messages_in == 1 && metrics.messages_out == 1
     });
@@ -432,7 +436,7 @@ fn promise_5_undelivered_messages_are_counted_by_cause() {
 fn promise_6_handler_panic_closes_its_connection_with_1011() {
     let app: AsyncWebsocketApp<AtomicUsize> = AsyncWebsocketApp::new()
         .with_message_handler(|stream, message, _| {
-            assert_ne!(message.text(), Some("panic"), "as it was asked to");
+            assert_ne!(message.text(), Some("panic"), "a panic on purpose");
             stream.send(message);
         })
         .with_disconnect_handler(|stream, count: Arc<AtomicUsize>| {
@@ -658,13 +662,17 @@ fn senders_reach_connections_by_id_path_and_address() {
     assert_eq!(second.receive_text(), "for the second");
     sender.close(first_id, CloseCode::POLICY_VIOLATION, "not you");
     assert_eq!(u16::from(first.receive_to_close().1.unwrap().code), 1008);
-    eventually("the first has gone", || sender.connections() == 1);
+    eventually("the first connection has ended", || {
+        sender.connections() == 1
+    });
     let error = sender
         .try_send(first.address(), Message::new("gone"))
         .unwrap_err();
     assert_eq!(error.reason, SendErrorReason::Closed);
     assert_eq!(error.message.text(), Some("gone"));
     second.close();
-    eventually("the second has gone", || sender.connections() == 0);
+    eventually("the second connection has ended", || {
+        sender.connections() == 0
+    });
     running.shutdown(STOP);
 }

@@ -1,36 +1,36 @@
-//! Thirteen failures that WebSocket libraries have had after they passed the usual conformance suites, each a named
-//! test: here over real sockets where these show it, and beside the code where only a scripted socket can.
+//! Thirteen failures that WebSocket libraries have had although they passed the usual conformance suites, each with a
+//! test: here if real sockets show it, and next to the code if only a scripted socket can.
 //!
-//! 1. A message of one frame over the limit is taken, or its memory is.
+//! 1. A message of one frame over the limit is accepted, or its memory is reserved.
 //!    `message_over_the_limit_is_refused_by_its_header`; `src/protocol/connection/tests.rs`:
 //!    `message_over_the_limit_is_refused_before_the_key`,
 //!    `announced_message_reserves_only_what_arrives`.
-//! 2. Valid messages in front of a malformed frame, in the same read, are lost.
+//! 2. Valid messages before a malformed frame in the same read are lost.
 //!    `messages_before_a_malformed_frame_are_delivered`.
-//! 3. A character that is cut where one block of bytes ends and the next begins is refused, or let through though it
-//!    is none. `text_split_inside_characters_is_unchanged`; `src/protocol/regressions.rs`:
+//! 3. A character that is split between two blocks of bytes is refused, or accepted although it
+//!    is invalid. `text_split_inside_characters_is_unchanged`; `src/protocol/regressions.rs`:
 //!    `split_characters_are_accepted_at_every_boundary`,
 //!    `invalid_utf8_is_refused_at_every_boundary`.
 //! 4. A key that is not sixteen bytes is accepted. `key_other_than_sixteen_bytes_is_refused`.
-//! 5. Of repeated keys or versions, one is picked. `repeated_keys_and_versions_are_refused`.
-//! 6. The body of an upgrade request is read as frames. `body_on_the_upgrade_request_is_refused`.
-//! 7. Frames that come with the head count against its limit.
+//! 5. One of several keys or versions is used. `repeated_keys_and_versions_are_refused`.
+//! 6. The body of an upgrade request is parsed as frames. `body_on_the_upgrade_request_is_refused`.
+//! 7. Frames that arrive with the head count towards its limit.
 //!    `frames_sent_with_the_head_do_not_count_as_head`; `src/engine/sim_tests/regressions.rs`:
 //!    `frames_after_a_head_do_not_count_against_its_limit`.
-//! 8. A deadline stands still while a write is blocked. `deadlines_hold_while_a_write_is_blocked`;
+//! 8. A deadline does not expire while a write is blocked. `deadlines_hold_while_a_write_is_blocked`;
 //!    `src/engine/sim_tests/regressions.rs`: `every_deadline_of_a_nonreader_expires_on_time`.
 //! 9. Pongs and close frames starve behind queued messages, or are dropped with them.
 //!    `full_outbox_sends_pong_first_and_close_frame_last`; `src/engine/sim_tests/sessions.rs`:
 //!    `pongs_precede_queued_messages_but_split_no_frame`;
 //!    `src/engine/sim_tests/slow.rs`: `pongs_of_a_slow_client_are_not_dropped`.
 //! 10. Close codes 1012 to 1014 are refused. `valid_close_code_is_echoed`.
-//! 11. A message is sent behind the verdict on a slow client, with a hole before it.
+//! 11. A slow client gets a message after its verdict, with a gap before it.
 //!     `slow_client_gets_only_a_close_frame_after_its_verdict`; `src/engine/sim_tests/slow.rs`:
 //!     `slow_client_is_closed_after_the_frame_in_progress`.
-//! 12. Messages that were accepted are lost where a connection leaves and closes in one turn.
+//! 12. Accepted messages are lost if a connection closes and disconnects in one turn.
 //!     `messages_and_the_close_after_them_are_delivered`; `src/engine/sim_tests/regressions.rs`:
 //!     `messages_in_the_ending_turn_are_delivered_or_counted`.
-//! 13. A bound is overshot because bytes count when they leave, not when they are queued; no socket is exact enough
+//! 13. A bound is exceeded because bytes count when they are written, not when they are queued. No socket is exact enough
 //!     to show it. `src/engine/sim_tests/regressions.rs`:
 //!     `outbox_stays_within_its_bound_after_any_burst`,
 //!     `mailbox_stays_within_its_bound_before_its_shard_runs`,
@@ -57,12 +57,12 @@ use support::{
     read_head, start, tcp, upgrade_request,
 };
 
-/// For the end of a test: who has not gone by then is cut off.
+/// The shutdown timeout at the end of a test, after which remaining clients are cut off.
 const STOP: Duration = Duration::from_millis(100);
 
 type Told = Receiver<String>;
 
-/// Echoes, and tells what its handlers are called with.
+/// Adds handlers that echo messages and report their calls.
 fn telling(app: AsyncWebsocketApp<()>) -> (AsyncWebsocketApp<()>, Told) {
     let (tell, told) = channel();
     let [connect, message, disconnect] = [(); 3].map(|()| tell.clone());
@@ -77,7 +77,7 @@ fn telling(app: AsyncWebsocketApp<()>) -> (AsyncWebsocketApp<()>, Told) {
     (app, told)
 }
 
-/// The ways in: an app that listens itself, and one that is linked to a Humphrey app.
+/// The sources of connections: the app's own listener, or a linked Humphrey app.
 fn both_ways() -> [(RunningApp, SocketAddr, Told); 2] {
     let (own, own_told) = telling(AsyncWebsocketApp::new());
     let (running, address) = start(own);
@@ -100,7 +100,7 @@ fn assert_told(told: &Told, expected: &[&str]) {
     }
 }
 
-/// A stream of the blocking API, and the client at its other end.
+/// Returns a stream of the blocking API, and the client's socket.
 fn blocking() -> (WebsocketStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = tcp(listener.local_addr().unwrap());
@@ -113,7 +113,7 @@ fn assert_closed(socket: &mut TcpStream, code: u16) {
     assert_eq!((opcode, close_code(&payload)), (0x88, code));
 }
 
-/// The header of a client's frame whose payload never comes.
+/// Encodes the header of a client frame whose payload never arrives.
 fn header(first: u8, len: u64) -> Vec<u8> {
     [&[first, 0x80 | 127][..], &len.to_be_bytes(), &[1, 2, 3, 4]].concat()
 }
@@ -198,7 +198,7 @@ fn text_split_inside_characters_is_unchanged() {
     let (app, _told) = telling(AsyncWebsocketApp::new());
     let (running, address) = start(app);
     for character in ["é", "日", "🦀"] {
-        // Longer than any read; each shift has other characters cut by its end.
+        // Longer than any read. Each shift splits other characters at the end of a read.
         for shift in 0..character.len() {
             let text = "x".repeat(shift) + &character.repeat(200_000 / character.len());
             let mut socket = raw_websocket(address);
@@ -231,7 +231,7 @@ fn text_split_inside_characters_is_unchanged() {
 
 // --------------------------------------- 4., 5., 6. keys, repeated headers and bodies of the handshake are let through
 
-/// The answer to an upgrade request in which something is replaced.
+/// Returns the response to an upgrade request in which a part is replaced.
 fn refused(address: SocketAddr, from: &str, to: &str) -> String {
     let request = upgrade_request("/");
     assert!(request.contains(from));
@@ -254,7 +254,7 @@ fn assert_all_refused(cases: &[(&str, String)]) {
         assert_eq!(running.sender().metrics().connections_opened, 0);
         running.shutdown(STOP);
         let end = told.recv_timeout(DEADLINE);
-        assert_eq!(end, Err(Disconnected), "no handler was called");
+        assert_eq!(end, Err(Disconnected), "a handler was called");
     }
 }
 
@@ -265,8 +265,8 @@ fn key_other_than_sixteen_bytes_is_refused() {
         "AAAAAAAAAAAAAAAAAAAA",         // 15 bytes
         "AAAAAAAAAAAAAAAAAAAAAAA=",     // 17
         "AAAAAAAAAAAAAAAAAAAAAAAA",     // 18
-        "AAAAAAAAAAAAAAAAAAAAAA",       // 16, without its padding
-        "AAAAAAAAAAAAAAAAAAAAAA==AAAA", // 16, and more
+        "AAAAAAAAAAAAAAAAAAAAAA",       // 16, without padding
+        "AAAAAAAAAAAAAAAAAAAAAA==AAAA", // 16, with more after the padding
         "AAAAAAAAAAA!AAAAAAAAAA==",
         "-_-_-_-_-_-_-_-_-_-_-w==",
     ];
@@ -338,7 +338,7 @@ fn frames_sent_with_the_head_do_not_count_as_head() {
 
 // ----------------------------------------------------------------- 8. a deadline stands still while a write is blocked
 
-/// An app whose one client reads nothing, and whose outbox for it is full.
+/// Starts an app with one client that reads nothing and whose outbox is full.
 fn stuck(app: AsyncWebsocketApp<()>, limits: Limits) -> (RunningApp, AsyncSender, TcpStream) {
     let limits = limits.outbox_bytes_max(OUTBOX);
     let app = app
@@ -347,19 +347,19 @@ fn stuck(app: AsyncWebsocketApp<()>, limits: Limits) -> (RunningApp, AsyncSender
     let (running, address) = start(app);
     let sender = running.sender();
     let socket = raw_websocket(address);
-    eventually("it is connected", || sender.connections() == 1);
+    eventually("the client is connected", || sender.connections() == 1);
     let mut n = 0;
-    eventually("its outbox is full", || {
+    eventually("the outbox is full", || {
         sender.broadcast(numbered(n));
         n += 1;
         let metrics = sender.metrics();
-        // On a busy machine its deadline may come first, which is as good.
+        // On a busy machine its deadline may expire first, which is fine too.
         metrics.dropped.slow_consumer > 0 || metrics.connections == 0
     });
     (running, sender, socket)
 }
 
-/// Far more than a socket has room for without saying so.
+/// Far more than the buffers of a socket hold.
 const OUTBOX: usize = 4 << 20;
 const NUMBERED_BYTES: usize = 10_000;
 
@@ -367,13 +367,13 @@ fn numbered(n: usize) -> Message {
     Message::new(format!("{n:0width$}", width = NUMBERED_BYTES))
 }
 
-/// No deadline but the one that a test is about.
+/// Disables all deadlines other than the tested one.
 fn never() -> Limits {
     let long = Duration::from_secs(3_600);
     Limits::default().write_timeout(long).close_timeout(long)
 }
 
-/// Later than an outbox takes to be filled.
+/// Longer than filling an outbox takes.
 const SOON: Duration = Duration::from_secs(2);
 
 #[test]
@@ -381,7 +381,7 @@ fn deadlines_hold_while_a_write_is_blocked() {
     let heartbeat = std::thread::spawn(|| {
         let app = AsyncWebsocketApp::new().with_heartbeat(Heartbeat::new(SOON / 2, SOON));
         let (running, sender, _socket) = stuck(app, never());
-        eventually("it is disconnected for its silence", || {
+        eventually("the heartbeat disconnects the client", || {
             sender.metrics().heartbeat_timeouts == 1 && sender.metrics().connections == 0
         });
         running.shutdown(STOP);
@@ -389,7 +389,7 @@ fn deadlines_hold_while_a_write_is_blocked() {
     let write = std::thread::spawn(|| {
         let limits = never().write_timeout(SOON);
         let (running, sender, _socket) = stuck(AsyncWebsocketApp::new(), limits);
-        eventually("it is disconnected for taking nothing", || {
+        eventually("the write timeout disconnects the client", || {
             sender.metrics().slow_consumers == 1 && sender.metrics().connections == 0
         });
         running.shutdown(STOP);
@@ -402,7 +402,7 @@ fn deadlines_hold_while_a_write_is_blocked() {
         let (running, sender, _socket) = stuck(app, limits);
         let id = told.recv_timeout(DEADLINE).unwrap();
         sender.close(id, CloseCode::NORMAL, "");
-        eventually("its closing handshake is given up", || {
+        eventually("the close timeout disconnects the client", || {
             sender.metrics().connections == 0
         });
         running.shutdown(STOP);
@@ -423,7 +423,7 @@ fn full_outbox_sends_pong_first_and_close_frame_last() {
     eventually("the ping is read", || {
         sender.metrics().bytes_in == before + ping.len() as u64
     });
-    // What is dropped from now on is no control frame.
+    // From now on messages are dropped, but no control frames.
     for n in 0..100 {
         sender.broadcast(numbered(n));
     }
@@ -439,16 +439,16 @@ fn full_outbox_sends_pong_first_and_close_frame_last() {
             }
             (0x8A, payload) => {
                 assert_eq!(payload, b"are you there?");
-                assert_eq!(behind_the_pong.replace(0), None, "one pong");
+                assert_eq!(behind_the_pong.replace(0), None, "a second pong");
             }
             (0x88, payload) => break close_code(&payload),
             other => panic!("{other:?}"),
         }
     };
     assert_eq!(close, 1000);
-    // Of those that waited, sockets may have taken some at last.
+    // Sockets may have accepted some of the queued messages in the end.
     let waited = OUTBOX / (NUMBERED_BYTES + 4);
-    let behind = behind_the_pong.expect("there is a pong");
+    let behind = behind_the_pong.expect("a pong arrives");
     assert!(behind >= waited / 2, "{behind} messages");
     assert_eq!(socket.read(&mut [0]).unwrap(), 0);
     running.shutdown(STOP);
@@ -491,12 +491,12 @@ fn slow_client_gets_only_a_close_frame_after_its_verdict() {
     let mut socket = raw_websocket(address);
     let id = told.recv_timeout(DEADLINE).unwrap();
     let mut n = 0;
-    eventually("there is a verdict", || {
+    eventually("the client gets its verdict", || {
         sender.broadcast(numbered(n));
         n += 1;
         sender.metrics().slow_consumers == 1
     });
-    // A client beside it keeps everyone's messages coming.
+    // Another client keeps broadcasting messages.
     let beside = raw_websocket(address);
     let beside_id = told.recv_timeout(DEADLINE).unwrap();
     socket.write_all(&client_frame(0x89, b"?")).unwrap();
@@ -507,13 +507,13 @@ fn slow_client_gets_only_a_close_frame_after_its_verdict() {
     sender.close(beside_id, CloseCode::NORMAL, "");
     let mut others = beside;
     while read_frame(&mut others).unwrap().0 != 0x88 {}
-    // Everything above has been delivered, or not; now the slow one reads.
+    // Now the slow client reads, after the fate of every message is decided.
     let mut expected = 0;
     loop {
         match read_frame(&mut socket).unwrap() {
             (0x81, payload) => {
                 let text = String::from_utf8(payload).unwrap();
-                assert_eq!(text.parse(), Ok(expected), "no hole");
+                assert_eq!(text.parse(), Ok(expected), "a message is missing");
                 expected += 1;
             }
             (0x88, payload) => {
@@ -550,12 +550,12 @@ fn messages_and_the_close_after_them_are_delivered() {
         assert_eq!(String::from_utf8(payload).unwrap().parse(), Ok(n));
     }
     assert_closed(&mut socket, 1001);
-    eventually("all are counted", || {
+    eventually("all messages are counted", || {
         running.sender().metrics().messages_out == MESSAGES as u64
     });
     running.shutdown(STOP);
 
-    // The client sends, closes and leaves at once.
+    // The client sends, closes and disconnects at once.
     for (running, address, told) in both_ways() {
         let mut socket = raw_websocket(address);
         let text: Vec<String> = (0..MESSAGES).map(|n| n.to_string()).collect();

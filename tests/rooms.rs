@@ -1,4 +1,4 @@
-//! Rooms, over real sockets: who is in them, who gets what, and in which order.
+//! Rooms over real sockets: membership, recipients, and the order of messages.
 
 use crate::support;
 
@@ -17,7 +17,7 @@ use support::{Client, eventually, start};
 
 const STOP: Duration = Duration::from_millis(100);
 
-/// An app whose clients join the rooms that their path names (`/a+b`), and are told their own id.
+/// Starts an app whose clients join the rooms in their path (`/a+b`), and receive their own id.
 fn joining() -> AsyncWebsocketApp<()> {
     AsyncWebsocketApp::new()
         .with_shards(2)
@@ -38,7 +38,7 @@ fn join(address: SocketAddr, rooms: &str) -> Client {
     client
 }
 
-/// The ids of all who are connected, in the order in which they connected.
+/// Returns the ids of all connections, in the order in which they connected.
 fn recording() -> (AsyncWebsocketApp<()>, Arc<Mutex<Vec<ConnectionId>>>) {
     let ids = Arc::<Mutex<Vec<ConnectionId>>>::default();
     let recorded = ids.clone();
@@ -165,7 +165,7 @@ fn broadcasts_of_a_thread_to_rooms_and_all_keep_order() {
     let sender = running.sender();
     let mut sent = Vec::new();
     for n in 0..2_000 {
-        // Some alone, some in runs, some too long for a run.
+        // Single messages, batches, and messages too long for a batch.
         let text = match n % 97 {
             0 => format!("{n} {}", "x".repeat(20_000)),
             _ => n.to_string(),
@@ -211,7 +211,7 @@ fn sends_of_a_handler_to_client_room_and_all_keep_order() {
     let (running, address) = start(app);
     let mut client = Client::connect(address);
     let mut other = Client::connect(address);
-    eventually("both are in the room", || {
+    eventually("both clients are in the room", || {
         running.sender().room("r").len() == 2
     });
     client.send("go");
@@ -263,7 +263,7 @@ fn broadcast_except_skips_one_connection() {
 fn skipped_recipient_is_not_counted_as_undelivered() {
     let (app, ids) = recording();
     let (running, address) = start(app);
-    // One on each shard.
+    // One client on each shard.
     let mut clients = connect(address, &ids, 2);
     let sender = running.sender();
     let room = sender.room("r");
@@ -298,15 +298,17 @@ fn ended_connection_leaves_its_rooms_and_frees_empty_ones() {
                 0 => client.close(),
                 1 => drop(client),
                 _ => {
-                    // One of them, whichever.
+                    // Either client will do.
                     let id = sender.room("all").members()[0];
                     sender.close(id, CloseCode::NORMAL, "");
-                    eventually("it leaves", || !sender.room("all").contains(id));
+                    eventually("the client leaves", || !sender.room("all").contains(id));
                     open.push(client);
                 }
             }
         }
-        eventually("all have left", || running.sender().metrics().rooms == 0);
+        eventually("all rooms are freed", || {
+            running.sender().metrics().rooms == 0
+        });
         assert_eq!(running.sender().metrics().room_members, 0);
         assert!(sender.room("all").is_empty());
         assert!(sender.room("all").members().is_empty());
@@ -325,19 +327,27 @@ fn join_over_a_room_limit_names_the_limit() {
     let reason = |room: &str, id| sender.room(room).try_join(id).map_err(|error| error.reason);
     assert_eq!(reason("a", first), Ok(()));
     assert_eq!(reason("b", first), Ok(()));
-    assert_eq!(reason("b", first), Ok(()), "it is in it already");
+    assert_eq!(reason("b", first), Ok(()), "a repeated join failed");
     assert_eq!(reason("c", first), Err(JoinErrorReason::ConnectionRooms));
     assert_eq!(
         running.sender().metrics().rooms,
         2,
-        "nothing is left of the attempt"
+        "the refused join left a room"
     );
     assert_eq!(reason("c", second), Ok(()));
     assert_eq!(reason("d", second), Err(JoinErrorReason::Rooms));
-    assert_eq!(reason("a", second), Ok(()), "a room that is there");
+    assert_eq!(
+        reason("a", second),
+        Ok(()),
+        "joining an existing room failed"
+    );
     sender.room("b").leave(first);
     assert_eq!(reason("d", second), Err(JoinErrorReason::ConnectionRooms));
-    assert_eq!(reason("d", first), Ok(()), "there is a place again");
+    assert_eq!(
+        reason("d", first),
+        Ok(()),
+        "the freed room does not count as free"
+    );
 
     let longest = "ü".repeat(127) + "x";
     assert_eq!(longest.len(), 255);
@@ -357,7 +367,9 @@ fn join_over_a_room_limit_names_the_limit() {
 
     let gone = clients.remove(1);
     gone.0.close();
-    eventually("it has gone", || running.sender().connections() == 1);
+    eventually("the client has disconnected", || {
+        running.sender().connections() == 1
+    });
     assert_eq!(reason("e", second), Err(JoinErrorReason::Closed));
     running.shutdown(STOP);
     assert_eq!(reason("e", first), Err(JoinErrorReason::Closed));
@@ -376,7 +388,7 @@ fn room_calls_before_the_app_runs_have_no_effect() {
     assert_eq!(app.sender().metrics().dropped.not_running, 1);
 }
 
-/// What the room handler was told: of whom, in order.
+/// The membership changes that the room handler got, in order.
 type Changes = Arc<Mutex<Vec<(SocketAddr, String, Presence)>>>;
 
 fn announcing(changes: &Changes) -> AsyncWebsocketApp<()> {
@@ -432,7 +444,9 @@ fn room_handler_gets_each_change_before_on_disconnect() {
             change("a", Joined),
             change("a", Left),
         ];
-        eventually("all is told", || changes_of(&changes, local) == expected);
+        eventually("all changes are reported", || {
+            changes_of(&changes, local) == expected
+        });
         match how {
             "close" => client.close(),
             "drop" => drop(client),
@@ -442,7 +456,7 @@ fn room_handler_gets_each_change_before_on_disconnect() {
             }
         }
         expected.extend([change("b", Left), change("end", Left)]);
-        eventually("the end is told", || {
+        eventually("the disconnect is reported", || {
             changes_of(&changes, local) == expected
         });
     }
@@ -454,8 +468,8 @@ fn room_broadcast_does_not_wake_shards_without_members() {
     let (app, ids) = recording();
     let (running, address) = start(app);
     let mut clients = connect(address, &ids, 2);
-    // A message is counted a moment after it has been written.
-    eventually("what they were sent is counted", || {
+    // A message is counted shortly after it has been written.
+    eventually("the deliveries are counted", || {
         running.sender().metrics().messages_out == 2
     });
     let room = running.sender().room("r");
@@ -483,7 +497,7 @@ fn concurrent_joins_leaves_and_sends_leave_nothing() {
     let (running, address) = start(
         joining().with_limits(
             Limits::default()
-                // A short way for who joins behind what the others send.
+                // A small mailbox keeps the backlog short for clients that join during the broadcasts.
                 .mailbox_bytes_max(16 << 10),
         ),
     );
@@ -521,20 +535,22 @@ fn concurrent_joins_leaves_and_sends_leave_nothing() {
         done.store(true, Ordering::Relaxed);
     });
     assert!(sent.load(Ordering::Relaxed) > 0);
-    eventually("all have gone", || running.sender().connections() == 0);
+    eventually("all clients have left", || {
+        running.sender().connections() == 0
+    });
     eventually("no room is left", || running.sender().metrics().rooms == 0);
     assert_eq!(running.sender().metrics().room_members, 0);
     assert_quiet(&running);
 }
 
-/// Joins, and reads to its greeting through what the others are sent.
+/// Joins, and reads up to the greeting, skipping broadcasts.
 fn join_in_noise(address: SocketAddr, n: usize) -> Client {
     let mut client = Client::connect_to(address, &format!("/r{n}+x"));
     while client.receive_text() != "joined" {}
     client
 }
 
-/// Nothing is kept for rooms that are no more.
+/// Asserts that no member is left in the rooms of ended connections.
 fn assert_quiet(running: &RunningApp) {
     for n in 0..5 {
         let room = running.sender().room(&format!("r{n}"));

@@ -17,7 +17,7 @@ use humphrey::http::{Request, Response, StatusCode};
 use humphrey_ws::{AsyncWebsocketApp, Cors, Limits, Message, Reject, RunningApp};
 use support::{Client, DEADLINE, eventually, read_head, start, tcp, upgrade_request};
 
-/// A folder with files to serve.
+/// Creates a folder of files to serve.
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 
 const STOP: Duration = Duration::from_millis(100);
@@ -41,7 +41,7 @@ fn routes() -> SubApp<AtomicUsize> {
         .with_stateless_route("/bye", |_| {
             Response::new(StatusCode::OK, "bye").with_header(HeaderType::Connection, "close")
         })
-        .with_stateless_route("/panic", |_| panic!("as it was asked to"))
+        .with_stateless_route("/panic", |_| panic!("a panic on purpose"))
         .with_path_aware_route("/files/*", serve_dir(EXAMPLES))
 }
 
@@ -49,7 +49,7 @@ fn serve() -> (RunningApp, SocketAddr) {
     start(AsyncWebsocketApp::<AtomicUsize>::new().with_routes(routes()))
 }
 
-/// One response on a connection that stays open: status line and headers, and as much body as was announced.
+/// Reads one response on a persistent connection: its head, and as much body as that announces.
 fn read_response(socket: &mut TcpStream) -> (String, String) {
     let head = read_head(socket);
     let len = head
@@ -122,7 +122,7 @@ fn pipelined_requests_are_answered_in_order() {
     for n in 1..=50 {
         assert_eq!(read_response(&mut socket).1, n.to_string());
     }
-    // And it can still become a WebSocket.
+    // The connection can still become a WebSocket.
     socket.write_all(upgrade_request("/").as_bytes()).unwrap();
     assert!(read_head(&mut socket).starts_with("HTTP/1.1 101 "));
     running.shutdown(STOP);
@@ -163,7 +163,7 @@ fn head_has_the_headers_of_get_and_no_body() {
         .unwrap();
     let head = read_head(&mut socket);
     assert!(head.contains("\r\nContent-Length: 5\r\n"), "{head}");
-    // What follows is the next answer, not a body.
+    // The next bytes are the next response, not a body.
     socket.write_all(get("/count").as_bytes()).unwrap();
     assert_eq!(read_response(&mut socket).1, "1");
     running.shutdown(STOP);
@@ -286,10 +286,12 @@ fn route_notifies_everyone_through_a_sender() {
             Response::new(StatusCode::OK, "told")
         },
     )));
-    // Also when nobody listens.
+    // The route also succeeds without recipients.
     assert_eq!(ask(address, &get("/notify")).1, "told");
     let mut client = Client::connect(address);
-    eventually("it is connected", || running.sender().connections() == 1);
+    eventually("the client is connected", || {
+        running.sender().connections() == 1
+    });
     assert_eq!(ask(address, &get("/notify")).1, "told");
     assert_eq!(client.receive_text(), "news");
     running.shutdown(STOP);
@@ -408,7 +410,7 @@ fn request_in_progress_is_answered_before_shutdown_ends() {
     assert_eq!(
         socket.read(&mut [0]).unwrap(),
         0,
-        "then the connection ends"
+        "the connection stayed open"
     );
     drop(socket);
     running.join();
@@ -416,7 +418,7 @@ fn request_in_progress_is_answered_before_shutdown_ends() {
 
 #[test]
 fn dot_segments_never_reach_file_routes() {
-    // Humphrey's own handler joins the path to its directory as it is.
+    // Humphrey's own handler appends the path to its directory without checks.
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_routes(
         SubApp::new().with_route("/*", humphrey::handlers::serve_as_file_path(EXAMPLES)),
     );
@@ -445,7 +447,7 @@ fn dot_segments_never_reach_file_routes() {
     running.shutdown(STOP);
 }
 
-/// What is answered to a head alone, whose body never comes.
+/// Returns the response to a head whose body never arrives.
 fn ask_without_body(address: SocketAddr, head: &str) -> String {
     let mut socket = tcp(address);
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -655,7 +657,7 @@ fn bodies_beyond_the_common_bound_get_503_while_handlers_block() {
             socket
         })
         .collect();
-    eventually("the others are refused", || {
+    eventually("the other requests are refused", || {
         running.sender().metrics().refused.unserved >= 15
     });
     drop(release);

@@ -1,4 +1,4 @@
-//! Who may come in: origins, limits per address, proxies; and that what clients say can't harm a log.
+//! Access control by origin, host, address and proxy, and the safety of log lines against input of clients.
 
 mod support;
 
@@ -18,7 +18,7 @@ use support::{
     start, tcp,
 };
 
-/// What the library has logged, in this process. Tests tell their own lines by what they say.
+/// The log lines of the library in this process. Each test recognises its own lines by their text.
 static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Recorder;
@@ -51,12 +51,12 @@ fn logged(what: &str) -> Vec<String> {
         .collect()
 }
 
-/// Waits until the lines of a shard that were said before now are told: a thread of their own does, in their order.
+/// Waits until all earlier log lines of a shard are written, which a separate thread does in order.
 fn wait_for_log(address: SocketAddr) {
     let mut socket = tcp(address);
     let from = socket.local_addr().unwrap().to_string();
     socket.write_all(b"nonsense\r\n\r\n").unwrap();
-    eventually("a line that comes after all others", || {
+    eventually("a later line is logged", || {
         !logged(&format!("{from} sent a request that can't be served")).is_empty()
     });
 }
@@ -65,7 +65,7 @@ fn echo() -> AsyncWebsocketApp<()> {
     AsyncWebsocketApp::new().with_message_handler(|stream, message, _| stream.send(message))
 }
 
-/// A handshake with these header lines, from this address of the machine's own. Returns the socket, and the answer.
+/// Performs a handshake with these header lines from this local address. Returns the socket and the response.
 fn shake_hands_from(ip: &str, to: SocketAddr, path: &str, headers: &str) -> (TcpStream, String) {
     let mut socket = match ip {
         "127.0.0.1" => tcp(to),
@@ -103,7 +103,7 @@ fn assert_echoes(socket: &mut TcpStream) {
     assert_eq!(read_frame(socket).unwrap(), (0x81, b"hello".to_vec()));
 }
 
-/// An app that is linked into a Humphrey app: where to connect, and what to stop it with.
+/// Starts an app that is linked to a Humphrey app. Returns the app and the address.
 fn linked(app: AsyncWebsocketApp<()>) -> (RunningApp, SocketAddr) {
     let hook = app.connect_hook().unwrap();
     let running = app.start().unwrap();
@@ -181,7 +181,7 @@ fn unset_origins_accept_all_and_log_a_foreign_one_once() {
     let (_running, address) = start(echo());
     let (_, head) = shake_hands(address, &format!("Origin: http://{address}\r\n"));
     assert_eq!(status(&head), 101);
-    // Lines are told behind the answer, and in order. They name the origin; other tests of this process log lines, too.
+    // Lines are logged after the response, in order. They name the origin, because other tests of this process log too.
     let said = |origin: &str| {
         wait_for_log(address);
         let lines = logged("with_allowed_origins").into_iter();
@@ -203,7 +203,7 @@ fn unset_origins_accept_all_and_log_a_foreign_one_once() {
 fn log_lines_contain_no_control_characters() {
     record_log();
     let (_running, address) = start(echo().with_allowed_origins(Origins::Same));
-    // U+009B begins a terminal's escape sequence; U+202E turns the text around.
+    // U+009B begins an escape sequence of terminals. U+202E reverses the text.
     let origin = "http://mark\u{9b}31m\u{202e}.example";
     let (mut socket, head) = shake_hands_from(
         "127.0.0.1",
@@ -218,7 +218,7 @@ fn log_lines_contain_no_control_characters() {
     wait_for_log(address);
     let lines = logged("http://mark");
     assert_eq!(lines.len(), 1, "{lines:?}");
-    // A close reason, which a client may fill with what it likes.
+    // A close reason, whose text the client chooses.
     let (mut socket, _) = shake_hands(address, "");
     socket
         .write_all(&client_frame(0x88, b"\x03\xe8mark\x1b[31m"))
@@ -238,12 +238,16 @@ fn connections_per_address_are_limited_independently() {
     let app = echo().with_limits(Limits::default().peer_connections_max(Some(3)));
     let sender = app.sender();
     let (_running, address) = start(app);
-    // One of them says nothing: it counts all the same.
+    // A connection that sends nothing counts too.
     let _silent = tcp(address);
     let mut held: Vec<_> = (0..2).map(|_| Client::connect(address)).collect();
     let mut fourth = tcp(address);
     let head = read_head(&mut fourth);
-    assert_eq!(status(&head), 429, "before it has asked for anything");
+    assert_eq!(
+        status(&head),
+        429,
+        "the connection is refused before its request"
+    );
     assert!(head.contains("Retry-After"), "{head}");
     let metrics = sender.metrics();
     assert_eq!(
@@ -254,7 +258,7 @@ fn connections_per_address_are_limited_independently() {
     assert_eq!(status(&head), 101);
     assert_echoes(&mut other);
     held.pop().unwrap().close();
-    eventually("the place is free again", || {
+    eventually("the permit is released", || {
         let mut socket = TcpStream::connect(address).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         let asked = socket.write_all(support::upgrade_request("/").as_bytes());
@@ -283,7 +287,7 @@ fn handshakes_over_the_address_rate_get_429() {
     );
     let (_, head) = shake_hands_from("127.0.0.2", address, "/", "");
     assert_eq!(status(&head), 101);
-    eventually("the rate has room again", || {
+    eventually("the rate allows a handshake again", || {
         status(&shake_hands(address, "").1) == 101
     });
 }
@@ -301,7 +305,7 @@ fn address_limits_hold_in_a_linked_app() {
     assert_eq!(sender.metrics().refused.peer_connections_max, 1);
 }
 
-/// An app that tells a client where it is, by its connect handler and by a route.
+/// Starts an app that returns the client's address, from its connect handler and from a route.
 #[test]
 fn connection_over_max_is_503_in_a_linked_app() {
     let app =
@@ -432,7 +436,7 @@ fn prometheus_text_counts_refusals_and_shards() {
     assert_eq!(by_shard, 4);
 }
 
-/// What a handshake with this `Host` is answered.
+/// Returns the response to a handshake with this `Host`.
 fn handshake_for(to: SocketAddr, host: &str, headers: &str) -> (String, String) {
     let mut socket = tcp(to);
     let request = format!(
@@ -476,7 +480,7 @@ fn allowed_hosts_hold_for_the_own_listener_and_a_linked_app() {
         ] {
             let (head, body) = handshake_for(address, host, "Origin: http://evil.example\r\n");
             assert_eq!(status(&head), 403, "{host}: {head}");
-            // An option lets a name in, but nothing that is none.
+            // An option allows a name, but no malformed host.
             let advice = match host {
                 "" => "is not a host name",
                 _ => "with_allowed_hosts",
@@ -570,7 +574,7 @@ fn cross_site_embeds_are_refused_by_streams_and_guards() {
             assert_eq!(ask("/other", foreign), route, "{foreign}");
             assert_eq!(ask("/page", foreign), route, "{foreign}");
         }
-        // Behind a proxy that changes Host, the own page has another origin, and still its scripts.
+        // Behind a proxy that changes Host, the own page has another origin, but its requests are same-origin.
         let proxied = "Sec-Fetch-Site: same-origin\r\nOrigin: https://proxied.example\r\n";
         assert_eq!(
             (ask("/other", proxied), ask("/events", proxied)),
@@ -619,7 +623,7 @@ fn lines_caused_by_clients_are_logged_once_a_minute() {
     for part in ["flood-evil-", "host name \"flood-", "X-Flood-Header"] {
         assert_eq!(logged(part).len(), 1, "{part}: {:?}", logged(part));
     }
-    // A broken frame is one client's, and so are twenty.
+    // Violations by twenty clients are limited to as many lines as those of one.
     let (_running, address) = start(echo());
     for _ in 0..20 {
         let (mut socket, _) = shake_hands(address, "");
@@ -628,5 +632,8 @@ fn lines_caused_by_clients_are_logged_once_a_minute() {
     }
     wait_for_log(address);
     let broken = logged("broke the protocol");
-    assert!(broken.len() <= 2, "one for each app: {broken:?}");
+    assert!(
+        broken.len() <= 2,
+        "more than one line for each app: {broken:?}"
+    );
 }

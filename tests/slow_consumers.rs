@@ -1,4 +1,4 @@
-//! What happens to clients that read too slowly, by each policy, and to everyone else.
+//! The effect of each policy for slow consumers on them and on all other clients.
 
 use crate::support;
 
@@ -19,7 +19,7 @@ const STOP: Duration = Duration::from_millis(100);
 fn serve(policy: SlowConsumer) -> (RunningApp, SocketAddr) {
     let limits = Limits::default()
         .outbox_bytes_max(200_000)
-        // A client that has been told to go and reads nothing is reset soon.
+        // A client that does not read its close frame is reset soon.
         .close_timeout(Duration::from_millis(300));
     start(
         AsyncWebsocketApp::<()>::new()
@@ -35,7 +35,7 @@ fn numbered(n: u64) -> Message {
     Message::new_binary(payload)
 }
 
-/// What a client has got: the numbers of its messages, and the code of the close frame behind them.
+/// The input of a client: the numbers of its messages, and the code of the close frame after them.
 #[derive(Debug, PartialEq, Eq)]
 struct Got {
     numbers: Vec<u64>,
@@ -43,7 +43,7 @@ struct Got {
 }
 
 impl Got {
-    /// Every message in order, then the end of the app.
+    /// Asserts that a client got every message in order, then the close frame of the shutdown.
     fn is_all(&self) -> bool {
         self.numbers.iter().copied().eq(0..MESSAGES) && self.close == Some(1001)
     }
@@ -56,16 +56,16 @@ impl Got {
     }
 }
 
-/// Reads numbered messages to the end of the stream.
+/// Reads numbered messages up to the end of the stream.
 fn read_all(mut socket: TcpStream, progress: &AtomicU64) -> Got {
     let mut numbers = Vec::new();
     let close = loop {
         match read_frame(&mut socket) {
             Ok((0x82, payload)) => {
-                assert_eq!(payload.len(), MESSAGE_BYTES, "no message is ever cut");
+                assert_eq!(payload.len(), MESSAGE_BYTES, "a message was truncated");
                 assert!(
                     payload[8..].iter().all(|&byte| byte == b'.'),
-                    "nor mixed with another"
+                    "two messages were mixed"
                 );
                 numbers.push(u64::from_be_bytes(payload[..8].try_into().unwrap()));
                 progress.store(numbers.len() as u64, Ordering::Relaxed);
@@ -80,14 +80,14 @@ fn read_all(mut socket: TcpStream, progress: &AtomicU64) -> Got {
     Got { numbers, close }
 }
 
-/// How long threads of this process have waited for a processor, since others used them all.
+/// Returns the time that threads of this process have waited for a processor.
 struct Lag {
     over: Arc<AtomicBool>,
     thread: JoinHandle<Duration>,
 }
 
 impl Lag {
-    /// Less is how a sleep ends.
+    /// Shorter waits are normal after a sleep.
     const STEP: Duration = Duration::from_millis(5);
 
     fn measure() -> Self {
@@ -111,7 +111,7 @@ impl Lag {
     }
 }
 
-/// A client that reads as fast as it can, on a thread of its own.
+/// Starts a thread with a client that reads as fast as it can.
 struct Reader {
     progress: Arc<AtomicU64>,
     thread: JoinHandle<Got>,
@@ -129,7 +129,7 @@ impl Reader {
     }
 }
 
-/// Broadcasts at a rate that the readers keep up with: not more is under way than a fraction of an outbox.
+/// Broadcasts at a rate that the readers sustain: at most a fraction of an outbox is in flight.
 fn broadcast_all(sender: &AsyncSender, readers: &[Reader]) {
     for n in 0..MESSAGES {
         sender.broadcast(numbered(n));
@@ -146,18 +146,20 @@ fn disconnect_ends_the_slow_client_and_others_get_all() {
     let sender = running.sender();
     let readers = [(); 3].map(|()| Reader::connect(address));
     let deaf = raw_websocket(address);
-    eventually("all are connected", || sender.connections() == 4);
+    eventually("all clients are connected", || sender.connections() == 4);
     broadcast_all(&sender, &readers);
-    eventually("the deaf one is gone", || sender.connections() == 3);
+    eventually("the nonreader is disconnected", || {
+        sender.connections() == 3
+    });
     assert_eq!(sender.metrics().slow_consumers, 1);
     running.shutdown(DEADLINE);
     for reader in readers {
         assert!(
             reader.thread.join().unwrap().is_all(),
-            "a reader lost something"
+            "a reader lost a message"
         );
     }
-    // It was reset; what it got before is whole and without a hole. The kernel may have had room for the close frame.
+    // The nonreader was reset. The messages before that are complete and without a gap, perhaps with the close frame.
     let got = read_all(deaf, &AtomicU64::new(0));
     assert!(got.has_no_hole());
     assert!(matches!(got.close, None | Some(1013)), "{:?}", got.close);
@@ -168,7 +170,7 @@ fn close_frame_follows_the_last_whole_message() {
     let (running, address) = serve(SlowConsumer::Disconnect);
     let sender = running.sender();
     let late = raw_websocket(address);
-    eventually("it is connected", || sender.connections() == 1);
+    eventually("the client is connected", || sender.connections() == 1);
     let mut n = 0;
     while sender.metrics().slow_consumers == 0 {
         sender.broadcast(numbered(n));
@@ -177,7 +179,7 @@ fn close_frame_follows_the_last_whole_message() {
     let got = read_all(late, &AtomicU64::new(0));
     assert_eq!(got.close, Some(1013));
     assert!(got.has_no_hole());
-    eventually("all is accounted for", || {
+    eventually("all messages are sent or dropped", || {
         let metrics = sender.metrics();
         metrics.messages_out + metrics.dropped.total() == n
     });
@@ -196,7 +198,7 @@ fn drop_oldest_keeps_the_newest_and_counts_exactly() {
     assert_eq!(
         *numbers.last().unwrap(),
         MESSAGES - 1,
-        "the newest is always kept"
+        "the newest message was dropped"
     );
 }
 
@@ -205,11 +207,11 @@ fn dropping(policy: SlowConsumer) -> Vec<u64> {
     let sender = running.sender();
     let readers = [(); 2].map(|()| Reader::connect(address));
     let deaf = raw_websocket(address);
-    eventually("all are connected", || sender.connections() == 3);
+    eventually("all clients are connected", || sender.connections() == 3);
     broadcast_all(&sender, &readers);
-    assert_eq!(sender.connections(), 3, "nobody is disconnected");
+    assert_eq!(sender.connections(), 3, "a client was disconnected");
     let late = std::thread::spawn(move || read_all(deaf, &AtomicU64::new(0)));
-    eventually("all is accounted for", || {
+    eventually("all messages are sent or dropped", || {
         let metrics = sender.metrics();
         metrics.messages_out + metrics.dropped.slow_consumer == MESSAGES * 3
     });
@@ -219,15 +221,12 @@ fn dropping(policy: SlowConsumer) -> Vec<u64> {
     for reader in readers {
         assert!(
             reader.thread.join().unwrap().is_all(),
-            "a reader lost something"
+            "a reader lost a message"
         );
     }
     let got = late.join().unwrap();
     assert_eq!(got.close, Some(1001));
-    assert!(
-        got.numbers.is_sorted(),
-        "in order, with holes between messages only"
-    );
+    assert!(got.numbers.is_sorted(), "the messages are out of order");
     assert_eq!(
         got.numbers.len() as u64 + metrics.dropped.slow_consumer,
         MESSAGES
@@ -243,7 +242,7 @@ fn pace_delivers_all_to_readers_and_ends_nonreaders() {
         patience: Duration::from_secs(5),
     });
     let sender = running.sender();
-    // Nine who read at rates of their own, and one who never does.
+    // Nine clients that read at different rates, and one that never reads.
     let readers: Vec<_> = (1..=9u64)
         .map(|rate| {
             let mut socket = raw_websocket(address);
@@ -256,7 +255,7 @@ fn pace_delivers_all_to_readers_and_ends_nonreaders() {
                         Ok(0) | Err(_) => break,
                         Ok(n) => received.extend_from_slice(&buffer[..n]),
                     }
-                    // Not faster than this, until the test is old: then all of the rest.
+                    // Reads at most at this rate on average, so that it may catch up after a delay.
                     let due = Duration::from_secs_f64(received.len() as f64 / (rate as f64 * 20e6));
                     if let Some(early) = due.checked_sub(began.elapsed()) {
                         std::thread::park_timeout(early);
@@ -267,12 +266,14 @@ fn pace_delivers_all_to_readers_and_ends_nonreaders() {
         })
         .collect();
     let deaf = raw_websocket(address);
-    eventually("all are connected", || sender.connections() == 10);
-    // As fast as it can: the clients set the pace.
+    eventually("all clients are connected", || sender.connections() == 10);
+    // The producer is as fast as the clients let it be.
     for n in 0..MESSAGES {
         sender.broadcast(numbered(n));
     }
-    eventually("the deaf one is gone", || sender.connections() == 9);
+    eventually("the nonreader is disconnected", || {
+        sender.connections() == 9
+    });
     assert_eq!(sender.metrics().slow_consumers, 1);
     running.shutdown(DEADLINE);
     for reader in readers {
@@ -290,7 +291,7 @@ fn pace_delivers_all_to_readers_and_ends_nonreaders() {
 #[test]
 fn pace_waits_once_for_all_nonreaders() {
     const DEAF: usize = 8;
-    // What the kernel's buffers take late was once taken for reading, and bought each of them two seconds more.
+    // Bytes that the kernel buffers late must not count as reading, which would extend each client's time by two seconds.
     const WAIT_MAX: Duration = Duration::from_millis(2_500);
     let app = AsyncWebsocketApp::<()>::new()
         .with_shards(1)
@@ -299,14 +300,19 @@ fn pace_waits_once_for_all_nonreaders() {
     let sender = running.sender();
     let reader = Reader::connect(address);
     let deaf = [(); DEAF].map(|()| raw_websocket(address));
-    eventually("all are connected", || sender.connections() == DEAF + 1);
+    eventually("all clients are connected", || {
+        sender.connections() == DEAF + 1
+    });
     let lag = Lag::measure();
     let deadline = Instant::now() + DEADLINE;
     let mut sent = 0;
     while sender.connections() > 1 {
         sender.broadcast(numbered(sent));
         sent += 1;
-        assert!(Instant::now() < deadline, "the deaf ones are never gone");
+        assert!(
+            Instant::now() < deadline,
+            "the nonreaders were never disconnected"
+        );
     }
     let metrics = sender.metrics();
     assert_eq!(metrics.slow_consumers, DEAF as u64);
@@ -326,14 +332,14 @@ fn full_outbox_fails_a_try_send() {
     let (running, address) = serve(SlowConsumer::DropNewest);
     let sender = running.sender();
     let deaf = raw_websocket(address);
-    eventually("it is connected", || sender.connections() == 1);
+    eventually("the client is connected", || sender.connections() == 1);
     let to = deaf.local_addr().unwrap();
     let deadline = Instant::now() + DEADLINE;
     let error = loop {
         if let Err(error) = sender.try_send(to, numbered(0)) {
             break error;
         }
-        assert!(Instant::now() < deadline, "it is never full");
+        assert!(Instant::now() < deadline, "the outbox never became full");
     };
     assert_eq!(error.reason, humphrey_ws::SendErrorReason::Full);
     assert_eq!(error.message.bytes().len(), MESSAGE_BYTES);

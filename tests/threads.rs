@@ -1,4 +1,4 @@
-//! An app that has stopped leaves no thread behind, whether or not anybody waits for it.
+//! A stopped app leaves no thread behind, even if the program does not wait for it.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What the feature `tracing` reports, and that `log` is not told it again.
+//! The spans and events of the feature `tracing`, which are not logged a second time.
 
 mod support;
 
@@ -35,7 +35,7 @@ impl Lines {
     }
 }
 
-/// What comes to `log`, which is to be nothing.
+/// The lines that reach `log`. There must be none.
 struct Nothing(Mutex<Vec<String>>);
 
 impl log::Log for Nothing {
@@ -44,7 +44,7 @@ impl log::Log for Nothing {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        // Others may log what they like.
+        // Other crates may log.
         if record.target().starts_with("humphrey_ws") {
             self.0.lock().unwrap().push(record.args().to_string());
         }
@@ -55,7 +55,7 @@ impl log::Log for Nothing {
 
 static LOGGED: Nothing = Nothing(Mutex::new(Vec::new()));
 
-// One test, as a process has one subscriber.
+// A single test, because a process has one subscriber.
 #[test]
 fn connections_are_spans_and_verdicts_events_once() {
     log::set_logger(&LOGGED).unwrap();
@@ -81,7 +81,7 @@ fn connections_are_spans_and_verdicts_events_once() {
     let peer = format!("peer={}", client.address());
     client.send("hello");
     assert_eq!(client.receive_text(), "hello");
-    // The program's own events are told whose they are.
+    // Events of the program are inside the span of their connection.
     let own = lines.with(&["the handler has", "hello"]);
     assert_eq!(own.len(), 1, "{own:?}");
     assert!(
@@ -90,7 +90,7 @@ fn connections_are_spans_and_verdicts_events_once() {
     );
     assert_eq!(lines.with(&["opened", &peer]).len(), 1);
     client.close();
-    eventually("its end is told", || {
+    eventually("the disconnect is reported", || {
         lines.with(&["ended", &peer]).len() == 1
     });
 
@@ -113,7 +113,7 @@ fn connections_are_spans_and_verdicts_events_once() {
         1
     );
 
-    // Queries have tokens in them, and logs are read by many.
+    // Queries may contain tokens, which must not reach logs.
     assert_eq!(lines.with(&["s3cret"]), Vec::<String>::new());
 
     running.shutdown(Duration::from_secs(1));

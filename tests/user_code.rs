@@ -1,4 +1,4 @@
-//! The program's own code may block and send wherever it runs: no other client waits for it.
+//! Code of the program may block and send wherever it runs, without delaying other clients.
 
 use crate::frames;
 use crate::support;
@@ -12,7 +12,7 @@ use humphrey_ws::procedures::Procedures;
 use humphrey_ws::{AsyncWebsocketApp, Limits, Message};
 use support::{Client, DEADLINE, eventually, start};
 
-/// Both a client that was there and one that comes now are answered.
+/// Asserts that an existing client and a new one are served.
 fn assert_serves(other: &mut Client, address: SocketAddr) {
     other.send("still there?");
     assert_eq!(other.receive_text(), "still there?");
@@ -21,7 +21,7 @@ fn assert_serves(other: &mut Client, address: SocketAddr) {
     assert_eq!(new.receive_text(), "and for me?");
 }
 
-/// A gate that code waits at until it is opened.
+/// A gate that blocks code until it is opened.
 #[derive(Clone, Default)]
 struct Gate(Arc<(Mutex<bool>, std::sync::Condvar)>);
 
@@ -49,7 +49,7 @@ fn on_cancel_that_sends_many_messages_delays_nobody() {
         let procedures = Procedures::new().on_call("wait", |call| {
             let cancellation = call.cancellation();
             let reply = call.defer();
-            // From now on a reset finds a call that has begun.
+            // From now on a reset cancels a call that has begun.
             call.stream().send(Message::new("begun"));
             cancellation.on_cancel(move || {
                 for _ in 0..NOTIFICATIONS {
@@ -118,27 +118,29 @@ fn blocking_on_cancel_delays_nobody() {
     for id in 0..20 {
         client.send_binary(reset(id));
     }
-    // The others are cancelled by the end of the connection.
+    // The end of the connection cancels the other calls.
     client.send_binary(request(99, "$ping", b""));
     assert_eq!(client.receive_frame(), response(99, b""));
     drop(client);
     assert_serves(&mut other, address);
     assert_eq!(cancelled.load(Ordering::SeqCst), 0);
     gate.open();
-    eventually("all are run", || cancelled.load(Ordering::SeqCst) == 40);
+    eventually("all closures have run", || {
+        cancelled.load(Ordering::SeqCst) == 40
+    });
     running.shutdown(STOP);
 }
 
 static GATE: Mutex<Option<Gate>> = Mutex::new(None);
 
-/// What is kept for a stream, and takes its time to be dropped.
+/// Stream state whose drop blocks.
 #[derive(Default)]
 struct Slow;
 
 impl Drop for Slow {
     fn drop(&mut self) {
         let gate = GATE.lock().unwrap().clone();
-        gate.expect("it is set").wait();
+        gate.expect("the gate is set").wait();
     }
 }
 
@@ -156,7 +158,7 @@ fn blocking_drop_of_a_state_delays_nobody() {
         client.send("hello");
         assert_eq!(client.receive_text(), "hello");
     }
-    eventually("they have gone", || {
+    eventually("both clients have disconnected", || {
         running.sender().metrics().connections == 1
     });
     assert_serves(&mut other, address);
@@ -175,7 +177,7 @@ fn unused_closure_is_dropped_where_it_may_block() {
         }
     }
     let at_gate = gate.clone();
-    // The call is answered, so that its closure is dropped.
+    // The call is answered, so that its closure is dropped without being called.
     let procedures = Procedures::new().on_call("now", move |call| {
         let held = Held(at_gate.clone(), dropped.clone());
         call.on_cancel(move || drop(held));
@@ -199,7 +201,7 @@ fn unused_closure_is_dropped_where_it_may_block() {
 
 #[test]
 fn blocking_on_cancel_does_not_accumulate_threads() {
-    /// As many wait at most, in all.
+    /// The maximum number of waiting closures.
     const WAITING_MAX: usize = 1 << 16;
     const EACH: usize = 1_000;
     let (gate, begun) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
@@ -216,23 +218,23 @@ fn blocking_on_cancel_does_not_accumulate_threads() {
     });
     let (running, address) = start(app(procedures).with_shards(1));
     let refused = || running.sender().metrics().calls.refused;
-    // Clients that call and go, again and again.
+    // Clients that call and disconnect, again and again.
     let mut called = 0;
     while refused() == 0 {
-        assert!(called <= 2 * WAITING_MAX / EACH, "nobody is refused");
+        assert!(called <= 2 * WAITING_MAX / EACH, "no call is refused");
         let mut client = connect(address, V1);
         client.send_binary(request(1, "wait", b""));
         called += 1;
-        eventually("it has begun, or is refused", || {
+        eventually("the call begins or is refused", || {
             begun.load(Ordering::SeqCst) + usize::try_from(refused()).unwrap() == called
         });
         drop(client);
-        eventually("it has gone", || {
+        eventually("the client has disconnected", || {
             running.sender().metrics().connections == 0
         });
     }
     assert!(begun.load(Ordering::SeqCst) >= WAITING_MAX / EACH);
-    // When the program goes on, so do calls.
+    // Once the closures continue, calls are accepted again.
     gate.open();
     let mut client = connect(address, V1);
     let before = begun.load(Ordering::SeqCst);

@@ -1,6 +1,6 @@
-//! Warnings where the program has set no logger: on standard error, each kind once.
+//! Warnings without a logger go to standard error, once for each kind.
 //!
-//! A logger is set for a whole process, so each case is a process of its own: this file, run again.
+//! A logger is set for the whole process, so each case runs in a process of its own, which is this test binary.
 
 mod support;
 
@@ -13,10 +13,10 @@ use std::thread;
 use humphrey_ws::{AsyncWebsocketApp, Limits};
 use support::{Client, read_head, start, tcp, upgrade_request};
 
-/// Says to a child process that it is one.
+/// The environment variable that marks a child process.
 const CHILD: &str = "HUMPHREY_WS_WARNINGS_CASE";
 
-/// This test alone, in a process of its own.
+/// Returns a command that runs one test alone in a child process.
 fn child(test: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]);
@@ -42,7 +42,7 @@ fn lines<'a>(stderr: &'a str, part: &str) -> Vec<&'a str> {
     stderr.lines().filter(|line| line.contains(part)).collect()
 }
 
-/// Has the library warn of two rooms that a client may not join.
+/// Makes the library warn of two rooms that a client may not join.
 fn warn(app: AsyncWebsocketApp<()>) {
     let app = app
         .with_limits(Limits::default().connection_rooms_max(1))
@@ -98,7 +98,7 @@ fn warnings_turned_off_are_not_shown() {
     assert!(lines(&stderr, "humphrey_ws: ").is_empty(), "{stderr}");
 }
 
-/// The program's logger: it has a prefix of its own, and a level that shows no warnings.
+/// A logger with its own prefix, and with a level that hides warnings.
 struct Logger {
     prefix: &'static str,
 }

@@ -31,7 +31,7 @@ fn listen(program: &Program, room: &str, arguments: &[&str]) -> Shell {
         "" => "\"clients\": 1}".to_owned(),
         _ => "\"room\": 1}".to_owned(),
     };
-    eventually("it is in", || {
+    eventually("the client is in the room", || {
         let answer = http_get(program.address(), &format!("/clients/{room}")).2;
         answer.trim().ends_with(&expected)
     });
@@ -93,7 +93,7 @@ fn listen_with_room_gets_its_messages_only() {
         let mut program = Program::start(&[&arguments, history].concat());
         let mut shell = Shell::listen(&url_of(&program), &["--room", name]);
         let mut elsewhere = Shell::listen(&url_of(&program), &["--room", "news"]);
-        eventually("both are in", || {
+        eventually("both clients are in the room", || {
             let path = "/clients/Z%C3%BCrich%20&%20more%2F100%25";
             let answer = http_get(program.address(), path).2;
             answer.trim() == r#"{"clients": 2, "room": 1}"#
@@ -282,20 +282,20 @@ fn listen_reconnects_to_a_restarted_server() {
         if history.is_empty() {
             shell.expect_line("connected");
             shell.expect_line("messages sent in the meantime may be missing");
-            eventually("it is in", || program_has_client(&program));
+            eventually("the client is in the room", || program_has_client(&program));
             program.write(b"two\n");
         } else {
             program.write(b"two\n");
             shell.expect_line("the server was restarted");
         }
         assert_eq!(shell.line(), "two");
-        // After a graceful shutdown it reconnects, too.
+        // It also reconnects after a graceful shutdown.
         program.signal(Signal::TERM);
         program.expect_exit(0);
         shell.expect_line("with 1001");
         let mut program = Program::start_at(&address, &arguments);
         shell.expect_line("connected");
-        eventually("it is in", || program_has_client(&program));
+        eventually("the client is in the room", || program_has_client(&program));
         program.write(b"three\n");
         assert_eq!(shell.line(), "three");
     }

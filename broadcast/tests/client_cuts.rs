@@ -22,14 +22,14 @@ const SOON: &str = "--max-delay=1";
 const LINES: [&str; 3] = ["a", "bb", "ccc"];
 const EXCHANGE_BYTES: usize = 7 + 8 + 9 + 14 + 8;
 
-/// What a server does after a number of bytes.
+/// How a server cuts the connection after a number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Cut {
     /// Closes the socket with unread bytes: the connection is reset.
     Reset,
     /// Shuts down its writing side, and reads on without parsing.
     HalfClosed,
-    /// The same, after a close frame with 1009.
+    /// Shuts down its writing side after a close frame with 1009, and reads on without parsing.
     TooLong,
 }
 
@@ -74,7 +74,7 @@ fn cut_after(bytes_max: usize, cut: Cut, mut stream: &TcpStream) -> Vec<String> 
     lines
 }
 
-/// The number in front of these words on standard error.
+/// Returns the number before these words on standard error.
 fn number_in_front_of(words: &str, said: &str) -> usize {
     let line = said.lines().find(|line| line.contains(words));
     line.map_or(0, |line| {
@@ -156,7 +156,7 @@ fn lines_are_sent_to_a_server_that_floods() {
                 let again = again.repeat(16 << 10);
                 let begun = Instant::now();
                 while !has_arrived.load(Ordering::SeqCst) {
-                    assert!(begun.elapsed() < DEADLINE, "no line comes");
+                    assert!(begun.elapsed() < DEADLINE, "no line arrives");
                     stream.write_all(&again).unwrap();
                     flooded_bytes.fetch_add(again.len(), Ordering::SeqCst);
                 }
@@ -184,7 +184,9 @@ fn listen_ends_though_the_server_ignores_its_close_frame() {
     let mut guest = server.guest();
     let mut stream = guest.socket.get_mut();
     // The server does not read the close frame.
-    eventually("it hangs up", || stream.write_all(b"\x81\x01x").is_err());
+    eventually("the client hangs up", || {
+        stream.write_all(b"\x81\x01x").is_err()
+    });
     assert_eq!(listener.line(), "x");
     listener.expect_exit(0);
     let _ = std::io::copy(&mut stream, &mut std::io::sink());

@@ -211,7 +211,7 @@ fn interim_responses_and_repeated_headers_are_accepted() {
 fn connections_that_fail_at_once_do_not_reset_give_up() {
     let server = Foreign::new();
     let mut shell = Shell::listen(&server.url(), &[SOON, "--give-up-after=1"]);
-    // Each connection opens and fails at once, so the time without a stable connection goes on.
+    // Each connection opens and fails at once, so the time without a stable connection grows.
     let hang_up = thread::spawn(move || {
         while !server.is_left_alone() {
             drop(server.guest());

@@ -30,7 +30,7 @@ fn hundred_thousand_lines_go_from_send_to_listen() {
     let program = Program::start(&[NO_WELCOME, "--on-message", "broadcast"]);
     let count = format!("--count={LINES}");
     let mut listener = Shell::listen(&url_of(&program), &["--room=a b", &count]);
-    eventually("it is in", || {
+    eventually("the client is connected", || {
         let answer = http_get(program.address(), "/clients/a%20b").2;
         answer.contains("\"room\": 1}")
     });
@@ -135,11 +135,11 @@ fn send_waits_for_the_answer_to_its_close_frame() {
     let mut guest = server.guest();
     assert_eq!(guest.message(), Message::text("one"));
     assert!(guest.message().is_close());
-    // It does not hang up before the answer, which tungstenite sends with the next call.
+    // The client does not hang up before the reply, which tungstenite sends during the next call.
     let stream = guest.socket.get_ref();
     let some_time = Some(Duration::from_millis(300));
     stream.set_read_timeout(some_time).unwrap();
-    assert!(stream.peek(&mut [0]).is_err(), "it has hung up");
+    assert!(stream.peek(&mut [0]).is_err(), "the client has hung up");
     assert!(sender.is_running());
     stream.set_read_timeout(Some(support::DEADLINE)).unwrap();
     guest.socket.flush().unwrap_err();
@@ -155,7 +155,9 @@ fn unconfirmed_lines_are_reported() {
     let guest = server.guest();
     let mut peeked = [0; 1];
     let stream = guest.socket.get_ref();
-    eventually("they have left", || stream.peek(&mut peeked).unwrap() > 0);
+    eventually("the lines have arrived", || {
+        stream.peek(&mut peeked).unwrap() > 0
+    });
     drop(guest);
     sender.expect_line("reconnecting in");
     sender.write(b"three\n");
@@ -342,7 +344,7 @@ fn server_that_does_not_read_causes_backpressure() {
     while progress.recv_timeout(Duration::from_millis(500)).is_ok() {
         lines += 1;
     }
-    assert!(lines < LINES, "it has read all");
+    assert!(lines < LINES, "the server has read every line");
     let peak = sender.peak_resident_bytes();
     let reader = thread::spawn(move || guest.expect_close().len());
     writer.join().unwrap();
@@ -382,7 +384,7 @@ fn narrow_server(server: Foreign, connections: usize) -> thread::JoinHandle<Vec<
                     Err(_) => break,
                 }
             }
-            // The answer to the close frame.
+            // The reply to the close frame.
             let _ = guest.socket.flush();
             got.push(lens);
         }

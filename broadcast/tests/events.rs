@@ -77,11 +77,14 @@ fn event_stream_gets_the_messages_of_a_websocket_client() {
 fn silent_event_stream_gets_keep_alive_comments() {
     let program = Program::start(&["--events-keep-alive", "1", "--history", "9"]);
     let mut events = Events::open(&program, "/events", "");
-    assert!(events.line().starts_with("id: "), "where it is");
+    assert!(events.line().starts_with("id: "), "the position is missing");
     // Less than half of the default keep-alive, which would exceed the timeout of such a proxy.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     assert_eq!((events.line(), events.line()), (":".into(), ":".into()));
-    assert!(std::time::Instant::now() < deadline, "two in two seconds");
+    assert!(
+        std::time::Instant::now() < deadline,
+        "fewer than two comments in two seconds"
+    );
 }
 
 #[test]

@@ -262,7 +262,7 @@ fn connection_over_the_limit_is_answered_with_503() {
     assert_eq!(first.text(), "still served");
     drop(second);
     // The permit is released once the server has seen the disconnect.
-    support::eventually("a place is free again", || program.try_connect().is_ok());
+    support::eventually("the permit is released", || program.try_connect().is_ok());
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn clients_route_counts_connections() {
     let _second = program.connect();
     assert_eq!(clients(), r#"{"clients": 2}"#);
     drop(first);
-    support::eventually("one is left", || clients() == r#"{"clients": 1}"#);
+    support::eventually("one client is left", || clients() == r#"{"clients": 1}"#);
 }
 
 #[test]

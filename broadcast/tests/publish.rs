@@ -21,7 +21,7 @@ fn publish_with_token_counts_the_members() {
     for history in [&[][..], &["--history", "9"]] {
         let program = start(history);
         let mut inside = program.connect_to("/Z%C3%BCrich/1");
-        eventually("it is in the room", || {
+        eventually("the client is in the room", || {
             support::http_get(program.address(), "/clients/Z%C3%BCrich%2F1")
                 .2
                 .contains("\"room\": 1")

@@ -13,10 +13,10 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 const NO_WELCOME: &str = "--no-welcome";
 
-/// Waits until a room has so many members: a client joins shortly after its handshake.
+/// Waits until a room has this number of members, because a client joins shortly after its handshake.
 fn expect_members(program: &Program, room: &str, members: usize) {
     let expected = format!("\"room\": {members}}}");
-    eventually("they are in the room", || {
+    eventually("the clients are in the room", || {
         let path = format!("/clients/{room}");
         http_get(program.address(), &path)
             .2
@@ -53,7 +53,7 @@ fn room_option_sends_input_to_that_room_only() {
         assert_eq!((inside.text(), inside.text()), ("one".into(), "two".into()));
         for client in [&mut elsewhere, &mut outside] {
             client.send(Message::text("mine"));
-            assert_eq!(client.text(), "mine", "it has got what is the room's");
+            assert_eq!(client.text(), "mine", "a message of the room was skipped");
         }
     }
 }
@@ -493,7 +493,7 @@ fn clients_route_counts_members_of_a_room() {
         let _inside = connect_to(&program, "a/b", 1);
         let _outside = program.connect();
         let of = |path| http_get(program.address(), path).2;
-        eventually("all are counted", || {
+        eventually("all clients are counted", || {
             of("/clients/a%2Fb").trim() == r#"{"clients": 2, "room": 1}"#
         });
         assert_eq!(of("/clients/").trim(), r#"{"clients": 2}"#);

@@ -8,7 +8,7 @@ use std::net::TcpStream;
 
 use support::{DEADLINE, Program, http_get};
 
-/// The status of a handshake with these header lines.
+/// Returns the status of a handshake with these header lines.
 fn handshake(program: &Program, headers: &str) -> u16 {
     let address = program.address();
     let mut socket = TcpStream::connect(address).unwrap();
@@ -103,8 +103,8 @@ fn metrics_are_served_on_their_own_port_only() {
             .sum()
     };
     assert_eq!(total("humphrey_ws_connections"), 1);
-    // A message is counted after its write has returned, which its reader may overtake.
-    support::eventually("it is counted", || {
+    // A message is counted after its write, so a reader may receive it earlier.
+    support::eventually("the message is counted", || {
         total("humphrey_ws_messages_sent_total") == 1
     });
     assert_eq!(http_get(program.address(), "/metrics").0, 404);

@@ -106,7 +106,7 @@ fn second_ctrl_c_exits_at_once() {
     program.expect_refusal();
     let begun = Instant::now();
     // Signals right behind the first one count as duplicates of it.
-    eventually("it exits", || {
+    eventually("the program exits", || {
         program.signal(Signal::INT);
         !program.is_running()
     });

@@ -84,7 +84,7 @@ fn pace_disconnects_stalled_client_and_others_get_all() {
         assert_eq!(number_of(payload), got);
         got += 1;
     });
-    assert!(got < lines, "the stalled client has got everything");
+    assert!(got < lines, "the stalled client got every line");
     // The socket may have been closed before the close frame found room in it.
     assert!(close.is_none_or(|code| code == 1013), "{close:?}");
     let summary = program.expect_line("10 clients");
@@ -94,7 +94,7 @@ fn pace_disconnects_stalled_client_and_others_get_all() {
     assert!(dropped > 0, "{summary}");
 }
 
-/// Clients that read at steady rates to the end, and return how many lines they got.
+/// Starts clients that read at steady rates to the end, and that return the number of lines.
 fn read_steadily(program: &Program, clients: u64) -> Vec<thread::JoinHandle<u64>> {
     let read = |n| {
         let mut reader = program.connect_raw();
@@ -112,7 +112,7 @@ fn read_steadily(program: &Program, clients: u64) -> Vec<thread::JoinHandle<u64>
     (0..clients).map(read).collect()
 }
 
-/// The two figures of the summary: messages sent, and messages dropped for slow clients.
+/// Returns the two figures of the summary: messages sent, and messages dropped for slow clients.
 fn counts(summary: &str) -> [u64; 2] {
     ["messages sent", "dropped (slow clients)"].map(|what| {
         summary
@@ -122,7 +122,7 @@ fn counts(summary: &str) -> [u64; 2] {
     })
 }
 
-/// Feeds a client that reads and one that does not, until the messages of the latter no longer fit; then that one reads
+/// Feeds a client that reads and one that does not, until the messages of the latter no longer fit. Then that one reads
 /// too. Returns the number of lines, what each client got, their close codes, and the summary.
 fn overflow(policy: &str) -> (u64, [Vec<u64>; 2], [Option<u16>; 2], String) {
     const LINES: u64 = 40_000;

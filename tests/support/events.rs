@@ -1,4 +1,4 @@
-//! A client of event streams, and apps that serve them.
+//! A client of event streams, and an app that serves them.
 
 #![allow(dead_code)] // Each test file uses some of it.
 
@@ -10,10 +10,10 @@ use humphrey_ws::{AsyncWebsocketApp, Message, Reject, RunningApp, Subscription};
 
 use crate::support::{DEADLINE, read_head, start, tcp};
 
-/// How long an app may take to stop whose clients are of no interest any more.
+/// The shutdown timeout at the end of a test, after which remaining clients are cut off.
 pub(crate) const STOP: Duration = Duration::from_millis(100);
 
-/// An event as a page gets it.
+/// An event as a page receives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) kind: String,
@@ -21,15 +21,15 @@ pub(crate) struct Event {
     pub(crate) id: String,
 }
 
-/// A client that parses as WHATWG HTML §9.2.6 says.
+/// A client that parses event streams as WHATWG HTML §9.2.6 specifies.
 pub(crate) struct EventSource {
     pub(crate) head: String,
     socket: BufReader<TcpStream>,
     pub(crate) retry: Option<String>,
     pub(crate) comments: usize,
-    /// What it would send as `Last-Event-ID`.
+    /// The value of `Last-Event-ID` for a reconnect.
     pub(crate) last_event_id: String,
-    /// Of the lines read since the last empty one, or since the beginning.
+    /// The fields read since the last empty line, or since the beginning.
     id: String,
 }
 
@@ -50,7 +50,7 @@ impl EventSource {
         Self::ask(address, &request("GET", target, headers))
     }
 
-    /// The stream has begun when this returns: what is published from now on arrives.
+    /// Returns once the stream has begun, so that later messages arrive.
     pub(crate) fn ask(address: SocketAddr, request: &str) -> Self {
         let mut socket = tcp(address);
         socket.write_all(request.as_bytes()).unwrap();
@@ -69,36 +69,36 @@ impl EventSource {
         source
     }
 
-    /// The position of a client that comes for the first time and begins with what is new: it is told at once.
+    /// Reads the position of a new client without replay, which the server sends at once.
     pub(crate) fn position(&mut self) -> String {
         assert_eq!(self.block(), Some(None), "an id without an event");
         assert_ne!(self.last_event_id, "");
         self.last_event_id.clone()
     }
 
-    /// None: the stream has ended.
+    /// Returns `None` at the end of the stream.
     fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         let n = self.socket.read_line(&mut line);
-        if n.expect("more, or the end") == 0 {
+        if n.expect("the stream can be read") == 0 {
             return None;
         }
         let line = line.strip_suffix('\n').expect("a whole line");
         Some(line.to_owned())
     }
 
-    /// Reads a block or a comment: an event, or none in it. None: the stream has ended, behind a whole block.
+    /// Reads a block or a comment, and returns its event if it has one. Returns `None` at the end of the stream.
     pub(crate) fn block(&mut self) -> Option<Option<Event>> {
         let mut kind = String::new();
         let mut data: Option<String> = None;
         let mut begun = false;
         loop {
             let Some(line) = self.line() else {
-                assert!(!begun, "the stream ends behind a whole block");
+                assert!(!begun, "the stream ended inside a block");
                 return None;
             };
             if line == ":" {
-                assert!(!begun, "a comment stands between blocks");
+                assert!(!begun, "a comment inside a block");
                 self.comments += 1;
                 return Some(None);
             }
@@ -112,7 +112,7 @@ impl EventSource {
                 }));
             }
             match line.split_once(": ").unwrap_or((&line, "")) {
-                // Also in the preamble, to which no empty line belongs.
+                // The preamble contains fields too, but no empty line.
                 ("id", value) => {
                     self.id = value.to_owned();
                     continue;
@@ -131,22 +131,22 @@ impl EventSource {
         }
     }
 
-    /// The next event. None: the stream has ended.
+    /// Returns the next event, or `None` at the end of the stream.
     pub(crate) fn try_next(&mut self) -> Option<Event> {
         let deadline = Instant::now() + DEADLINE;
         loop {
             if let Some(event) = self.block()? {
                 return Some(event);
             }
-            assert!(Instant::now() < deadline, "comments, and no event");
+            assert!(Instant::now() < deadline, "only comments arrived");
         }
     }
 
     pub(crate) fn next(&mut self) -> Event {
-        self.try_next().expect("the stream goes on")
+        self.try_next().expect("the stream continues")
     }
 
-    /// The data of the next event, which is a message.
+    /// Returns the data of the next event, which must be a message.
     pub(crate) fn text(&mut self) -> String {
         let event = self.next();
         assert_eq!(event.kind, "message", "{event:?}");
@@ -157,7 +157,7 @@ impl EventSource {
         (0..count).map(|_| self.text()).collect()
     }
 
-    /// The texts up to the end of the stream.
+    /// Returns the texts up to the end of the stream.
     pub(crate) fn rest(mut self) -> Vec<String> {
         let mut texts = Vec::new();
         while let Some(event) = self.try_next() {
@@ -182,7 +182,7 @@ pub(crate) fn app() -> AsyncWebsocketApp<()> {
     AsyncWebsocketApp::new().with_shards(2)
 }
 
-/// An app whose `/events` streams the room that the query names.
+/// Creates an app whose `/events` streams the room named by the query.
 pub(crate) fn serve(app: AsyncWebsocketApp<()>) -> (RunningApp, SocketAddr) {
     start(app.with_event_stream("/events", |request, _| {
         let room = request.query_param("room");

@@ -1,4 +1,4 @@
-//! What the tests share: apps on free ports, clients with deadlines, and waiting for events.
+//! Helpers for all tests: apps on free ports, clients with deadlines, and waits for conditions.
 
 #![allow(dead_code)] // Each test file is a crate of its own and uses some of it.
 
@@ -17,7 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
 
-/// Longer than anything here takes on a busy machine. Whoever waits so long waits for nothing.
+/// The maximum time to wait for anything. It is ample even on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Starts an app on a free port of this machine.
@@ -30,11 +30,11 @@ where
         .with_address("127.0.0.1:0")
         .start()
         .expect("the app starts");
-    let address = running.local_addr().expect("it listens itself");
+    let address = running.local_addr().expect("the app has its own listener");
     (running, address)
 }
 
-/// Starts an app that takes its connections from a Humphrey app of its own; returns the address of the Humphrey app.
+/// Starts an app that is linked to a new Humphrey app, and returns the address of the latter.
 pub(crate) fn start_linked<S, T>(app: AsyncWebsocketApp<S, T>) -> (RunningApp, SocketAddr)
 where
     S: Send + Sync + 'static,
@@ -60,7 +60,7 @@ pub(crate) fn serve_route(
     address
 }
 
-/// What must hold, must hold whether shards run handlers or not: with `HUMPHREY_WS_ADAPTIVE=no` they don't.
+/// Disables inline handlers if `HUMPHREY_WS_ADAPTIVE=no`, so that all tests can run in both modes.
 pub(crate) fn either_way<S, T>(app: AsyncWebsocketApp<S, T>) -> AsyncWebsocketApp<S, T>
 where
     S: Send + Sync + 'static,
@@ -72,9 +72,9 @@ where
     }
 }
 
-/// An address that is free, and that nobody else takes who asks here.
+/// Returns a free address that no other caller of this function gets.
 ///
-/// Not one from port 0: those ports are also given to clients, which may get it before a server does. The first
+/// Port 0 is unsuitable, because the system could give the port to a client before the server binds it. The first
 /// port of a block of others is kept bound, so that no two test processes at once use the same block.
 pub(crate) fn free_address() -> SocketAddr {
     const BLOCK_PORTS: u16 = 100;
@@ -87,7 +87,7 @@ pub(crate) fn free_address() -> SocketAddr {
             .find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())
             .expect("a block of ports is free")
     });
-    let first = block.local_addr().expect("it is bound");
+    let first = block.local_addr().expect("the block is bound");
     loop {
         let offset = NEXT.fetch_add(1, Ordering::Relaxed);
         assert!(offset < BLOCK_PORTS, "the block is used up");
@@ -98,16 +98,16 @@ pub(crate) fn free_address() -> SocketAddr {
     }
 }
 
-/// Waits until something holds.
+/// Waits until a condition holds. `what` describes it in the panic message.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !holds() {
-        assert!(Instant::now() < deadline, "it never came to hold: {what}");
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
         thread::yield_now();
     }
 }
 
-/// A client that we did not write, on a socket with a deadline for each step.
+/// A foreign client, tungstenite's, on a socket with a deadline for each operation.
 pub(crate) struct Client(pub(crate) WebSocket<TcpStream>);
 
 impl Client {
@@ -123,25 +123,30 @@ impl Client {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.0.get_ref().local_addr().expect("it is connected")
+        self.0
+            .get_ref()
+            .local_addr()
+            .expect("the socket is connected")
     }
 
     pub(crate) fn send(&mut self, text: &str) {
-        self.0.send(Message::text(text)).expect("it is sent");
+        self.0
+            .send(Message::text(text))
+            .expect("the socket accepts the frame");
     }
 
     pub(crate) fn send_binary(&mut self, bytes: impl Into<Vec<u8>>) {
         self.0
             .send(Message::binary(bytes.into()))
-            .expect("it is sent");
+            .expect("the socket accepts the frame");
     }
 
-    /// The next message that is not a ping or pong.
+    /// Receives the next message other than pings and pongs.
     pub(crate) fn receive(&mut self) -> Message {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            assert!(Instant::now() < deadline, "pings, and no message");
-            match self.0.read().expect("there is a message") {
+            assert!(Instant::now() < deadline, "only pings arrived");
+            match self.0.read().expect("a message arrives") {
                 Message::Ping(_) | Message::Pong(_) => {}
                 message => return message,
             }
@@ -155,7 +160,7 @@ impl Client {
         }
     }
 
-    /// Reads to the close frame; returns it, and the texts that came before.
+    /// Reads up to the close frame, and returns the texts before it and the frame.
     pub(crate) fn receive_to_close(&mut self) -> (Vec<String>, Option<CloseFrame>) {
         let mut texts = Vec::new();
         loop {
@@ -171,14 +176,14 @@ impl Client {
         }
     }
 
-    /// Closes, and waits for the end.
+    /// Closes the connection, and waits for its end.
     pub(crate) fn close(mut self) {
-        self.0.close(None).expect("it is sent");
+        self.0.close(None).expect("the socket accepts the frame");
         while self.0.read().is_ok() {}
     }
 }
 
-/// A plain socket, with deadlines.
+/// Connects a plain socket with deadlines.
 pub(crate) fn tcp(address: SocketAddr) -> TcpStream {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -210,11 +215,11 @@ pub(crate) fn upgrade_request_offering(path: &str, subprotocols: &str) -> String
     let request = upgrade_request(path);
     let head = request
         .strip_suffix("\r\n")
-        .expect("it ends in an empty line");
+        .expect("the head ends in an empty line");
     format!("{head}Sec-WebSocket-Protocol: {subprotocols}\r\n\r\n")
 }
 
-/// A WebSocket whose frames the test writes and reads itself.
+/// Connects a WebSocket whose frames the test writes and reads itself.
 pub(crate) fn raw_websocket(address: SocketAddr) -> TcpStream {
     let mut socket = tcp(address);
     socket.write_all(upgrade_request("/").as_bytes()).unwrap();
@@ -223,7 +228,7 @@ pub(crate) fn raw_websocket(address: SocketAddr) -> TcpStream {
     socket
 }
 
-/// Reads to the empty line, and not a byte further.
+/// Reads a head up to its empty line, without consuming bytes after it.
 pub(crate) fn read_head(socket: &mut TcpStream) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -231,10 +236,10 @@ pub(crate) fn read_head(socket: &mut TcpStream) -> String {
         socket.read_exact(&mut byte).expect("a whole head");
         head.push(byte[0]);
     }
-    String::from_utf8(head).expect("a head in ASCII")
+    String::from_utf8(head).expect("the head is ASCII")
 }
 
-/// A masked client frame.
+/// Encodes a masked client frame.
 pub(crate) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {
@@ -259,7 +264,7 @@ pub(crate) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Reads one server frame: its first byte and its payload.
+/// Reads one server frame, and returns its first byte and its payload.
 pub(crate) fn read_frame(socket: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     let mut head = [0; 2];
     socket.read_exact(&mut head)?;
@@ -281,12 +286,12 @@ pub(crate) fn read_frame(socket: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     Ok((head[0], payload))
 }
 
-/// The close code of a close frame's payload.
+/// Returns the close code in the payload of a close frame.
 pub(crate) fn close_code(payload: &[u8]) -> u16 {
     u16::from_be_bytes([payload[0], payload[1]])
 }
 
-/// Sees to it that this process may have so many file descriptors.
+/// Raises the limit of file descriptors of this process to at least this number.
 pub(crate) fn raise_descriptors(wanted: u64) {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < wanted) {
@@ -303,7 +308,7 @@ pub(crate) fn raise_descriptors(wanted: u64) {
     }
 }
 
-/// Lets this process have no more file descriptors than that.
+/// Lowers the limit of file descriptors of this process to this number.
 pub(crate) fn limit_descriptors(current: u64) {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let limit = Rlimit {

@@ -1,4 +1,4 @@
-//! Clients that speak procedures, whose frames are written and read by hand, as the table of the guide has them.
+//! Clients of procedures that write and read frames byte by byte, as the table in the guide specifies them.
 
 #![allow(dead_code)] // Each test file uses some of it.
 
@@ -13,10 +13,10 @@ use crate::support::{Client, tcp};
 
 pub(crate) const V1: &str = "humphrey_ws.procedures.v1";
 pub(crate) const OLD: &str = "websocket.io-rpc-v0.1";
-/// How long an app may take to stop whose clients are of no interest any more.
+/// The shutdown timeout at the end of a test, after which remaining clients are cut off.
 pub(crate) const STOP: Duration = Duration::from_millis(100);
 
-/// A client that offers these subprotocols, and which was chosen.
+/// Connects a client that offers these subprotocols, and returns the selected one.
 pub(crate) fn connect_offering(address: SocketAddr, offered: &str) -> (Client, Option<String>) {
     let mut request = format!("ws://{address}/").into_client_request().unwrap();
     request.headers_mut().insert(
@@ -67,19 +67,19 @@ pub(crate) fn item(id: u32, payload: &[u8]) -> Vec<u8> {
 pub(crate) trait Frames {
     fn send_at_once(&mut self, frames: impl IntoIterator<Item = Vec<u8>>);
     fn receive_frame(&mut self) -> Vec<u8>;
-    /// The next frame is an error with that code. Returns its text.
+    /// Receives an error frame with this code, and returns its text.
     fn receive_error(&mut self, id: u32, code: u8) -> String;
     fn receive_close(self) -> (u16, String);
 }
 
 impl Frames for Client {
-    /// With one write, so that they are read together.
+    /// Sends frames with one write, so that the server reads them together.
     fn send_at_once(&mut self, frames: impl IntoIterator<Item = Vec<u8>>) {
         for frame in frames {
             let message = tungstenite::Message::binary(frame);
-            self.0.write(message).expect("it is buffered");
+            self.0.write(message).expect("the frame is buffered");
         }
-        self.0.flush().expect("it is sent");
+        self.0.flush().expect("the frames are sent");
     }
 
     fn receive_frame(&mut self) -> Vec<u8> {
@@ -89,7 +89,7 @@ impl Frames for Client {
         }
     }
 
-    /// The next frame is an error with that code. Returns its text.
+    /// Receives an error frame with this code, and returns its text.
     fn receive_error(&mut self, id: u32, code: u8) -> String {
         let frame = self.receive_frame();
         let head = with_id(5, id, &[code]);
@@ -100,7 +100,7 @@ impl Frames for Client {
         String::from_utf8(frame[head.len()..].to_vec()).unwrap()
     }
 
-    /// The next message is a close frame. Returns its code and reason.
+    /// Receives a close frame, and returns its code and reason.
     fn receive_close(mut self) -> (u16, String) {
         match self.receive() {
             tungstenite::Message::Close(Some(frame)) => {

@@ -1,4 +1,4 @@
-//! What 0.6 adds to the API of 0.5.1.
+//! The additions of 0.6 to the API of 0.5.1.
 
 use std::cell::Cell;
 use std::panic;
@@ -174,9 +174,9 @@ fn shutdown_channel_without_sender_stops_nothing() {
     assert_echo(&mut client);
 }
 
-// ---- what converts into a message, and the twins of sending methods ----
+// ---- conversions into messages, and variants of sending methods ----
 
-/// A connected client, the stream that the connect handler got, and the app.
+/// Returns a connected client, the stream of its connect handler, and the app.
 fn connected() -> (WebSocket<TcpStream>, AsyncStream, RunningApp) {
     let (streams, connected) = channel();
     let streams = Mutex::new(streams);
@@ -203,7 +203,7 @@ fn sending_methods_keep_taking_messages_as_function_pointers() {
         AsyncSender::try_send_to;
     let _: fn(&Room, Message) = Room::broadcast;
     let _: fn(&Room, ConnectionId, Message) -> Result<(), SendError> = Room::try_broadcast_except;
-    // In a generic function, too.
+    // The same in a generic function.
     fn reply(stream: &AsyncStream, message: impl Into<Message>) {
         stream.send(message);
     }
@@ -226,7 +226,7 @@ fn every_sending_method_takes_text() {
     let c = String::from("c");
     stream.broadcast(&c);
     stream.try_broadcast("d").unwrap();
-    assert_eq!(c, "c", "it was lent");
+    assert_eq!(c, "c", "the message was only borrowed");
     sender.send(stream.peer_addr(), "e");
     sender.try_send(stream.peer_addr(), "f").unwrap();
     sender.send_to(id, "g");
@@ -264,7 +264,7 @@ fn blocking_stream_sends_text_and_closes_with_a_code() {
     let (mut stream, mut client) = stream_pair();
     stream.send("hi").unwrap();
     assert_eq!(&read_bytes::<4>(&mut client), b"\x81\x02hi");
-    // The client's answer: without it the stream waits a moment.
+    // The close frame of the client, without which the stream would wait.
     client.write_all(&client_frame(0x8, &[0x0f, 0xa1])).unwrap();
     stream.close(CloseCode::application(4001), "bye");
     assert_eq!(read_bytes::<7>(&mut client), *b"\x88\x05\x0f\xa1bye");
@@ -324,7 +324,7 @@ fn app_is_made_with_a_state_alone() {
     let app = AsyncWebsocketApp::<_, Visits>::new_with_state(guests());
     assert!(app.connect_hook().is_none());
     app.get_state().seen.store(7, Ordering::Relaxed);
-    // The turbofish form gives closures the types of their arguments.
+    // The turbofish gives closures the types of their arguments.
     let _ = app.with_connect_handler(|stream, guests| {
         let visits = stream.state.0.load(Ordering::Relaxed);
         guests.seen.fetch_add(visits, Ordering::Relaxed);
@@ -375,7 +375,7 @@ fn every_limit_has_a_setter_that_changes_it_alone() {
         write_bytes_per_second_min: 7;
         close_timeout: time;
     };
-    // The debug output names every field, so none has no setter.
+    // The debug output names every field, so this checks a setter for each.
     let shown = format!("{default:?}");
     assert_eq!(shown.matches(": ").count(), fields.len(), "{shown}");
     assert_eq!((NOTHING_KEPT.messages_max, NOTHING_KEPT.bytes_max), (50, 0));
@@ -383,7 +383,7 @@ fn every_limit_has_a_setter_that_changes_it_alone() {
 
 // ---- panics name the caller ----
 
-/// The line of the caller's code that a panic names.
+/// Returns the line that the panic of this closure names.
 fn panic_line(panicking: impl FnOnce()) -> (String, u32) {
     thread_local! {
         static AT: Cell<Option<(String, u32)>> = const { Cell::new(None) };
