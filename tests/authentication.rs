@@ -756,7 +756,7 @@ fn stream_accepted_outside_the_app_is_closed_with_1008() {
     let hook = app.connect_hook().unwrap();
     let running = app.start().unwrap();
 
-    // A hook of the program's own: its handshakes are answered by the route, and the request is known.
+    // A hook that the program made: the route answers its handshakes, and the request is known.
     let (own, handed_over) = channel();
     let address = serve_route(async_websocket_handler(Arc::new(Mutex::new(own))));
     let forward = hook.clone();
@@ -779,7 +779,7 @@ fn stream_accepted_outside_the_app_is_closed_with_1008() {
         (Code::Policy, "nobody knows you")
     );
 
-    // A stream of the program's own, of whose request nothing is known.
+    // A stream that the program made, whose request is unknown.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = tcp(listener.local_addr().unwrap());
     let stream = Stream::Tcp(listener.accept().unwrap().0);

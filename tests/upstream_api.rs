@@ -1,15 +1,15 @@
 //! Every public item of `humphrey_ws` 0.5.1, used by its name and its exact type.
 //!
-//! What this file promises: code that was written for 0.5.1 compiles against this crate unchanged, except for `.into()` in
+//! It guarantees that code written for 0.5.1 compiles against this crate unchanged, except for `.into()` in
 //! the argument of a sending method. Paths, signatures,
 //! bounds, auto traits, default type parameters, enum variants and public fields are spelt out below, so a change
-//! to any of them is a compile error here before it is one for a user. What can be observed without a server is
-//! also run.
+//! to any of them is a compile error here before it is one for a user. Behaviour that is observable without a server is
+//! tested as well.
 //!
-//! All of it but the module `since_0_6` compiles and passes against the published 0.5.1 too, which is how this file
-//! was checked. That module holds what 0.6 adds, and the one behaviour that it changes on purpose.
+//! Everything except the module `since_0_6` compiles and passes against the published 0.5.1 too, which is how this file
+//! was checked. That module contains the additions of 0.6, and the one behaviour that it changes on purpose.
 //!
-//! It is one file, though a long one, because it is one list: the public items of 0.5.1. What 0.6 adds is in `upstream_api/`.
+//! It is one long file because it is one list: the public items of 0.5.1. The additions of 0.6 are in `upstream_api/`.
 
 use std::error::Error;
 use std::fmt::{Debug, Display};
@@ -42,21 +42,21 @@ use humphrey_ws::{
     websocket_handler,
 };
 
-/// How long a test waits for something that has to happen.
+/// The maximum time to wait for an expected event.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The connect hook's type in full, as users spell it in their own structs.
 type Hook = Arc<Mutex<Sender<WebsocketStream>>>;
 
-/// An app with a state of its own and a state for each stream.
+/// An app with an app state and a stream state.
 type Guestbook = AsyncWebsocketApp<Guests, Visits>;
 
-/// An app state that has only what 0.5.1 asks for: `Send`, `Sync` and `'static`.
+/// An app state with only the bounds of 0.5.1: `Send`, `Sync` and `'static`.
 struct Guests {
     seen: AtomicUsize,
 }
 
-/// A stream state that has only what 0.5.1 asks for: an app state's traits, and `Default`.
+/// A stream state with only the bounds of 0.5.1: those of an app state, and `Default`.
 #[derive(Default)]
 struct Visits(AtomicUsize);
 
@@ -70,7 +70,7 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// An upgraded stream on the server's side, and the client's socket.
+/// Returns an upgraded stream of the server, and the client's socket.
 fn stream_pair() -> (WebsocketStream, TcpStream) {
     let (server, client) = socket_pair();
     (WebsocketStream::new(Stream::Tcp(server)), client)
@@ -89,7 +89,7 @@ fn socket_pair() -> (TcpStream, TcpStream) {
     (server, client)
 }
 
-/// A complete frame as a client sends it.
+/// Encodes a complete client frame.
 fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     assert!(payload.len() < 126);
@@ -106,7 +106,7 @@ fn read_bytes<const N: usize>(client: &mut TcpStream) -> [u8; N] {
     bytes
 }
 
-/// A correct opening handshake, with the key of RFC 6455, section 1.3.
+/// Returns a valid opening handshake with the key of RFC 6455 §1.3.
 fn upgrade_request(peer: SocketAddr) -> Request {
     let mut headers = Headers::new();
     headers.add("Host", "localhost");
@@ -126,7 +126,7 @@ fn upgrade_request(peer: SocketAddr) -> Request {
     }
 }
 
-/// Reads a response head up to its blank line, and nothing beyond it.
+/// Reads a response head up to its empty line, without consuming bytes after it.
 fn read_head(client: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -271,7 +271,7 @@ fn heartbeat_and_restion_keep_their_signatures() {
 
 // ---- enums, traits, auto traits ----
 
-/// No variant more and none less, with fields of exactly these types.
+/// Asserts that the enum has exactly these variants, with fields of exactly these types.
 #[allow(clippy::drop_non_drop, reason = "`drop` names the field's type")]
 fn variants_are_exhaustive(
     error: WebsocketError,
@@ -383,7 +383,7 @@ fn default_type_parameters_are_kept() {
     let _: fn(AsyncWebsocketApp<Guests>) -> AsyncWebsocketApp<Guests, ()> = |app| app;
 }
 
-// ---- bounds: generic code with no more than 0.5.1 asks for ----
+// ---- generic code with only the bounds of 0.5.1 ----
 
 fn any_app<State, StreamState>() -> [AsyncWebsocketApp<State, StreamState>; 2]
 where
@@ -414,7 +414,7 @@ where
     app
 }
 
-/// Closures are handlers for a state `S` of which nothing is known, not even that it can be shared.
+/// Asserts that closures are handlers for an unbounded state `S`, which need not even be `Sync`.
 fn any_state_has_handlers<S, S2, E, M, W>(on_event: E, on_message: M, on_stream: W)
 where
     S2: Send + Sync + Default + 'static,
@@ -431,7 +431,7 @@ where
     streams::<S>(on_stream);
 }
 
-/// Each handler trait can be called, and carries its supertraits to whoever has only the trait.
+/// Asserts that each handler trait can be called, and implies its supertraits in generic code.
 fn handler_traits_imply_their_supertraits<S, S2, E, M, W>(
     on_event: E,
     on_message: M,
@@ -578,7 +578,7 @@ fn argument_types_of_blocking_handlers_are_inferred() {
 
 // ---- the two Humphrey handlers ----
 
-/// A handler may borrow, and nothing is asked of `S`.
+/// Asserts that a handler may borrow, and that `S` has no bounds.
 fn collect_into<S>(
     streams: &Mutex<Vec<WebsocketStream>>,
     request: Request,
@@ -588,7 +588,7 @@ fn collect_into<S>(
     websocket_handler(|stream, _| streams.lock().unwrap().push(stream))(request, stream, state);
 }
 
-/// Nothing is asked of the `S` of a hook either; it has no connection with the app behind the hook.
+/// Asserts that the `S` of a hook has no bounds either. It is unrelated to the state of the app behind the hook.
 fn hand_over<S>(hook: Hook) -> impl Fn(Request, Stream, Arc<S>) + Send + Sync {
     async_websocket_handler::<S>(hook)
 }
@@ -1126,7 +1126,7 @@ fn read_at_the_close_is_an_error_not_an_end_of_file() {
     assert_eq!(error.kind(), ErrorKind::Other);
 }
 
-/// What 0.6 adds. Nothing in here compiles against 0.5.1, except for the check of `send` on a disconnected stream,
-/// which was a panic there.
+/// The additions of 0.6. Nothing in this module compiles against 0.5.1, except for the check of `send` on a disconnected stream,
+/// which panicked there.
 #[path = "upstream_api/since_0_6.rs"]
 mod since_0_6;

@@ -1,14 +1,14 @@
 //! Programs of the kinds that users of `humphrey_ws` 0.5.1 wrote, run against a real client.
 //!
-//! What this file promises: such programs compile unchanged, and do what their authors meant. Each module is a whole
-//! program: its functions in the words of 0.5.1, with `println!` and standard input replaced by channels, and then
-//! what a client must see. Only names that 0.5.1 has are used, so all of it compiles against the published crate
-//! too; the tests that 0.5.1 fails say so.
+//! It guarantees that such programs compile unchanged and work as their authors intended. Each module is a whole
+//! program, written for 0.5.1, with channels in place of `println!` and standard input, followed by
+//! the behaviour that a client must see. It uses only names of 0.5.1, so all of it compiles against the published crate
+//! too. Tests that 0.5.1 fails are marked as such.
 //!
-//! A 0.5.1 program cannot be stopped, so each one runs in threads of its own, on a port of its own, until the test
-//! process ends. Nothing waits for a time to pass: every wait is for an event, with a deadline.
+//! A 0.5.1 program can't be stopped, so each one runs in its own threads, on its own port, until the test
+//! process ends. No test sleeps for a fixed time: each wait is for an event, with a deadline.
 //!
-//! It is one file, though a long one: each program is a module of its own, and none is of use without its tests.
+//! The file is long because each program is a module together with its tests.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -34,7 +34,7 @@ use humphrey_ws::{
 
 use client::{Client, DEADLINE, eventually, free_port};
 
-/// A blocking client that gives up at a deadline.
+/// A blocking client whose operations have deadlines.
 mod client {
     use super::*;
 
@@ -42,18 +42,18 @@ mod client {
 
     pub(super) use tungstenite::Message as Frame;
 
-    /// How long a test waits for something that has to happen.
+    /// The maximum time to wait for an expected event.
     pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
     pub(super) struct Client(WebSocket<TcpStream>);
 
-    /// A port that was free a moment ago.
+    /// Returns a port that was free when this function checked.
     pub(super) fn free_port() -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()
     }
 
-    /// Connects to a program that may not listen yet.
+    /// Connects to a program, retrying until it listens.
     pub(super) fn connect_tcp(port: u16) -> TcpStream {
         let mut socket = None;
         eventually("the program listens", || {
@@ -67,7 +67,7 @@ mod client {
         socket
     }
 
-    /// Returns once `done` does, and fails if that takes too long.
+    /// Waits until `done` returns, and fails after a deadline.
     pub(super) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
         let deadline = Instant::now() + DEADLINE;
         while !done() {
@@ -91,17 +91,17 @@ mod client {
             self.0.send(message.into()).unwrap();
         }
 
-        /// Queues a message, so that several leave in one segment at the next `send`.
+        /// Queues a message, so that the next `send` writes several in one segment.
         pub(super) fn queue(&mut self, message: impl Into<Frame>) {
             self.0.write(message.into()).unwrap();
         }
 
-        /// The next frame of any kind. Pings are answered on the way.
+        /// Receives the next frame of any kind, and answers pings.
         pub(super) fn frame(&mut self) -> Frame {
             self.0.read().expect("a frame before the deadline")
         }
 
-        /// The next message that is not a ping or a pong.
+        /// Receives the next message other than pings and pongs.
         pub(super) fn message(&mut self) -> Frame {
             let deadline = Instant::now() + DEADLINE;
             loop {
@@ -131,12 +131,12 @@ mod client {
             }
         }
 
-        /// Says goodbye, without waiting for the answer.
+        /// Sends a close frame without waiting for the reply.
         pub(super) fn close(&mut self) {
             self.0.close(None).unwrap();
         }
 
-        /// Says goodbye, and insists on a proper answer and the end of the stream.
+        /// Sends a close frame, and requires a valid reply and the end of the stream.
         pub(super) fn close_properly(mut self) {
             self.close();
             let closed = loop {
@@ -155,7 +155,7 @@ mod client {
 
 // ---- the asynchronous guide ----
 
-/// Everybody hears of every newcomer, messages are echoed, and the lines of "standard input" go to everyone.
+/// A program that announces each new client to everyone, echoes messages, and broadcasts the lines of "standard input".
 mod async_guide {
     use super::*;
     use client::Frame;
@@ -274,7 +274,7 @@ mod async_guide {
         stayer.text_that(|text| text == goodbye);
     }
 
-    /// 0.5.1 fails: its answer to a close has no frame header.
+    /// 0.5.1 fails: its reply to a close frame has no frame header.
     #[test]
     fn close_frame_is_answered_by_a_close_frame() {
         let (port, _lines) = start();
@@ -310,7 +310,7 @@ mod async_guide {
     }
 }
 
-/// A connect handler that moves the stream into a thread of its own, which sends when it likes.
+/// A connect handler that moves the stream to a new thread, which sends at any time.
 mod clock {
     use super::*;
 
@@ -345,7 +345,7 @@ mod clock {
 
 // ---- per-stream state and heartbeats ----
 
-/// Each stream counts its own messages, and is watched by a heartbeat.
+/// A program whose streams count their messages, with a heartbeat.
 mod numbered_echo {
     use super::*;
     use client::Frame;
@@ -355,7 +355,7 @@ mod numbered_echo {
         message_count: AtomicUsize,
     }
 
-    /// Where the disconnect handler reports how many messages there were.
+    /// The channel to which the disconnect handler sends the number of messages.
     type Log = Mutex<Sender<usize>>;
 
     fn program(port: u16, heartbeat: Heartbeat, log: Sender<usize>) {
@@ -439,7 +439,7 @@ mod numbered_echo {
         let heartbeat = Heartbeat::new(Duration::from_millis(50), Duration::from_millis(500));
         let (port, counts) = start(heartbeat);
 
-        // It answers pings only while it reads, which it does not.
+        // The client answers pings only while it reads, which it does not.
         let _client = Client::connect(port, "/");
         assert_eq!(counts.recv_timeout(DEADLINE), Ok(0));
     }
@@ -447,7 +447,7 @@ mod numbered_echo {
 
 // ---- linked to a Humphrey app ----
 
-/// A WebSocket app beside an HTTP app with another state, each run by a thread of its own.
+/// A WebSocket app and an HTTP app with different states, each on its own thread.
 mod linked {
     use super::*;
 
@@ -490,7 +490,7 @@ mod linked {
         Response::new(StatusCode::OK, state.greeting.as_bytes())
     }
 
-    /// The other way round: the HTTP app keeps the main thread, and the WebSocket app has a heartbeat.
+    /// The reverse: the HTTP app runs on the main thread, and the WebSocket app has a heartbeat.
     fn program_with_config(port: u16) {
         let ws_app = AsyncWebsocketApp::<WsState>::new_unlinked_with_config(WsState::default(), 16)
             .with_heartbeat(Heartbeat::new(
@@ -518,7 +518,7 @@ mod linked {
         stream.send(message);
     }
 
-    /// A program that looks at each stream itself before it hands it to the WebSocket app.
+    /// A program that inspects each stream before it passes it to the WebSocket app.
     fn program_with_a_greeter(port: u16) {
         let ws_app: AsyncWebsocketApp<()> =
             AsyncWebsocketApp::new_unlinked().with_message_handler(|s, m, _| s.send(m));
@@ -597,7 +597,7 @@ mod linked {
 
 // ---- a chat ----
 
-/// Users by address: put in by the connect handler, and unwrapped by all the others.
+/// A map of users by address, filled by the connect handler and unwrapped by all other handlers.
 mod chat {
     use super::*;
 
@@ -655,7 +655,7 @@ mod chat {
         stream.broadcast(Message::new(format!("{} online", users.len())));
     }
 
-    /// A user whose first words leave at the same time as the name.
+    /// Connects a user whose first messages are sent in one segment with the name.
     fn join(port: u16, name: &str) -> Client {
         let mut client = Client::connect(port, "/ws");
         client.queue(format!("/name {name}"));
@@ -711,7 +711,7 @@ mod chat {
 
 // ---- a sender in the app's own state ----
 
-/// A quiz: players' answers go to the host's address, by a sender that the app's state keeps.
+/// A quiz that sends the players' answers to the host's address, through a sender in the app's state.
 mod quiz {
     use super::*;
 
@@ -746,7 +746,7 @@ mod quiz {
             (answer, Some(host)) => {
                 let forwarded = format!("{}: {answer}", stream.peer_addr());
                 sender.send(host, Message::new(forwarded));
-                // Nobody has this address; the message is dropped.
+                // No client has this address, so the message is dropped.
                 sender.send(([127, 0, 0, 1], 1).into(), Message::new("lost"));
                 stream.send(Message::new("noted"));
             }
@@ -780,7 +780,7 @@ mod quiz {
 
 // ---- the blocking API ----
 
-/// A loop over `recv` until it fails, in one pool thread for each client.
+/// A program that calls `recv` until it fails, on one pool thread for each client.
 mod blocking_echo {
     use super::*;
     use client::Frame;
@@ -816,7 +816,7 @@ mod blocking_echo {
         log(&state, format!("connection closed by {addr}"));
     }
 
-    /// Takes every error but one for something that passes.
+    /// A program that retries after every error but one.
     fn stubborn_handler(mut stream: WebsocketStream, state: Arc<Log>) {
         loop {
             match stream.recv() {
@@ -883,7 +883,7 @@ mod blocking_echo {
         assert_eq!(line, format!("connection closed by {addr}"));
     }
 
-    /// 0.5.1 fails: the end of a TCP stream is `ReadError` for it, for ever, and the handler spins.
+    /// 0.5.1 fails: it returns `ReadError` at the end of a TCP stream, again and again, and the handler spins.
     #[test]
     fn vanished_client_is_a_closed_connection() {
         let (port, lines) = start();
@@ -896,7 +896,7 @@ mod blocking_echo {
         assert_eq!(line, "stubborn handler ended");
     }
 
-    /// 0.5.1 fails: its answer to a close has no frame header.
+    /// 0.5.1 fails: its reply to a close frame has no frame header.
     #[test]
     fn close_frame_is_answered_by_a_close_frame() {
         let (port, lines) = start();
@@ -924,11 +924,11 @@ mod blocking_echo {
     }
 }
 
-/// A loop that receives without blocking, and sends what others have said in between.
+/// A program that receives without blocking, and sends the messages of other clients in between.
 mod blocking_broadcast {
     use super::*;
 
-    /// In place of the crate `bus`.
+    /// Replaces the crate `bus`.
     #[derive(Default)]
     struct Bus {
         readers: Mutex<Vec<Sender<String>>>,
@@ -1011,7 +1011,7 @@ mod blocking_broadcast {
         eventually("the loop ends", || bus.ended.load(Ordering::SeqCst) == 1);
     }
 
-    /// 0.5.1 fails: the end of a TCP stream is `None` for it, for ever.
+    /// 0.5.1 fails: it returns `None` at the end of a TCP stream, again and again.
     #[test]
     fn loop_ends_when_the_client_vanishes() {
         let (clients, bus) = start(1);
@@ -1023,7 +1023,7 @@ mod blocking_broadcast {
 
 // ---- streams kept by a plugin ----
 
-/// Streams are collected by a closure that borrows the plugin, and those that have gone are noticed by `send`.
+/// A plugin whose closure collects streams, and which removes a stream once `send` on it fails.
 mod hot_reload {
     use super::*;
 
@@ -1074,7 +1074,7 @@ mod hot_reload {
         let shared = plugin.clone();
         spawn(move || program(port, shared));
 
-        // More than there are pool threads: a stored stream keeps none of them.
+        // More streams than pool threads, because a stored stream occupies no thread.
         let mut stayer = Client::connect(port, "/reload");
         let mut leavers: Vec<_> = (0..8).map(|_| Client::connect(port, "/reload")).collect();
         eventually("all streams are stored", || plugin.watchers() == 9);
@@ -1095,7 +1095,7 @@ mod hot_reload {
 
 // ---- generic code over Read and Write ----
 
-/// A protocol that knows only `Read` and `Write`.
+/// A protocol over any `Read` and `Write`.
 mod generic_io {
     use super::*;
 

@@ -1,4 +1,4 @@
-//! Decides which code belongs to the product: code that only tests, fuzzers or loom models build is exempt from most checks.
+//! Decides which code belongs to the product. Most checks exempt code that is built only for tests, fuzzers or loom models.
 
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Expr, ImplItem, Item, Meta, Stmt, Token, TraitItem};
@@ -6,7 +6,7 @@ use syn::{Attribute, Expr, ImplItem, Item, Meta, Stmt, Token, TraitItem};
 /// Settings that are off in every product build. All others (features, targets) may be on or off.
 const TEST_SETTINGS: [&str; 3] = ["test", "fuzzing", "loom"];
 
-/// Whether attributes exclude the code they stand on from every product build.
+/// Returns whether attributes exclude their code from every product build.
 pub(crate) fn is_test_only(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("test")
@@ -17,7 +17,7 @@ pub(crate) fn is_test_only(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// What a condition yields in product builds; `None` where that depends on the build.
+/// Evaluates a condition in product builds. Returns `None` if the value depends on the build.
 fn value(condition: &Meta) -> Option<bool> {
     match condition {
         Meta::Path(name) => TEST_SETTINGS
@@ -43,7 +43,7 @@ fn value(condition: &Meta) -> Option<bool> {
     }
 }
 
-/// `decisive` if any part is; its opposite if all parts are that; else unknown.
+/// Returns `decisive` if any part has that value, its opposite if all parts have the opposite, and `None` otherwise.
 fn combined(values: &[Option<bool>], decisive: bool) -> Option<bool> {
     if values.contains(&Some(decisive)) {
         Some(decisive)
@@ -95,7 +95,7 @@ pub(crate) fn of_trait_item(item: &TraitItem) -> &[Attribute] {
     }
 }
 
-/// Expressions carry attributes of their own only as statements, in practice.
+/// In practice, only expressions that are statements have attributes.
 pub(crate) fn of_statement(statement: &Stmt) -> &[Attribute] {
     match statement {
         Stmt::Local(local) => &local.attrs,

@@ -1,4 +1,4 @@
-//! Circles among files that refer to each other.
+//! Dependency cycles between files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::modules::Tree;
 use super::references::{Arrows, written};
 
-/// The arrows that may be part of a circle: a module and those below it may refer to each other.
+/// Returns the arrows that can be part of a forbidden circle. A module and its submodules may refer to each other.
 pub(crate) fn between_branches(tree: &Tree, arrows: &Arrows) -> Arrows {
     let pairs = tree.parents_and_children();
     let is_pair =
@@ -18,7 +18,7 @@ pub(crate) fn between_branches(tree: &Tree, arrows: &Arrows) -> Arrows {
         .collect()
 }
 
-/// The largest sets of files that all reach each other, sorted.
+/// Returns the strongly connected components with more than one file, sorted.
 pub(crate) fn circles(arrows: &Arrows) -> Vec<Vec<String>> {
     let mut next: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (from, to) in arrows.keys() {
@@ -55,7 +55,7 @@ fn reached_from<'a>(file: &'a str, next: &BTreeMap<&'a str, Vec<&'a str>>) -> BT
     reached
 }
 
-/// The differences between the circles found and those that are known; empty if there are none.
+/// Returns the differences between the circles found and the known ones, empty if there are none.
 pub(crate) fn compare(found: &[Vec<String>], known: &[&[&str]], arrows: &Arrows) -> String {
     let known: BTreeSet<Vec<String>> = known
         .iter()
@@ -84,7 +84,7 @@ pub(crate) fn compare(found: &[Vec<String>], known: &[&[&str]], arrows: &Arrows)
     report
 }
 
-/// The arrows within a circle, one per line.
+/// Formats the arrows within a circle, one per line.
 fn described(circle: &[String], arrows: &Arrows) -> String {
     let mut text = String::new();
     for ((from, to), paths) in arrows {

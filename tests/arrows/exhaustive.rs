@@ -1,6 +1,6 @@
-//! Public types can grow: whatever has public fields or variants is `#[non_exhaustive]`.
+//! Public types with public fields or variants are `#[non_exhaustive]`, so that later versions can extend them.
 //!
-//! Types of the engine are `pub(crate)` (the lint `unreachable_pub` sees to that), so what is `pub` is the crate's API.
+//! Types of the engine are `pub(crate)`, which the lint `unreachable_pub` enforces, so every `pub` type belongs to the API.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use syn::{Attribute, Fields, ItemEnum, ItemStruct, Visibility};
 use crate::assert_none;
 use crate::modules::read_sources;
 
-/// What 0.5.1 published without: programs match and build these.
+/// Types that 0.5.1 published without the attribute. Programs match and construct them.
 const OF_0_5_1: &[&str] = &[
     "AsyncStream",
     "HumphreyLink",
@@ -21,7 +21,7 @@ const OF_0_5_1: &[&str] = &[
 
 #[derive(Default)]
 struct PublicTypes {
-    /// The name of each type, and whether it is `#[non_exhaustive]`.
+    /// Returns the name of each type, and whether it is `#[non_exhaustive]`.
     found: Vec<(String, bool)>,
 }
 

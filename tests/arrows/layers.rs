@@ -1,4 +1,4 @@
-//! Layers of a folder: imports go down only.
+//! The layers of a folder, in which imports only go down.
 
 use std::collections::BTreeSet;
 
@@ -13,12 +13,12 @@ pub(crate) struct Layers {
     pub(crate) layers: &'static [&'static [&'static str]],
     /// Whether each file in the folder must belong to a layer, even if some layer does not exist.
     pub(crate) is_complete: bool,
-    /// Imports that still go up, from and to. Remove what you mend; add nothing.
+    /// Known imports that go up, as source and target. Remove an entry when you fix it, and add none.
     pub(crate) upward_left: &'static [(&'static str, &'static str)],
 }
 
 impl Layers {
-    /// The layer of a file, and its name there.
+    /// Returns the layer of a file, and its name in the table.
     fn layer_of(&self, file: &str) -> Option<(usize, &'static str)> {
         let inside = file.strip_prefix(self.folder)?.strip_prefix('/')?;
         let fits = |name: &str| {
@@ -45,7 +45,7 @@ impl Layers {
             .any(|path| path.starts_with(&folder) || **path == file || **path == flat)
     }
 
-    /// Imports that go up, files that belong to no layer, and names that do not exist; one per line.
+    /// Lists imports that go up, files without a layer, and names without a file, one per line.
     pub(crate) fn violations(&self, files: &BTreeSet<&str>, arrows: &Arrows) -> Vec<String> {
         let mut wrong = Vec::new();
         let names: Vec<&str> = self.layers.iter().copied().flatten().copied().collect();

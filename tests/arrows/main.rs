@@ -16,7 +16,7 @@ use std::path::Path;
 use modules::{Tree, read_sources};
 use rules::{ARROWS, CIRCLES_LEFT, IMPLS, LAYERS, LEAVES, MEMBERS, SLAB_LOOKUPS_MAX};
 
-/// The folder above that of this package.
+/// Returns the root folder of the repository.
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 fn tree_of(root: &str) -> Tree {
@@ -53,7 +53,7 @@ fn modules_use_only_what_the_arrows_allow() {
         let is_leaf =
             LEAVES.contains(&used.as_str()) && !["protocol", "transport"].contains(&module);
         let is_allowed = allowed.iter().any(|arrow| arrow == used || *arrow == part);
-        // A leaf may use another only by an arrow of its own.
+        // A leaf may use another leaf only if an arrow says so.
         let by_leaf = LEAVES.contains(&module);
         if used != module && !is_allowed && (by_leaf || !is_leaf) {
             wrong.insert(format!("{}: crate::{part}", from.file));

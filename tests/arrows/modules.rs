@@ -1,4 +1,4 @@
-//! The module tree of a crate, and which file defines what a path names.
+//! The module tree of a crate, and the lookup of the file that defines the target of a path.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -9,7 +9,7 @@ use syn::{Attribute, Expr, Item, ItemMod, ItemUse, Lit, Meta, UseTree};
 
 use super::cfg;
 
-/// Re-exports are followed this far; only imports that name each other in a circle are longer.
+/// The maximum length of a chain of re-exports. Only circular imports exceed it.
 const DEPTH_MAX: usize = 24;
 
 /// Source files by path: relative to the repository, with `/`.
@@ -40,27 +40,27 @@ pub(crate) fn read_sources(repository: &Path, folder: &str) -> Sources {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Import {
     pub(crate) path: Vec<String>,
-    /// `None` for a glob, and for `as _`.
+    /// The imported name. `None` for a glob, and for `as _`.
     pub(crate) name: Option<String>,
     pub(crate) is_glob: bool,
 }
 
 pub(crate) struct Module {
-    /// From the crate's root, which has an empty one.
+    /// The path from the crate root, which is empty for the root itself.
     pub(crate) path: Vec<String>,
     pub(crate) file: String,
     pub(crate) is_test: bool,
     pub(crate) items: Vec<Item>,
     parent: Option<usize>,
-    /// Several under one name where conditions choose between them.
+    /// The submodules by name. A name has several if conditions select one of them.
     children: HashMap<String, Vec<usize>>,
     defined: HashSet<String>,
     imports: Vec<Import>,
-    /// Imports inside functions: other modules do not see them.
+    /// Imports inside functions, which other modules can't use.
     local_imports: Vec<Import>,
 }
 
-/// What a path leads to: a module, or something that a module's file defines.
+/// The target of a path: a module, or an item that a module's file defines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Target {
     Module(usize),
@@ -73,7 +73,7 @@ pub(crate) struct Tree {
 
 impl Tree {
     /// # Panics
-    /// Panics where a file is missing or is no Rust.
+    /// Panics if a file is missing or is not valid Rust.
     pub(crate) fn new(root: &str, sources: &Sources) -> Self {
         let mut tree = Self {
             modules: Vec::new(),
@@ -84,7 +84,7 @@ impl Tree {
         tree
     }
 
-    /// The files that product builds consist of.
+    /// Returns the files of product builds.
     pub(crate) fn product_files(&self) -> BTreeSet<&str> {
         self.modules
             .iter()
@@ -183,7 +183,7 @@ impl Tree {
         }
     }
 
-    /// Pairs of files of which the first declares the second as a module below it, directly or over others.
+    /// Returns the pairs of files in which the first declares the second as a submodule, directly or indirectly.
     pub(crate) fn parents_and_children(&self) -> HashSet<(&str, &str)> {
         let mut pairs = HashSet::new();
         for module in &self.modules {

@@ -1,4 +1,4 @@
-//! Who may touch the state of a type: where its `impl` blocks are, and how often a connection is looked up by its slot.
+//! Access to the state of a type: the location of its `impl` blocks, and the number of look-ups of connections by slot.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,12 +12,12 @@ use syn::{
 use super::cfg;
 use super::modules::Tree;
 
-/// The slab of connections, under the names that it has had.
+/// The former and current names of the slab of connections.
 const SLAB_TYPES: [&str; 2] = ["Slots", "Slab"];
 
 const LOOKUPS: [&str; 2] = ["get", "get_mut"];
 
-/// The files with `impl` blocks of a type, by the type's own name.
+/// Returns the files with `impl` blocks of each type, by the name of the type.
 pub(crate) fn files_with_impl(tree: &Tree, type_name: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for module in tree.modules.iter().filter(|module| !module.is_test) {
@@ -33,7 +33,7 @@ pub(crate) fn files_with_impl(tree: &Tree, type_name: &str) -> BTreeSet<String> 
     found
 }
 
-/// How often product code looks a connection up in the slab, by file; the file that defines the slab is left out.
+/// Counts the look-ups of connections in the slab by product code, by file. Leaves out the file that defines the slab.
 pub(crate) fn slab_lookups(tree: &Tree) -> BTreeMap<String, usize> {
     let product = || tree.modules.iter().filter(|module| !module.is_test);
     let mut names = Names(BTreeSet::new());
@@ -60,7 +60,7 @@ pub(crate) fn slab_lookups(tree: &Tree) -> BTreeMap<String, usize> {
     found
 }
 
-/// Visits all items but modules, which have an entry of their own in the tree.
+/// Visits all items except modules, which are separate entries of the tree.
 fn visit_items<'ast>(visitor: &mut impl Visit<'ast>, items: &'ast [Item]) {
     for item in items {
         if !matches!(item, Item::Mod(_)) {
@@ -160,7 +160,7 @@ impl Lookups<'_> {
         }
     }
 
-    /// Calls inside macros: `name.get(`.
+    /// Finds calls of the form `name.get(` inside macros.
     fn count_in(&mut self, tokens: TokenStream) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         for (at, token) in tokens.iter().enumerate() {
@@ -212,7 +212,7 @@ impl<'ast> Visit<'ast> for Lookups<'_> {
         visit::visit_expr_index(self, index);
     }
 
-    /// `Slab::get` as a function, called or passed on.
+    /// Finds `Slab::get` as a path, whether called or passed as a function.
     fn visit_expr_path(&mut self, path: &'ast ExprPath) {
         let segments: Vec<String> = path
             .path
@@ -234,7 +234,7 @@ impl<'ast> Visit<'ast> for Lookups<'_> {
     }
 }
 
-/// `impl` blocks of a type outside its folder, compared with those that are left; one line each.
+/// Compares the `impl` blocks of a type outside its folder with the known ones. Returns one line for each difference.
 pub(crate) fn misplaced(
     found: &BTreeSet<String>,
     type_name: &str,

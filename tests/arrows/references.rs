@@ -1,4 +1,4 @@
-//! What each module's code refers to: imports, paths in code, and paths inside macro calls.
+//! The references of each module's code: imports, paths in code, and paths inside macro calls.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,10 +19,10 @@ pub(crate) struct Reference {
     pub(crate) path: Vec<String>,
 }
 
-/// Which file refers to which, and by what paths.
+/// The references between files, with the paths that make them.
 pub(crate) type Arrows = BTreeMap<(String, String), BTreeSet<String>>;
 
-/// The references of all modules; with those of tests, or without.
+/// Returns the references of all modules, with or without those of tests.
 pub(crate) fn references(tree: &Tree, with_tests: bool) -> Vec<Reference> {
     let mut found = Vec::new();
     for (module, code) in tree.modules.iter().enumerate() {
@@ -34,7 +34,7 @@ pub(crate) fn references(tree: &Tree, with_tests: bool) -> Vec<Reference> {
             paths: Vec::new(),
         };
         for item in &code.items {
-            // Modules have an entry of their own in the tree.
+            // Modules are separate entries of the tree.
             if !matches!(item, Item::Mod(_)) {
                 visitor.visit_item(item);
             }
@@ -49,7 +49,7 @@ pub(crate) fn references(tree: &Tree, with_tests: bool) -> Vec<Reference> {
     found
 }
 
-/// The arrows between the files of a crate that product builds consist of. Re-exports are followed to the defining file.
+/// Returns the arrows between the files of product builds. Follows re-exports to the defining file.
 pub(crate) fn arrows(tree: &Tree) -> Arrows {
     let mut arrows = Arrows::new();
     for reference in references(tree, false) {
@@ -67,7 +67,7 @@ pub(crate) fn arrows(tree: &Tree) -> Arrows {
     arrows
 }
 
-/// The paths of an arrow for a message: without those that begin with a name which another of them imports.
+/// Formats the paths of an arrow, without those that begin with a name that another path imports.
 pub(crate) fn written(paths: &BTreeSet<String>) -> String {
     let is_import_of =
         |path: &str, name: &str| path.len() > name.len() && path.ends_with(&format!("::{name}"));
@@ -154,7 +154,7 @@ impl<'ast> Visit<'ast> for Visitor {
         paths_in_tokens(call.tokens.clone(), &mut self.paths);
     }
 
-    // Neither uses anything: `pub(in path)`, and doc comments and derives.
+    // `pub(in path)`, doc comments and derives use no item.
     fn visit_vis_restricted(&mut self, _: &'ast VisRestricted) {}
     fn visit_attribute(&mut self, _: &'ast Attribute) {}
 }
@@ -188,7 +188,7 @@ fn paths_in_tokens(tokens: TokenStream, found: &mut Vec<Vec<String>>) {
     }
 }
 
-/// Whether two colons stand before the token at `at`: one alone ends a name of a field.
+/// Returns whether two colons precede the token at `at`. A single one follows the name of a field.
 fn is_path(tokens: &[TokenTree], at: usize) -> bool {
     at >= 2 && matches!(&tokens[at - 2], TokenTree::Punct(punct) if punct.as_char() == ':')
 }
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
     use crate::modules::tests::sources;
 
-    /// The arrows of a crate of three files, whose `a.rs` is as given.
+    /// Returns the arrows of a crate of three files with this `a.rs`.
     fn arrows_of_a(text: &str) -> Vec<(String, Vec<String>)> {
         let tree = Tree::new(
             "src/lib.rs",

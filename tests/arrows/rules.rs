@@ -1,4 +1,4 @@
-//! The rules that the sources are checked against. Whoever mends what a list still has removes the entry.
+//! The rules for the sources. Remove the entry of a list when you fix the violation that it names.
 
 use super::layers::Layers;
 
@@ -10,10 +10,10 @@ pub(crate) const MEMBERS: [&str; 4] = [
     "stress/src/main.rs",
 ];
 
-/// Circles that are not mended yet. Remove what you mend; add nothing.
+/// Known circles. Remove an entry when you fix it, and add none.
 pub(crate) const CIRCLES_LEFT: &[&[&str]] = &[];
 
-/// Bottom first. Files of one layer may import each other, but not in a circle.
+/// The layers of each folder, bottom first. Files of one layer may import each other, but not in a circle.
 pub(crate) const LAYERS: [Layers; 2] = [
     Layers {
         folder: "src/engine",
@@ -41,7 +41,7 @@ pub(crate) const LAYERS: [Layers; 2] = [
             ],
             &["room_names", "replay_frames"],
             &["rooms", "procedures/answer", "procedures/peer"],
-            // All that is sent passes through it.
+            // All output passes through it.
             &["publish"],
             &["room_broadcast"],
             &["event_stream", "room"],
@@ -57,13 +57,13 @@ pub(crate) const LAYERS: [Layers; 2] = [
     },
 ];
 
-/// The types whose `impl` blocks stay in one folder, and the files outside it that still have some.
+/// The types whose `impl` blocks belong in one folder, and the files outside it that still have some.
 pub(crate) const IMPLS: [(&str, &str, &[&str]); 2] = [
     ("Core", "src/engine/reactor", &[]),
     ("Hub", "src/engine/hub", &[]),
 ];
 
-/// Places that look a connection up in the slab. This number may only go down.
+/// The number of places that look a connection up in the slab. It may only decrease.
 pub(crate) const SLAB_LOOKUPS_MAX: usize = 5;
 
 /// Types that depend on no other module: everything above `protocol` may use them.
@@ -97,13 +97,13 @@ pub(crate) const ARROWS: [(&str, &[&str]); 30] = [
     ("user_threads", &["sync"]),
     ("protocol", &[]),
     ("transport", &[]),
-    // A message is made of a received payload, and is its own frame.
+    // A message is created from a received payload, and contains its frame.
     ("message", &["protocol::encode", "protocol::connection"]),
     ("error", &["message"]),
     ("history_id", &[]),
     ("restion", &[]),
     ("ping", &[]),
-    // The kinds of messages are the protocol's own.
+    // The protocol defines the kinds of messages.
     ("compression", &["protocol::encode"]),
     // Beside the hub, the blocking API compresses single messages.
     (
@@ -118,7 +118,7 @@ pub(crate) const ARROWS: [(&str, &[&str]); 30] = [
     ),
     ("limits", &[]),
     ("metrics", &["atomic"]),
-    // A list of hosts can be made of one of origins.
+    // A list of hosts can be derived from a list of origins.
     ("hosts", &["authority", "origins"]),
     ("option_names", &[]),
     ("origins", &["authority"]),
@@ -133,8 +133,8 @@ pub(crate) const ARROWS: [(&str, &[&str]); 30] = [
     ("websocket_client", &["protocol"]),
     ("handler", &["host", "stream"]),
     ("host", &["protocol", "transport", "engine", "stream"]),
-    // The connect hook of 0.5.1 carries blocking streams; close codes are the protocol's own type; a message is rendered as an
-    // event, or with its id, once, where it is published; procedures are called in frames of their own.
+    // The connect hook of 0.5.1 carries blocking streams, and the protocol defines close codes. Publishing renders a message once,
+    // as an event or with its id. Procedures have their own frames.
     (
         "async_app",
         &[
@@ -147,9 +147,9 @@ pub(crate) const ARROWS: [(&str, &[&str]); 30] = [
             "protocol::procedures",
         ],
     ),
-    // What a program of axum's sees of its host.
+    // The public types for axum programs.
     ("axum", &["async_app", "host"]),
-    // Ways in for fuzzers; not built otherwise.
+    // Entry points of fuzzers, which other builds exclude.
     ("fuzzing", &["protocol::fuzz", "engine::sim_tests"]),
     (
         "lib",
