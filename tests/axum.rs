@@ -651,7 +651,7 @@ fn connecting_and_leaving_clients_are_counted_once() {
 }
 
 /// Connects as soon as a permit is free. A closed connection may hold its permit for a moment longer.
-fn let_in(address: SocketAddr) -> Client {
+fn connect_when_free(address: SocketAddr) -> Client {
     let mut client = None;
     eventually("its permit is released", || {
         let connected = tungstenite::client(format!("ws://{address}/ws"), tcp(address));
@@ -673,7 +673,7 @@ fn connection_over_max_is_503_and_each_counts_once() {
     assert_eq!(running.sender().metrics().refused.connections_max, 1);
 
     first.close();
-    let_in(served.address);
+    connect_when_free(served.address);
 }
 
 #[test]
@@ -693,7 +693,7 @@ fn address_limit_holds_and_connections_count_once() {
     assert_eq!(running.sender().metrics().refused.peer_connections_max, 1);
 
     first.close();
-    let_in(served.address);
+    connect_when_free(served.address);
 }
 
 #[test]
@@ -711,7 +711,7 @@ fn user_limit_holds_and_sessions_expire() {
     let mut brief = Client::connect_to(served.address, "/ws?brief");
     let (_, frame) = brief.receive_to_close();
     assert_eq!(u16::from(frame.unwrap().code), 3000);
-    let first = let_in(served.address);
+    let first = connect_when_free(served.address);
     eventually("the client is registered", || {
         running.sender().connections_of("ada").len() == 1
     });
@@ -722,7 +722,7 @@ fn user_limit_holds_and_sessions_expire() {
         "{answer}"
     );
     first.close();
-    let_in(served.address);
+    connect_when_free(served.address);
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn app(handler_threads: usize) -> AsyncWebsocketApp<()> {
         })
 }
 
-fn come_and_say(address: SocketAddr, room: &str) {
+fn join_and_broadcast(address: SocketAddr, room: &str) {
     let mut client = Client::connect_to(address, &format!("/{room}"));
     while client.receive_text() != "joined" {}
     client.send("mine");
@@ -65,7 +65,7 @@ fn follow(address: SocketAddr) {
     assert!(read_head(&mut socket).starts_with("HTTP/1.1 200 "));
 }
 
-fn move_about(sender: &AsyncSender, room: &str) {
+fn change_rooms(sender: &AsyncSender, room: &str) {
     for id in sender.room(room).members() {
         sender.room("corner").join(id);
         sender.room("corner").leave(id);
@@ -76,11 +76,11 @@ fn move_about(sender: &AsyncSender, room: &str) {
 fn senders_and_joins_progress_with_full_mailboxes() {
     // With 1, shards run no handlers. With 2 and 3, one thread is left besides those of one shard or of both.
     for handler_threads in [1, 2, 3, 32] {
-        everybody_gets_on(handler_threads);
+        assert_progress(handler_threads);
     }
 }
 
-fn everybody_gets_on(handler_threads: usize) {
+fn assert_progress(handler_threads: usize) {
     let (running, address) = start(app(handler_threads));
     let done = Arc::new(AtomicBool::new(false));
     let turns: Vec<Arc<AtomicUsize>> = (0..6).map(|_| Arc::default()).collect();
@@ -94,9 +94,9 @@ fn everybody_gets_on(handler_threads: usize) {
                     match n {
                         0 | 1 => sender.room(room).broadcast(message("x".repeat(200))),
                         2 => sender.broadcast(message("all")),
-                        3 => come_and_say(address, room),
+                        3 => join_and_broadcast(address, room),
                         4 => follow(address),
-                        _ => move_about(&sender, room),
+                        _ => change_rooms(&sender, room),
                     }
                     turns.fetch_add(1, Ordering::Relaxed);
                 }

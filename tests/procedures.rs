@@ -27,7 +27,7 @@ fn offering(request: &str) -> String {
 }
 
 /// Asserts that frames are ordinary messages, which the message handler echoes.
-fn speaks_none(socket: &mut TcpStream) {
+fn assert_echoes_frames(socket: &mut TcpStream) {
     let frame = client_frame(0x82, &request(1, "echo", b"!"));
     socket.write_all(&frame).unwrap();
     let (_, echo) = read_frame(socket).unwrap();
@@ -115,7 +115,7 @@ fn subprotocol_chosen_by_the_handshake_handler_is_used() {
     let asks = offering(&upgrade_request("/none"));
     socket.write_all(asks.as_bytes()).unwrap();
     assert!(!read_head(&mut socket).contains(V1));
-    speaks_none(&mut socket);
+    assert_echoes_frames(&mut socket);
     running.shutdown(STOP);
 }
 
@@ -468,7 +468,7 @@ fn humphrey_clients_speak_procedures_unless_preaccepted() {
     let head = read_head(&mut socket);
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     assert!(!head.contains(V1), "{head}");
-    speaks_none(&mut socket);
+    assert_echoes_frames(&mut socket);
     running.shutdown(STOP);
 }
 

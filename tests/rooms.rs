@@ -525,7 +525,7 @@ fn concurrent_joins_leaves_and_sends_leave_nothing() {
             });
         }
         for _ in 0..20 {
-            let clients: Vec<Client> = (0..6).map(|n| join_in_noise(address, n)).collect();
+            let clients: Vec<Client> = (0..6).map(|n| join_during_broadcasts(address, n)).collect();
             for (n, client) in clients.into_iter().enumerate() {
                 if n % 2 == 0 {
                     client.close();
@@ -540,18 +540,18 @@ fn concurrent_joins_leaves_and_sends_leave_nothing() {
     });
     eventually("no room is left", || running.sender().metrics().rooms == 0);
     assert_eq!(running.sender().metrics().room_members, 0);
-    assert_quiet(&running);
+    assert_rooms_are_empty(&running);
 }
 
 /// Joins, and reads up to the greeting, skipping broadcasts.
-fn join_in_noise(address: SocketAddr, n: usize) -> Client {
+fn join_during_broadcasts(address: SocketAddr, n: usize) -> Client {
     let mut client = Client::connect_to(address, &format!("/r{n}+x"));
     while client.receive_text() != "joined" {}
     client
 }
 
 /// Asserts that no member is left in the rooms of ended connections.
-fn assert_quiet(running: &RunningApp) {
+fn assert_rooms_are_empty(running: &RunningApp) {
     for n in 0..5 {
         let room = running.sender().room(&format!("r{n}"));
         assert_eq!((room.len(), room.members()), (0, Vec::new()));

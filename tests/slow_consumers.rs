@@ -43,12 +43,12 @@ struct Got {
 }
 
 impl Got {
-    /// Asserts that a client got every message in order, then the close frame of the shutdown.
+    /// Returns whether the client got every message in order, and then the close frame of the shutdown.
     fn is_all(&self) -> bool {
         self.numbers.iter().copied().eq(0..MESSAGES) && self.close == Some(1001)
     }
 
-    fn has_no_hole(&self) -> bool {
+    fn has_no_gap(&self) -> bool {
         self.numbers
             .iter()
             .copied()
@@ -145,7 +145,7 @@ fn disconnect_ends_the_slow_client_and_others_get_all() {
     let (running, address) = serve(SlowConsumer::Disconnect);
     let sender = running.sender();
     let readers = [(); 3].map(|()| Reader::connect(address));
-    let deaf = raw_websocket(address);
+    let nonreader = raw_websocket(address);
     eventually("all clients are connected", || sender.connections() == 4);
     broadcast_all(&sender, &readers);
     eventually("the nonreader is disconnected", || {
@@ -160,8 +160,8 @@ fn disconnect_ends_the_slow_client_and_others_get_all() {
         );
     }
     // The nonreader was reset. The messages before that are complete and without a gap, perhaps with the close frame.
-    let got = read_all(deaf, &AtomicU64::new(0));
-    assert!(got.has_no_hole());
+    let got = read_all(nonreader, &AtomicU64::new(0));
+    assert!(got.has_no_gap());
     assert!(matches!(got.close, None | Some(1013)), "{:?}", got.close);
 }
 
@@ -178,7 +178,7 @@ fn close_frame_follows_the_last_whole_message() {
     }
     let got = read_all(late, &AtomicU64::new(0));
     assert_eq!(got.close, Some(1013));
-    assert!(got.has_no_hole());
+    assert!(got.has_no_gap());
     eventually("all messages are sent or dropped", || {
         let metrics = sender.metrics();
         metrics.messages_out + metrics.dropped.total() == n
@@ -206,11 +206,11 @@ fn dropping(policy: SlowConsumer) -> Vec<u64> {
     let (running, address) = serve(policy);
     let sender = running.sender();
     let readers = [(); 2].map(|()| Reader::connect(address));
-    let deaf = raw_websocket(address);
+    let nonreader = raw_websocket(address);
     eventually("all clients are connected", || sender.connections() == 3);
     broadcast_all(&sender, &readers);
     assert_eq!(sender.connections(), 3, "a client was disconnected");
-    let late = std::thread::spawn(move || read_all(deaf, &AtomicU64::new(0)));
+    let late = std::thread::spawn(move || read_all(nonreader, &AtomicU64::new(0)));
     eventually("all messages are sent or dropped", || {
         let metrics = sender.metrics();
         metrics.messages_out + metrics.dropped.slow_consumer == MESSAGES * 3
@@ -265,7 +265,7 @@ fn pace_delivers_all_to_readers_and_ends_nonreaders() {
             })
         })
         .collect();
-    let deaf = raw_websocket(address);
+    let nonreader = raw_websocket(address);
     eventually("all clients are connected", || sender.connections() == 10);
     // The producer is as fast as the clients let it be.
     for n in 0..MESSAGES {
@@ -285,12 +285,12 @@ fn pace_delivers_all_to_readers_and_ends_nonreaders() {
         }
         assert_eq!(close_code(&read_frame(&mut frames).unwrap().1), 1001);
     }
-    drop(deaf);
+    drop(nonreader);
 }
 
 #[test]
 fn pace_waits_once_for_all_nonreaders() {
-    const DEAF: usize = 8;
+    const NONREADERS: usize = 8;
     // Bytes that the kernel buffers late must not count as reading, which would extend each client's time by two seconds.
     const WAIT_MAX: Duration = Duration::from_millis(2_500);
     let app = AsyncWebsocketApp::<()>::new()
@@ -299,9 +299,9 @@ fn pace_waits_once_for_all_nonreaders() {
     let (running, address) = start(app);
     let sender = running.sender();
     let reader = Reader::connect(address);
-    let deaf = [(); DEAF].map(|()| raw_websocket(address));
+    let nonreaders = [(); NONREADERS].map(|()| raw_websocket(address));
     eventually("all clients are connected", || {
-        sender.connections() == DEAF + 1
+        sender.connections() == NONREADERS + 1
     });
     let lag = Lag::measure();
     let deadline = Instant::now() + DEADLINE;
@@ -315,7 +315,7 @@ fn pace_waits_once_for_all_nonreaders() {
         );
     }
     let metrics = sender.metrics();
-    assert_eq!(metrics.slow_consumers, DEAF as u64);
+    assert_eq!(metrics.slow_consumers, NONREADERS as u64);
     let (paced, lag) = (metrics.paced, lag.end());
     assert!(
         paced < WAIT_MAX + lag,
@@ -323,17 +323,17 @@ fn pace_waits_once_for_all_nonreaders() {
     );
     running.shutdown(DEADLINE);
     let got = reader.thread.join().unwrap();
-    assert_eq!((got.numbers.len() as u64, got.has_no_hole()), (sent, true));
-    drop(deaf);
+    assert_eq!((got.numbers.len() as u64, got.has_no_gap()), (sent, true));
+    drop(nonreaders);
 }
 
 #[test]
 fn full_outbox_fails_a_try_send() {
     let (running, address) = serve(SlowConsumer::DropNewest);
     let sender = running.sender();
-    let deaf = raw_websocket(address);
+    let nonreader = raw_websocket(address);
     eventually("the client is connected", || sender.connections() == 1);
-    let to = deaf.local_addr().unwrap();
+    let to = nonreader.local_addr().unwrap();
     let deadline = Instant::now() + DEADLINE;
     let error = loop {
         if let Err(error) = sender.try_send(to, numbered(0)) {
