@@ -165,7 +165,7 @@ pub(crate) fn check(
     {
         let offered: Vec<&str> = request.subprotocols().collect();
         return Err(format!(
-            "it selects the subprotocol {chosen:?}, but the client offers {offered:?}"
+            "it selects the subprotocol {chosen:?}, which is not among those that the client offers: {offered:?}"
         ));
     }
     for (name, value) in headers {
