@@ -601,7 +601,8 @@ mod tests {
             send(&mut game, index, LONG);
         }
         send(&mut game, ATTACKERS, 100_000);
-        let inflated = |game: &CompressionGame| game.world.metrics().compression.inflated_bytes as usize;
+        let inflated =
+            |game: &CompressionGame| game.world.metrics().compression.inflated_bytes as usize;
         let mut turns = 0;
         while inflated(&game) % LONG == 0 {
             game.world.turn();
