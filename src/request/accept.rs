@@ -15,6 +15,9 @@ const OWN_HEADERS: [&str; 5] = [
 ];
 const OWN_PREFIX: &str = "Sec-WebSocket-";
 
+/// The longest user key, in bytes of UTF-8: as long as a room's name. Keys are stored as long as their connections.
+pub(crate) const USER_BYTES_MAX: usize = 255;
+
 /// Accepts a handshake: the positive verdict of a [handshake
 /// handler](crate::AsyncWebsocketApp::with_handshake_handler).
 ///
@@ -81,7 +84,7 @@ impl<StreamState> Accept<StreamState> {
     }
 
     /// Sets the user that the connection belongs to. Any key that identifies a user will do: an id, a name, the `sub`
-    /// of a token.
+    /// of a token. It may have up to 255 bytes in UTF-8; if it is longer, an error is logged, and the client gets 500.
     ///
     /// The program can then list the user's connections
     /// ([`AsyncSender::connections_of`](crate::AsyncSender::connections_of)), close them together
@@ -159,7 +162,16 @@ pub(crate) fn check(
     request: &RequestHead,
     subprotocol: Option<&str>,
     headers: &[(String, String)],
+    user: Option<&str>,
 ) -> Result<(), String> {
+    if let Some(user) = user
+        && user.len() > USER_BYTES_MAX
+    {
+        let bytes = user.len();
+        return Err(format!(
+            "its user key has {bytes} bytes, and may have {USER_BYTES_MAX}"
+        ));
+    }
     if let Some(chosen) = subprotocol
         && !(is_token(chosen) && request.subprotocols().any(|offered| offered == chosen))
     {

@@ -59,9 +59,9 @@ fn subprotocols_of_all_header_lines_are_listed_in_order() {
 #[test]
 fn subprotocol_not_offered_cannot_be_chosen() {
     let request = RequestHead::new("/").with_header("Sec-WebSocket-Protocol", "chat, a@b");
-    assert!(check(&request, Some("chat"), &[]).is_ok());
+    assert!(check(&request, Some("chat"), &[], None).is_ok());
     for wrong in ["Chat", "other", "", "a@b"] {
-        assert!(check(&request, Some(wrong), &[]).is_err(), "{wrong}");
+        assert!(check(&request, Some(wrong), &[], None).is_err(), "{wrong}");
     }
 }
 
@@ -69,7 +69,7 @@ fn subprotocol_not_offered_cannot_be_chosen() {
 fn header_with_line_end_or_of_the_handshake_is_refused() {
     let request = RequestHead::new("/");
     let one = |name: &str, value: &str| {
-        check(&request, None, &[(name.to_owned(), value.to_owned())]).is_ok()
+        check(&request, None, &[(name.to_owned(), value.to_owned())], None).is_ok()
     };
     assert!(one("Set-Cookie", "a=b; Path=/"));
     assert!(one("X-Name", "Jörg"));

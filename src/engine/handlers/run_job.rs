@@ -197,7 +197,8 @@ fn authorize(
     granted(hub, request, || program.handshake(request))
 }
 
-/// Runs `decide` and checks its answer. A rejection or subprotocol that can't be sent becomes an internal error.
+/// Runs `decide` and checks its answer. A rejection or subprotocol that can't be sent, or a user key that is too long,
+/// becomes an internal error.
 fn granted(
     hub: &Arc<Hub>,
     request: &RequestHead,
@@ -216,11 +217,12 @@ fn granted(
     } = answer.map_err(Reject::checked)?;
     let handlers = || Box::new(HandlersOf(Arc::downgrade(hub)));
     let attachment = attachment.map(|attachment| PendingAttachment::new(attachment, handlers()));
-    if let Err(wrong) = check_accept(request, subprotocol.as_deref(), &headers) {
+    let checked = check_accept(request, subprotocol.as_deref(), &headers, user.as_deref());
+    if let Err(wrong) = checked {
         limited!(
             hub.logged.bad_accept,
             error,
-            "the handshake handler accepted a request for \"{}\", but {wrong}: the client gets a 500 response",
+            "the program accepted a request for \"{}\", but {wrong}: the client gets a 500 response",
             quoted(request.path())
         );
         return Err(Reject::internal_error().into());

@@ -146,6 +146,39 @@ fn user_is_not_counted_where_the_handshake_fails() {
 }
 
 #[test]
+fn user_key_over_255_bytes_is_refused_with_500() {
+    let (longest, too_long) = ("u".repeat(255), "u".repeat(256));
+    let mut world = world(1);
+    assert_eq!(
+        enter(&mut world, &format!("/?{too_long}")),
+        Err("500".to_owned())
+    );
+    assert_eq!(world.hub.users.counted(), (0, 0));
+    let client = enter(&mut world, &format!("/?{longest}")).unwrap();
+    assert_eq!(world.session(client).user(), Some(&*longest));
+    let told = Arc::<Mutex<Option<Verdict>>>::default();
+    let then = told.clone();
+    let tell = move |verdict| *then.lock().unwrap() = Some(verdict);
+    let peer = ([192, 0, 2, 1], 1234).into();
+    let target = format!("/?{too_long}");
+    authorize(&world.hub, head(&target, ""), peer, Box::new(tell));
+    world.turn();
+    world.run_handlers();
+    match told.lock().unwrap().take() {
+        Some(Verdict::Rejected(reject)) => assert_eq!(reject.status(), 500),
+        _ => panic!("a host's handshake is accepted"),
+    }
+    let mut scene = Scene::new(SlowConsumer::Disconnect);
+    for (user, status) in [(&too_long, "500"), (&longest, "200")] {
+        let stream = scene.ask(&format!("/events?user={user}"));
+        scene.world.run_handlers();
+        let head = format!("HTTP/1.1 {status} ");
+        assert!(scene.world.output(stream).starts_with(head.as_bytes()));
+    }
+    assert_eq!(scene.world.hub.users.counted(), (1, 1));
+}
+
+#[test]
 fn user_counts_from_the_verdict_of_a_host_until_it_drops_it() {
     let mut world = world(1);
     let told = Arc::<Mutex<Option<Verdict>>>::default();
