@@ -414,6 +414,28 @@ fn sessions_expiring_together_close_over_several_turns() {
 }
 
 #[test]
+fn event_stream_that_has_expired_already_gets_401() {
+    let mut scene = Scene::new(SlowConsumer::Disconnect);
+    // A moment that has passed when the handler sets it.
+    let stream = scene.ask("/events?expired");
+    let world = &mut scene.world;
+    world.run_handlers();
+    let output = world.output(stream);
+    assert!(
+        output.starts_with(b"HTTP/1.1 401 "),
+        "{:?}",
+        String::from_utf8_lossy(&output)
+    );
+    assert!(output.ends_with(b"session expired\n"));
+    assert!(world.is_finished(stream));
+    assert_eq!(world.metrics().expired, 1);
+    world.client_ends(stream);
+    world.run_handlers();
+    assert_eq!(world.expiries(), 0);
+    world.assert_empty();
+}
+
+#[test]
 fn event_stream_ends_when_it_expires() {
     let mut scene = Scene::new(SlowConsumer::Disconnect);
     // By the time in which the test itself runs: so it expires no earlier than that.

@@ -7,7 +7,7 @@ use std::panic::resume_unwind;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::wire::{self, ACCEPT, Frame, Pipe, UPGRADE, Wire, client_text, lock, parse_frames};
 use crate::engine::handlers::inline::JobSource;
@@ -177,9 +177,13 @@ impl Program for TestProgram {
             query => Ok(HandshakeAccept {
                 attachment: Some(Arc::new(())),
                 user: query.strip_prefix("user=").map(str::to_owned),
-                expiry: query.strip_prefix("expires_in_ms=").and_then(|ms| {
-                    Expiry::at(Instant::now() + Duration::from_millis(ms.parse().unwrap()))
-                }),
+                expiry: match query.strip_prefix("expires_in_ms=") {
+                    Some(ms) => {
+                        Expiry::at(Instant::now() + Duration::from_millis(ms.parse().unwrap()))
+                    }
+                    None if query == "expired" => Expiry::at_time(UNIX_EPOCH),
+                    None => None,
+                },
                 ..HandshakeAccept::default()
             }),
         }
