@@ -124,7 +124,8 @@ pub enum JoinErrorReason {
     Rooms,
     /// The history no longer contains all messages after the given id, or the id is from another history.
     HistoryGone,
-    /// The connection is closed, or the app is not running.
+    /// The connection is closed, or the app is not running. Also returned, with a warning in the log, if the call would have
+    /// to wait for a full mailbox where the library must not block, such as in a `tracing` subscriber.
     Closed,
 }
 

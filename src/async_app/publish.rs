@@ -383,6 +383,10 @@ impl AppShared {
                 // The last member has left just now. The next look-up creates another room of this name.
                 Err(JoinFailure::Refused(NotJoined::Retired)) => continue,
                 Err(JoinFailure::Refused(NotJoined::TooMany)) => JoinErrorReason::ConnectionRooms,
+                Err(JoinFailure::Refused(NotJoined::WouldBlock)) => {
+                    warn_of_refused("join a room");
+                    JoinErrorReason::Closed
+                }
                 Err(JoinFailure::Refused(NotJoined::Closed | NotJoined::Full)) => {
                     JoinErrorReason::Closed
                 }
@@ -419,7 +423,9 @@ impl AppShared {
     /// Makes a connection leave a room.
     pub(super) fn leave(&self, name: &str, session: &Session) {
         if let (Some(hub), Some(room)) = (self.hub.get(), self.rooms.find(name)) {
-            hub.leave(&room.members, session);
+            if hub.leave(&room.members, session) == Err(Refused::Full) {
+                warn_of_refused("leave a room");
+            }
             if room.members.is_unused() || room.members.is_retired() {
                 self.rooms.emptied(&room.members);
             }
@@ -454,8 +460,10 @@ impl AppShared {
     pub(super) fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) {
         if let Some(hub) = self.hub.get() {
             let command = Command::Close(id.key(), code, reason_prefix(reason).into());
-            // Fails only if the engine is stopping, which closes every connection anyway.
-            let _ = hub.post(id, command, true);
+            // An engine that is stopping refuses too, and closes every connection anyway.
+            if hub.post(id, command, true) == Err(Refused::Full) {
+                warn_of_refused("close a connection");
+            }
         }
     }
 
@@ -541,6 +549,19 @@ impl AppShared {
     }
 }
 
+/// Warns of an action that would have blocked a shard. The action is not done: the shard can't wait for space in a mailbox
+/// that only it, or a shard that waits for it, can empty.
+fn warn_of_refused(action: &str) {
+    /// Limited, so that a subscriber that acts on this line too is not called without end.
+    static REFUSED: Limited = Limited::new();
+    limited!(
+        REFUSED,
+        warning,
+        "a call to {action} had no effect: it was made where the library must not block, such as in a `tracing` \
+         subscriber, while a mailbox was full. Make it from another thread, or raise Limits::mailbox_bytes_max"
+    );
+}
+
 /// Why a connection did not join.
 enum JoinFailure {
     Refused(NotJoined),
@@ -570,3 +591,7 @@ pub(super) fn join_error(name: &str, reason: JoinErrorReason) -> JoinError {
         reason,
     }
 }
+
+#[cfg(all(test, not(loom)))]
+#[path = "publish_tests.rs"]
+mod tests;

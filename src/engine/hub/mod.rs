@@ -203,8 +203,8 @@ impl Hub {
         self.settings.limits.message_bytes_max
     }
 
-    /// Leaves a command for a connection. While the mailbox of its shard is full, blocks if `blocks`, and otherwise
-    /// refuses.
+    /// Leaves a command for a connection. While the mailbox of its shard is full, blocks if `blocks` and the thread may
+    /// block, and otherwise refuses.
     pub(crate) fn post(
         &self,
         to: ConnectionId,
@@ -228,10 +228,7 @@ impl Hub {
         };
         let when = job_port::when(self);
         if blocks {
-            handle
-                .mailbox
-                .push(command, when)
-                .map_err(|command| (command, PushError::Closed))
+            handle.mailbox.push(command, when)
         } else {
             handle.mailbox.try_push(command, when)
         }
@@ -264,7 +261,7 @@ impl Hub {
             handle
                 .mailbox
                 .push(command, when)
-                .map_err(|_| PushError::Closed)?;
+                .map_err(|(_, refused)| refused)?;
             anyone = true;
         }
         Ok(anyone)

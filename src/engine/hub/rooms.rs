@@ -10,7 +10,7 @@ use crate::engine::hub::job_port;
 use crate::engine::model::command::{Command, Control, Joining, command_weight};
 use crate::engine::model::room::{NotJoined, SharedRoom};
 use crate::engine::model::session::{Session, Status};
-use crate::engine::parts::mailbox::{Mailbox, Wake, Weigh, When};
+use crate::engine::parts::mailbox::{Mailbox, PushError, Wake, Weigh, When};
 use crate::sync::lock;
 
 impl Hub {
@@ -83,28 +83,27 @@ impl Hub {
     }
 
     /// Makes a connection leave a room: it receives the messages that were sent to the room so far. Returns whether it
-    /// was a member. This may retire the room.
-    pub(crate) fn leave(&self, room: &Arc<SharedRoom>, session: &Session) -> bool {
+    /// was a member. This may retire the room. Blocks while the mailbox is full, unless the thread must not block: then
+    /// the connection stays a member.
+    pub(crate) fn leave(&self, room: &Arc<SharedRoom>, session: &Session) -> Result<bool, PushError> {
         let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
         let command = Command::Leave(session.id.key(), room.clone());
         let weight = command.weight();
         // Never block while holding the session's lock: the shard takes it too.
-        if mailbox.reserve(weight).is_err() {
-            return false;
-        }
+        mailbox.reserve(weight)?;
         let reserved = Reserved { mailbox, weight };
         let mut rooms = lock(&session.rooms);
         if !rooms.wants(room) {
-            return false;
+            return Ok(false);
         }
         rooms.change(room);
         room.remove(session.id, session.takes_ids());
         self.common.room_members.sub(1);
-        // Refused only while the engine stops, which ends all memberships.
+        // PushError only while the engine stops, which ends all memberships.
         let _ = reserved.push(command, job_port::when(self));
         drop(rooms);
         room.exit();
-        true
+        Ok(true)
     }
 }
 
@@ -115,14 +114,15 @@ pub(crate) struct Reserved<'a> {
 }
 
 impl<'a> Reserved<'a> {
-    /// Reserves space. Blocks while the mailbox is full.
+    /// Reserves space. Blocks while the mailbox is full, unless the thread must not block.
     pub(crate) fn new(
         mailbox: &'a Mailbox<Command, Control, Box<dyn Wake>>,
         weight: usize,
     ) -> Result<Self, NotJoined> {
         match mailbox.reserve(weight) {
             Ok(()) => Ok(Self { mailbox, weight }),
-            Err(_) => Err(NotJoined::Closed),
+            Err(PushError::Full) => Err(NotJoined::WouldBlock),
+            Err(PushError::Closed) => Err(NotJoined::Closed),
         }
     }
 

@@ -107,6 +107,8 @@ pub(crate) enum NotJoined {
     Retired,
     /// The replay takes more than was reserved in the mailbox.
     Full,
+    /// The mailbox is full, and the thread must not wait for it.
+    WouldBlock,
 }
 
 impl SharedRoom {

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::engine::parts::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, lock, wait};
+use crate::user_threads::must_not_block;
 
 /// Wakes a sleeping shard.
 pub(crate) trait Wake: Send + Sync {
@@ -120,19 +121,21 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         lock(&self.state).bytes
     }
 
-    /// Pushes data. Blocks while the mailbox is full.
+    /// Pushes data. Blocks while the mailbox is full, as [`Mailbox::reserve`] does.
     #[inline]
-    pub(crate) fn push(&self, data: D, when: When) -> Result<(), D> {
+    pub(crate) fn push(&self, data: D, when: When) -> Result<(), (D, PushError)> {
         let weight = data.weight();
-        let Ok(mut state) = self.room_for(weight) else {
-            return Err(data);
+        let mut state = match self.room_for(weight) {
+            Ok(state) => state,
+            Err(refused) => return Err((data, refused)),
         };
         state.add(data, weight);
         self.notify(state, when, false);
         Ok(())
     }
 
-    /// Reserves space for data of this weight. Blocks while the mailbox is full.
+    /// Reserves space for data of this weight. Blocks while the mailbox is full, unless the thread must not block: then
+    /// it returns [`PushError::Full`].
     pub(crate) fn reserve(&self, weight: usize) -> Result<(), PushError> {
         self.room_for(weight)?.reserved += weight;
         Ok(())
@@ -160,6 +163,10 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         mut state: MutexGuard<'a, MailboxState<D, C>>,
         weight: usize,
     ) -> Result<MutexGuard<'a, MailboxState<D, C>>, PushError> {
+        // A shard would wait for itself, or for another shard that waits for it.
+        if must_not_block() {
+            return Err(PushError::Full);
+        }
         loop {
             // A sleeping shard must wake up to empty a full mailbox. A mailbox that is full of reservations does not
             // concern it: the producers that hold them will push or release them.

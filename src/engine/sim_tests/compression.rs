@@ -254,7 +254,7 @@ impl CompressionGame {
 
     fn leave_room(&mut self, index: usize, room: usize) {
         let session = self.world.session(self.players[index].client);
-        self.world.hub.leave(&self.rooms[room], &session);
+        self.world.hub.leave(&self.rooms[room], &session).unwrap();
         self.players[index].rooms.remove(&room);
     }
 

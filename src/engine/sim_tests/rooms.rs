@@ -246,7 +246,7 @@ impl RoomsGame {
         let Some(index) = self.pick() else { return };
         let room = self.dice.below(ROOMS);
         let session = self.world.session(self.players[index].client);
-        let left = self.world.hub.leave(&self.rooms[room], &session);
+        let left = self.world.hub.leave(&self.rooms[room], &session).unwrap();
         let player = &mut self.players[index];
         if self.narrow && left != player.rooms.contains(&room) {
             player.end = End::Gone;
@@ -503,7 +503,7 @@ mod tests {
         let mut world = World::new(Setup::default());
         let (room, client) = with_room(&mut world);
         assert!(!room.is_retired());
-        world.hub.leave(&room, &world.session(client));
+        world.hub.leave(&room, &world.session(client)).unwrap();
         assert!(room.is_retired());
         assert!(matches!(
             join(&world, &room, client),
