@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::atomic::{AtomicUsize, fence};
+use std::sync::atomic::{AtomicU32, fence};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,12 +18,12 @@ use crate::sync::lock;
 /// Fine enough to close sessions within a second. At this step, four bytes last for 17 years.
 const STEP: Duration = Duration::from_millis(125);
 
-/// Most expired sessions closed in one turn, so that thousands of them do not delay other connections.
-pub(crate) const EXPIRED_PER_TURN: usize = 1_024;
-
 /// A moment of the monotonic clock, in steps of 125 ms since the process first asked for one, rounded up. 0 is always past.
+/// The last step stands for "never".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Expiry(u32);
+
+const NEVER: u32 = u32::MAX;
 
 impl Expiry {
     fn epoch() -> Instant {
@@ -37,7 +37,8 @@ impl Expiry {
             .saturating_duration_since(Self::epoch())
             .as_nanos()
             .div_ceil(STEP.as_nanos());
-        u32::try_from(steps).ok().map(Self)
+        let steps = u32::try_from(steps).ok();
+        steps.filter(|&steps| steps != NEVER).map(Self)
     }
 
     /// The moment at which the system's clock will show `time`, if it is not changed meanwhile. `None`: never.
@@ -59,11 +60,19 @@ impl Expiry {
 }
 
 /// The sessions of a shard that expire. Any thread may set an expiry.
-#[derive(Default)]
 pub(crate) struct Expiries {
     queue: Mutex<ExpiryQueue>,
-    /// The number of entries, so that shards without any take no lock.
-    len: AtomicUsize,
+    /// The step of the first expiry, or [`NEVER`]. A shard's turn takes the lock only if a session has expired.
+    first: AtomicU32,
+}
+
+impl Default for Expiries {
+    fn default() -> Self {
+        Self {
+            queue: Mutex::default(),
+            first: AtomicU32::new(NEVER),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -86,12 +95,15 @@ impl Expiries {
     fn change<R>(&self, change: impl FnOnce(&mut ExpiryQueue) -> R) -> R {
         let mut queue = lock(&self.queue);
         let result = change(&mut queue);
-        self.len.store(queue.by_time.len(), SeqCst);
+        let first = queue.by_time.first();
+        self.first
+            .store(first.map_or(NEVER, |(expiry, _)| expiry.0), SeqCst);
         result
     }
 
-    fn is_empty(&self) -> bool {
-        self.len.load(SeqCst) == 0
+    fn first(&self) -> Option<Expiry> {
+        let first = self.first.load(SeqCst);
+        (first != NEVER).then_some(Expiry(first))
     }
 
     /// Sets or, with `None`, removes when a connection's session expires. Returns whether the shard must be notified,
@@ -119,14 +131,14 @@ impl Expiries {
     pub(crate) fn forget(&self, key: Key) {
         // Behind the session's status: see `Hub::set_expiry`.
         fence(SeqCst);
-        if !self.is_empty() {
+        if self.first().is_some() {
             self.change(|queue| queue.remove(key));
         }
     }
 
     /// Takes a connection whose session has expired.
     pub(crate) fn take_due(&self, now: Instant) -> Option<Key> {
-        if self.is_empty() {
+        if !self.first()?.has_come(now) {
             return None;
         }
         self.change(|queue| {
@@ -141,12 +153,7 @@ impl Expiries {
 
     /// The time until the first session expires, if any does.
     pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
-        if self.is_empty() {
-            return None;
-        }
-        let queue = lock(&self.queue);
-        let (first, _) = queue.by_time.first()?;
-        Some(first.instant().saturating_duration_since(now))
+        Some(self.first()?.instant().saturating_duration_since(now))
     }
 
     /// The connections whose sessions expire.
@@ -154,7 +161,8 @@ impl Expiries {
     pub(crate) fn keys(&self) -> Vec<Key> {
         let queue = lock(&self.queue);
         assert_eq!(queue.by_time.len(), queue.by_key.len());
-        assert_eq!(queue.by_time.len(), self.len.load(SeqCst));
+        let first = queue.by_time.first();
+        assert_eq!(first.map(|&(first, _)| first), self.first());
         queue.by_key.keys().copied().collect()
     }
 }
@@ -210,6 +218,23 @@ mod tests {
         assert_eq!(expiries.take_due(now), None);
         expiries.set(key(7), None);
         assert_eq!((expiries.keys(), expiries.wait(now)), (Vec::new(), None));
+    }
+
+    #[test]
+    fn shard_without_a_due_expiry_takes_no_lock() {
+        let start = Expiry::epoch();
+        let expiries = Expiries::default();
+        expiries.set(key(1), Expiry::at(start + Duration::from_secs(100)));
+        std::thread::scope(|scope| {
+            let (looked, looks) = std::sync::mpsc::channel();
+            let expiries = &expiries;
+            let held = lock(&expiries.queue);
+            scope.spawn(move || looked.send((expiries.take_due(start), expiries.wait(start))));
+            let seen = looks.recv_timeout(Duration::from_secs(20));
+            // Released first, so that the thread ends also where it waits for the lock.
+            drop(held);
+            assert_eq!(seen, Ok((None, Some(Duration::from_secs(100)))));
+        });
     }
 
     #[test]

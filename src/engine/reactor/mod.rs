@@ -54,7 +54,6 @@ use crate::engine::hub::{Hub, ShardHandle};
 use crate::engine::model::command::{Control, NewConnection, Upgraded};
 use crate::engine::model::job::{Done, Job, Work};
 use crate::engine::model::program::{Program, Subscriptions};
-use crate::engine::parts::expiry::EXPIRED_PER_TURN;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::inline_policy::InlinePolicy;
 use crate::engine::parts::peer_limits::PeerSlot;
@@ -75,6 +74,9 @@ use crate::transport::ShardTransport;
 /// Most bytes read from one connection at a time, into a buffer that a shard's connections share. A connection with
 /// more waits for the next turn. As much as one write sends, so that what arrives together can leave together.
 pub(crate) const READ_BYTES: usize = 128 << 10;
+
+/// Most expired sessions closed in one turn, so that thousands of them do not delay other connections.
+pub(crate) const EXPIRED_PER_TURN: usize = 1_024;
 
 /// Evicted connections that are written to in one turn.
 pub(crate) const EVICTED_PER_TURN: usize = 32;
