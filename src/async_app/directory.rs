@@ -8,8 +8,9 @@ use std::sync::{Arc, RwLock};
 use crate::engine::{ConnectionId, Session};
 use crate::sync::ignore_poison;
 
-/// A shard that adds or removes a session waits for one stripe only, and at most while that stripe grows: with
-/// 1,000,000 connections, while some 16,000 entries move.
+/// A shard that adds or removes a session waits for one stripe only, and at most while that stripe grows. A stripe of
+/// addresses has 1/64 of all: with 1,000,000 connections, some 16,000 entries move. A stripe of slots has all slots of its
+/// shards, and is changed by them alone, at 8 bytes a slot: growing it moves as many pointers as the shard has connections.
 const STRIPES: usize = 64;
 
 /// All sessions that are open, by id and by address. Each stripe has a lock of its own.
