@@ -423,7 +423,7 @@ impl AppShared {
     /// Makes a connection leave a room.
     pub(super) fn leave(&self, name: &str, session: &Session) {
         if let (Some(hub), Some(room)) = (self.hub.get(), self.rooms.find(name)) {
-            if hub.leave(&room.members, session) == Err(Refused::Full) {
+            if hub.leave(&room.members, session) == Err(PushError::Full) {
                 warn_of_refused("leave a room");
             }
             if room.members.is_unused() || room.members.is_retired() {
@@ -461,7 +461,7 @@ impl AppShared {
         if let Some(hub) = self.hub.get() {
             let command = Command::Close(id.key(), code, reason_prefix(reason).into());
             // An engine that is stopping refuses too, and closes every connection anyway.
-            if hub.post(id, command, true) == Err(Refused::Full) {
+            if hub.post(id, command, true) == Err(PushError::Full) {
                 warn_of_refused("close a connection");
             }
         }

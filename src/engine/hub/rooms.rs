@@ -85,7 +85,11 @@ impl Hub {
     /// Makes a connection leave a room: it receives the messages that were sent to the room so far. Returns whether it
     /// was a member. This may retire the room. Blocks while the mailbox is full, unless the thread must not block: then
     /// the connection stays a member.
-    pub(crate) fn leave(&self, room: &Arc<SharedRoom>, session: &Session) -> Result<bool, PushError> {
+    pub(crate) fn leave(
+        &self,
+        room: &Arc<SharedRoom>,
+        session: &Session,
+    ) -> Result<bool, PushError> {
         let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
         let command = Command::Leave(session.id.key(), room.clone());
         let weight = command.weight();
@@ -99,7 +103,7 @@ impl Hub {
         rooms.change(room);
         room.remove(session.id, session.takes_ids());
         self.common.room_members.sub(1);
-        // PushError only while the engine stops, which ends all memberships.
+        // Refused only while the engine stops, which ends all memberships.
         let _ = reserved.push(command, job_port::when(self));
         drop(rooms);
         room.exit();
