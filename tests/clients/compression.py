@@ -196,7 +196,8 @@ def check_run(client, binary, seed, rows):
         assert result[what] > 20, (what, result)
     assert result["connections"] > 10, result
     compressed = result["compressed"]
-    assert compressed["epochs"] > 10 and compressed["messages"] > MESSAGES / 2, result
+    # Members come and go all the time, so that many epochs save too little to be begun.
+    assert compressed["epochs"] > 10 and compressed["messages"] > MESSAGES / 5, result
     assert compressed["sent_bytes"] < compressed["plain_bytes"] / 2, result
     assert 0 < result["wire_bytes"] < WIRE_MAX * result["plain_bytes"], result
     # What the client echoes.
@@ -246,8 +247,8 @@ def main():
     rows = []
     for name, client in clients.items():
         with client:
-            # The browsers run the same code as `ws`, which is faster to start.
-            faults = FAULTS if isinstance(client, Program) else FAULTS[:1]
+            # The other clients share the code that checks the messages with one of these.
+            faults = FAULTS if name in ("ws", "websockets", "yawc") else FAULTS[:1]
             played = [("every byte", lambda: check_run(client, binary, seed, rows))]
             played += [(f"finds: {fault}", lambda fault=fault: check_fault(client, binary, seed, fault)) for fault in faults]
             for what, check in played:

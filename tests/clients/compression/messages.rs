@@ -1,4 +1,4 @@
-//! The messages of a run: a function of the seed alone.
+//! The messages of a run, from a seed.
 
 use humphrey_ws::Message;
 
