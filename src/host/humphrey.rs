@@ -52,7 +52,7 @@ pub(crate) fn handshake(request: &Request, stream: Stream) -> Option<WebsocketSt
     ))
 }
 
-/// As [`handshake`] does, and negotiates compression in the answer.
+/// As [`handshake()`] does, and negotiates compression in the answer.
 #[cfg(feature = "deflate")]
 pub(crate) fn handshake_with_compression(
     request: &Request,
