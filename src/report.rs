@@ -301,4 +301,16 @@ mod tests {
         assert_eq!(limited.due_at(1_000_000), Some(LeftOut::Number(1)));
         assert!(LeftOut::Number(3).to_string().contains("3 more"));
     }
+
+    #[test]
+    fn each_kind_of_one_place_is_shown_once() {
+        assert!(!has_logger(), "no test of the library sets one");
+        for kind in [Limited::new(), Limited::new()] {
+            assert_eq!(kind.due(), Some(LeftOut::Unsaid));
+            for _ in 0..2 {
+                limited!(kind, warning, "expected in a test");
+            }
+            assert_eq!(kind.due(), None);
+        }
+    }
 }

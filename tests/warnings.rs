@@ -74,20 +74,6 @@ fn warnings_without_a_logger_go_to_stderr_once() {
 }
 
 #[test]
-fn warnings_of_two_apps_are_shown_once_for_each() {
-    let case = || {
-        for _ in 0..2 {
-            warn(AsyncWebsocketApp::new());
-        }
-    };
-    let Some(stderr) = stderr_of("warnings_of_two_apps_are_shown_once_for_each", case) else {
-        return;
-    };
-    let warnings = lines(&stderr, "humphrey_ws: warning: ");
-    assert_eq!(warnings.len(), 2, "{stderr}");
-}
-
-#[test]
 fn warnings_turned_off_are_not_shown() {
     let case = || {
         warn(AsyncWebsocketApp::new().with_warnings_on_stderr(false));

@@ -41,7 +41,6 @@ fn calls_in_a_turn_do_not_wait_for_a_full_mailbox() {
         .with_shards(1)
         .with_limits(Limits::default().mailbox_bytes_max(MAILBOX))
         .with_history("kept", HistoryLimits::messages(10).bytes(1 << 20))
-        .with_warnings_on_stderr(false)
         .with_handshake_handler(|_, _| Ok(Accept::new().user("ada")))
         .with_connect_handler(move |stream, _| {
             stream.join("old");
