@@ -23,7 +23,7 @@ COMPRESSION = HERE / "compression"
 sys.path.insert(0, str(HERE.parent / "support"))
 
 from checks import DEADLINE, Checks
-from examples import build_with, free_address
+from examples import free_address
 
 MESSAGES = 5_000
 # Runs with a fault in the second half.
@@ -179,11 +179,6 @@ def firefox(profile):
     return ["--headless", "--no-remote", "--profile", str(profile)]
 
 
-def build_rust_client():
-    manifest = HERE / "rust/Cargo.toml"
-    return build_with("--locked", "--manifest-path", str(manifest))["compression_client"]
-
-
 def check_run(client, binary, seed, rows):
     server = Server(binary, seed, MESSAGES)
     started = time.monotonic()
@@ -215,12 +210,16 @@ def check_fault(client, binary, seed, fault):
 
 
 def print_table(rows):
-    print(f"{'client':<32} {'messages':>8} {'connections':>11} {'plain bytes':>12} {'on the wire':>12} {'ratio':>5} {'seconds':>7}")
+    """Prints what was sent: `received` counts deliveries, `compressed` the messages that were compressed, once for all recipients."""
+    print(
+        f"{'client':<30} {'received':>8} {'compressed':>10} {'connections':>11} {'plain bytes':>12} {'on the wire':>12}"
+        f" {'ratio':>5} {'seconds':>7}"
+    )
     for version, result, seconds in rows:
         plain, wire = result["plain_bytes"], result["wire_bytes"]
         print(
-            f"{version:<32} {result['received']:>8} {result['connections']:>11} {plain:>12,} {wire:>12,}"
-            f" {wire / plain:>5.2f} {seconds:>7.1f}"
+            f"{version.split(' built on ')[0]:<30} {result['received']:>8} {result['compressed']['messages']:>10}"
+            f" {result['connections']:>11} {plain:>12,} {wire:>12,} {wire / plain:>5.2f} {seconds:>7.1f}"
         )
     print(flush=True)
 
@@ -229,7 +228,7 @@ def main():
     checks = Checks("compressed run")
     seed = int(os.environ.get("COMPRESSION_SEED") or random.randrange(1 << 32))
     print(f"seed {seed}", flush=True)
-    binary = build_with("--package", "humphrey_ws_tests", "--example", "compression_server")["compression_server"]
+    binary = os.environ["COMPRESSION_SERVER"]
     node = str(COMPRESSION / "node.mjs")
     clients = {
         "ws": Program("node", node, "ws"),
@@ -237,7 +236,7 @@ def main():
         "undici": Program("node", node, "undici", compresses=False),
         "websockets": Program(sys.executable, str(COMPRESSION / "websockets_client.py")),
         "aiohttp": Program(sys.executable, str(COMPRESSION / "aiohttp_client.py")),
-        "yawc": Program(build_rust_client(), takes_address=True),
+        "yawc": Program(os.environ["COMPRESSION_CLIENT"], takes_address=True),
         "Chromium": Browser(CHROMIUM, chromium),
     }
     if shutil.which(FIREFOX):
