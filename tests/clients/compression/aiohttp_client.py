@@ -12,19 +12,24 @@ from member import CONNECTIONS, PING_EVERY, Difference, Member
 async def play_connection(session, url):
     member = Member()
     pings = pongs = 0
-    # Pongs are to be seen, so pings are answered here.
+    # Pongs are to be seen, so pings are answered here. Each ping carries its number, and so does its pong: the server answers
+    # all of them in order, as fewer are on their way than it would merge.
     async with session.ws_connect(url, compress=15, max_msg_size=0, autoping=False) as socket:
         await socket.send_str("hello " + socket._response.headers.get("Sec-WebSocket-Extensions", ""))
-        while member.ended is None:
+        while member.ended is None or pongs < pings:
             message = await socket.receive()
             if message.type == WSMsgType.PING:
                 await socket.pong(message.data)
                 continue
             if message.type == WSMsgType.PONG:
+                if message.data != b"%d" % pongs:
+                    raise Difference(f"pong {message.data} instead of {pongs}")
                 pongs += 1
                 continue
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 raise Difference(f"{message.type}: {message.data}")
+            if member.ended is not None:
+                continue
             try:
                 answers = member.receive(message.data)
             except Difference as difference:
@@ -32,12 +37,9 @@ async def play_connection(session, url):
                 raise
             for answer in answers:
                 await (socket.send_str(answer) if isinstance(answer, str) else socket.send_bytes(answer))
-            if member.begun and member.count % PING_EVERY == 1:
+            if member.ended is not None or member.count % PING_EVERY == 1:
+                await socket.ping(b"%d" % pings)
                 pings += 1
-                await socket.ping()
-        # Pings shortly before the end may stay unanswered.
-        if pongs < pings / 2:
-            raise Difference(f"{pongs} pongs for {pings} pings")
     return member
 
 

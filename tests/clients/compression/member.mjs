@@ -51,12 +51,9 @@ function playConnection(url, open, hooks) {
         }
         ended = { count, again: what === 'again' };
         const answer = `ended ${count} ${hex(hash)}`;
-        if (ended.again && hooks.sendAndVanish) {
-          hooks.sendAndVanish(socket, answer);
-        } else {
-          socket.send(answer);
-          socket.close(1000);
-        }
+        socket.send(answer);
+        if (hooks.leave) hooks.leave(socket, ended.again);
+        else socket.close(1000);
         return;
       }
       const bytes = text === undefined ? new Uint8Array(data) : encoder.encode(text);
@@ -73,7 +70,7 @@ function playConnection(url, open, hooks) {
     };
 
     socket.onopen = () => {
-      hooks.onOpen?.(socket);
+      hooks.onOpen?.(socket, reject);
       socket.send(`hello ${socket.extensions}`);
     };
     socket.onmessage = ({ data }) => {

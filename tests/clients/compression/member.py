@@ -4,6 +4,8 @@ from zlib import crc32
 
 CONNECTIONS = 3
 PING_EVERY = 100
+# How long the last pong may take, in seconds.
+PONG_DEADLINE = 20
 HEADER = 16
 
 
