@@ -174,13 +174,13 @@ impl Member {
                 .chain(self.last.clone())
                 .collect());
         }
-        if let Some((header, body)) = payload.split_at_checked(HEADER) {
-            if header[7..15] != *format!("{:08x}", crc32(body, 0)).as_bytes() {
-                return Err(format!(
-                    "the checksum of message {} differs",
-                    String::from_utf8_lossy(&header[..6])
-                ));
-            }
+        if let Some((header, body)) = payload.split_at_checked(HEADER)
+            && header[7..15] != *format!("{:08x}", crc32(body, 0)).as_bytes()
+        {
+            return Err(format!(
+                "the checksum of message {} differs",
+                String::from_utf8_lossy(&header[..6])
+            ));
         }
         self.last = Some((is_text, payload.to_vec()));
         Ok(Vec::new())
