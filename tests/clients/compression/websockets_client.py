@@ -27,6 +27,7 @@ async def play_connection(url):
                 await socket.send(answer)
             if member.ended is not None or member.count % PING_EVERY == 1:
                 pongs.append(await socket.ping())
+        # A pong completes the pings before its own, too: this finds only that the last one is missing.
         await asyncio.wait_for(asyncio.gather(*pongs), PONG_DEADLINE)
     return member
 
