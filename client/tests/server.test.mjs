@@ -88,7 +88,7 @@ test('client answers server calls; error, unknown, timeout', async (t) => {
   assert.equal(await ask('good'), 'question: 42');
   assert.match(await ask('bad'), /no idea/);
   assert.match(await ask('other'), /no such procedure/);
-  assert.match(await ask('slow'), /no answer in time/);
+  assert.match(await ask('slow'), /the call timed out/);
   await until(() => aborted);
 });
 
