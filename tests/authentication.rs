@@ -79,6 +79,7 @@ fn answer(address: SocketAddr, target: &str) -> (String, String) {
         .write_all(support::upgrade_request(target).as_bytes())
         .unwrap();
     let head = read_head(&mut socket);
+    assert!(head.contains("\r\nSec-WebSocket-Version: 13\r\n"), "{head}");
     let mut body = String::new();
     socket.read_to_string(&mut body).unwrap();
     (head, body)

@@ -155,8 +155,19 @@ fn handshake_with(line: &str) -> String {
     upgrade_request("/ws").replacen("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"), 1)
 }
 
-/// Returns the response to a rejected handshake.
+/// Returns the response to a handshake that the library rejects.
 fn rejected(address: SocketAddr, request: &str) -> String {
+    let response = response_to(address, request);
+    assert!(
+        response
+            .to_ascii_lowercase()
+            .contains("\r\nsec-websocket-version: 13\r\n"),
+        "{response}"
+    );
+    response
+}
+
+fn response_to(address: SocketAddr, request: &str) -> String {
     let mut socket = tcp(address);
     socket.write_all(request.as_bytes()).unwrap();
     let head = read_head(&mut socket);
@@ -432,7 +443,7 @@ fn state_of_another_type_panics_and_names_both_types() {
             .route("/ws", any(live))
             .with_state(running.sender())
     });
-    let answer = rejected(served.address, &upgrade_request("/ws"));
+    let answer = response_to(served.address, &upgrade_request("/ws"));
     assert!(
         answer.contains("axum::User") && answer.contains("u8"),
         "{answer}"
@@ -1069,7 +1080,7 @@ fn axum_handler_can_inspect_and_refuse_a_client() {
     };
     let served = Served::start(Router::new().fallback(door).with_state(site));
     for _ in 0..3 {
-        let answer = rejected(served.address, &upgrade_request("/closed"));
+        let answer = response_to(served.address, &upgrade_request("/closed"));
         assert!(answer.starts_with("HTTP/1.1 410 "), "{answer}");
     }
     let plain = ask(

@@ -140,6 +140,7 @@ fn head(parts: &Parts, head_bytes_max: usize) -> Result<Head, HttpError> {
 
 /// Converts a rejection of the engine into a response for hyper.
 pub(crate) fn rejection(reject: &Reject) -> Response {
+    let reject = reject.clone().for_handshake();
     let mut headers = reject.all_headers();
     if reject.headers().any(|(name, _)| name == "Upgrade") {
         // RFC 9110 §7.8

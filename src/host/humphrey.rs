@@ -97,7 +97,12 @@ fn check(request: &Request, mut stream: Stream) -> Option<(Stream, Head, ValidHa
         Err(error) => {
             debug!("refused a request that Humphrey accepts: {error}");
             let body = format!("{error}\n");
-            let _ = stream.write_all(&http::refusal(error.status(), &[], &body, BodyMode::Full));
+            let _ = stream.write_all(&http::refusal(
+                error.status(),
+                &[handshake::VERSION_HEADER],
+                &body,
+                BodyMode::Full,
+            ));
             return None;
         }
     };

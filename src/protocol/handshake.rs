@@ -20,6 +20,9 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The supported version of the WebSocket protocol (RFC 6455 §4.1).
 const VERSION: &str = "13";
 
+/// Names the supported version in the response to a refused handshake (RFC 6455 §4.2.2 item 4, §4.4).
+pub(crate) const VERSION_HEADER: (&str, &str) = ("Sec-WebSocket-Version", VERSION);
+
 /// The subprotocol for plain messages, which does not change what is sent. Browsers fail a handshake in which the server
 /// selects none of the offered subprotocols, so a client that needs none offers this one last.
 pub(crate) const PLAIN: &str = "humphrey_ws.plain.v1";
@@ -257,11 +260,11 @@ impl HandshakeRefusal {
             426 => &[
                 ("Upgrade", "websocket"),
                 ("Connection", "Upgrade"),
-                ("Sec-WebSocket-Version", VERSION),
+                VERSION_HEADER,
             ],
             // RFC 9110 §15.5.6: a 405 must name the allowed methods.
-            405 => &[("Allow", "GET"), ("Sec-WebSocket-Version", VERSION)],
-            _ => &[("Sec-WebSocket-Version", VERSION)],
+            405 => &[("Allow", "GET"), VERSION_HEADER],
+            _ => &[VERSION_HEADER],
         }
     }
 }

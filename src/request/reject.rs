@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::is_header;
+use crate::protocol::handshake::VERSION_HEADER;
 use crate::protocol::http::{self, BodyMode, Persistence};
 use crate::report::{Limited, limited};
 
@@ -83,6 +84,20 @@ impl Reject {
         Self::new(500).with_body("internal server error\n")
     }
 
+    /// Adds the supported version to the rejection of a handshake, or of a request that may be one (RFC 6455 §4.2.2).
+    pub(crate) fn for_handshake(mut self) -> Self {
+        if self.header(VERSION_HEADER.0).is_none() {
+            self = self.with_header(VERSION_HEADER.0, VERSION_HEADER.1);
+        }
+        self
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers();
+        let found = headers.find(|(given, _)| given.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value)
+    }
+
     /// Returns the rejection as it can be sent. If it is invalid, an error is logged, and the client gets 500.
     pub(crate) fn checked(self) -> Self {
         let is_own = |name: &str| OWN_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name));
@@ -111,20 +126,11 @@ impl Reject {
     /// Returns all headers of the response, except those of framing.
     pub(crate) fn all_headers(&self) -> Vec<(&str, &str)> {
         let mut headers: Vec<_> = self.headers().collect();
-        let has_type = headers
-            .iter()
-            .any(|(name, _)| name.eq_ignore_ascii_case("Content-Type"));
-        if !has_type && !self.body.is_empty() {
+        if self.header("Content-Type").is_none() && !self.body.is_empty() {
             headers.push(("Content-Type", "text/plain; charset=utf-8"));
         }
-        for safe in http::SAFE_HEADERS {
-            let is_there = headers
-                .iter()
-                .any(|(name, _)| name.eq_ignore_ascii_case(safe.0));
-            if !is_there {
-                headers.push(safe);
-            }
-        }
+        let safe = http::SAFE_HEADERS.into_iter();
+        headers.extend(safe.filter(|(name, _)| self.header(name).is_none()));
         headers
     }
 

@@ -129,6 +129,20 @@ fn rejection_has_its_status_headers_and_body() {
 }
 
 #[test]
+fn rejected_handshake_names_the_version_once() {
+    let versions = |reject: Reject| -> Vec<String> {
+        let reject = reject.for_handshake();
+        let headers = reject.headers();
+        let versions =
+            headers.filter(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-version"));
+        versions.map(|(_, value)| value.to_owned()).collect()
+    };
+    assert_eq!(versions(Reject::new(403)), ["13"]);
+    let own = Reject::new(426).with_header("sec-websocket-version", "13, 8");
+    assert_eq!(versions(own), ["13, 8"]);
+}
+
+#[test]
 fn debug_output_of_a_request_hides_secrets() {
     let request = RequestHead::new("/a?token=secret").with_header("Cookie", "session=secret");
     assert!(!format!("{request:?}").contains("secret"));

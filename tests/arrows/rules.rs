@@ -124,9 +124,15 @@ pub(crate) const ARROWS: [(&str, &[&str]); 30] = [
     ("origins", &["authority"]),
     ("proxies", &[]),
     ("report", &["user_threads", "atomic"]),
+    // The rejection of a handshake names the supported version.
     (
         "request",
-        &["protocol::http", "protocol::percent", "report"],
+        &[
+            "protocol::handshake",
+            "protocol::http",
+            "protocol::percent",
+            "report",
+        ],
     ),
     ("engine", &["protocol", "transport"]),
     ("stream", &["protocol", "transport"]),

@@ -244,6 +244,7 @@ impl AdmissionRefused {
         self.reject().response(BodyMode::head_only_if(head_only))
     }
 
+    /// The rejection names the WebSocket version always, as some clients are refused before their request is read.
     pub(crate) fn reject(&self) -> Reject {
         let (status, retry_after) = match self {
             Self::Origin(_) | Self::Host(_) => (403, None),
@@ -253,6 +254,7 @@ impl AdmissionRefused {
             Self::PeerHandshakes => (429, Some("1")),
         };
         let reject = Reject::new(status).with_body(format!("{}\n", self.reason()));
+        let reject = reject.for_handshake();
         match retry_after {
             Some(seconds) => reject.with_header("Retry-After", seconds),
             None => reject,

@@ -103,6 +103,11 @@ fn is_adaptive() -> bool {
 }
 
 /// A message from the program to a session's client.
+fn has_key_header(bytes: &[u8]) -> bool {
+    const NAME: &[u8] = b"\r\nSec-WebSocket-Key:";
+    bytes.windows(NAME.len()).any(|window| window == NAME)
+}
+
 pub(super) fn send(hub: &Hub, session: &Session, payload: impl AsRef<[u8]>) {
     let frame = Message::new(payload).frame().clone();
     let _ = hub.post(session.id, Command::Send(session.id.key(), frame), false);
@@ -239,6 +244,8 @@ struct SimClient {
     key: Key,
     /// Output that is not a whole frame yet.
     rest: Vec<u8>,
+    /// Whether the client has sent a handshake, or what looks like one.
+    has_sent_handshake: bool,
 }
 
 pub(super) struct World {
@@ -351,6 +358,7 @@ impl World {
 
     fn insert(&mut self, upgraded: Option<Upgraded>) -> usize {
         let (wire, pipe) = Wire::new();
+        let has_sent_handshake = upgraded.is_some();
         let index = self.clients.len();
         let peer = SocketAddr::from((self.come_from, 1024 + index as u16 % 60_000));
         // In the midst of a turn, as the shard's thread does.
@@ -363,6 +371,7 @@ impl World {
             pipe,
             key,
             rest: Vec::new(),
+            has_sent_handshake,
         });
         index
     }
@@ -388,7 +397,9 @@ impl World {
 
     /// A client sends; the shard takes it in as far as it wants.
     pub(super) fn client_sends(&mut self, client: usize, bytes: impl AsRef<[u8]>) {
-        self.pipe(client).client_sends(bytes.as_ref());
+        let bytes = bytes.as_ref();
+        self.clients[client].has_sent_handshake |= has_key_header(bytes);
+        self.pipe(client).client_sends(bytes);
         self.settle();
     }
 
@@ -425,9 +436,8 @@ impl World {
 
     /// The head of an HTTP response.
     pub(super) fn head(&mut self, client: usize) -> String {
-        let output = self.pipe(client).take_output();
+        self.take_output(client);
         let rest = &mut self.clients[client].rest;
-        rest.extend(output);
         let end = rest.windows(4).position(|four| four == b"\r\n\r\n");
         let end = end.expect("a whole head") + 4;
         String::from_utf8(rest.drain(..end).collect()).unwrap()
@@ -435,10 +445,26 @@ impl World {
 
     /// Everything that a client got since.
     pub(super) fn output(&mut self, client: usize) -> Vec<u8> {
+        self.take_output(client);
+        std::mem::take(&mut self.clients[client].rest)
+    }
+
+    /// Collects the client's output. The refusal of a handshake must name the supported version (RFC 6455 §4.2.2).
+    fn take_output(&mut self, client: usize) {
         let output = self.pipe(client).take_output();
-        let mut rest = std::mem::take(&mut self.clients[client].rest);
+        let SimClient {
+            rest,
+            has_sent_handshake,
+            ..
+        } = &mut self.clients[client];
         rest.extend(output);
-        rest
+        if *has_sent_handshake && wire::status(rest).is_some_and(|status| status >= 400) {
+            let response = String::from_utf8_lossy(rest);
+            assert!(
+                response.contains("\r\nSec-WebSocket-Version: 13\r\n"),
+                "{response}"
+            );
+        }
     }
 
     /// The whole frames that a client got since.

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest as _, Sha1};
 
 use super::{byte, cuts, pieces};
-use crate::protocol::handshake::{self, HandshakeRefusal};
+use crate::protocol::handshake::{self, HandshakeRefusal, VERSION_HEADER};
 use crate::protocol::http::{
     self, Body, BodyFraming, BodyMode, Head, HttpError, Parsed, Persistence,
 };
@@ -201,7 +201,7 @@ impl Server {
 
 fn refuse(error: HttpError, outcomes: &mut Vec<RequestOutcome>) -> ReadPhase {
     let body = format!("{error}\n");
-    let answer = http::refusal(error.status(), &[], &body, BodyMode::Full);
+    let answer = http::refusal(error.status(), &[VERSION_HEADER], &body, BodyMode::Full);
     check_refusal(&answer);
     outcomes.push(RequestOutcome::Refused(answer));
     ReadPhase::Over

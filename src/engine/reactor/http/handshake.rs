@@ -295,23 +295,24 @@ impl Http {
         reject: &Reject,
         code: CloseCode,
     ) {
-        let head_only = match source {
+        let answer = |head_only| reject.response(BodyMode::head_only_if(head_only));
+        let answer = match source {
             HandshakeSource::Elsewhere(upgraded) if upgraded.is_answered => {
                 let frame = encode::close(Some((code, reject.reason())));
                 self.close_handed_over(cx, *upgraded, frame);
                 return;
             }
-            HandshakeSource::EventStream { head_only } => head_only,
+            HandshakeSource::EventStream { head_only } => answer(head_only),
             HandshakeSource::Body { head_only, .. } => {
                 self.buffer = Vec::new();
-                head_only
+                answer(head_only)
             }
             source => {
                 cx.shard.hub.count_unhandled(source.messages());
-                false
+                reject.clone().for_handshake().response(BodyMode::Full)
             }
         };
-        self.answer(cx, reject.response(BodyMode::head_only_if(head_only)));
+        self.answer(cx, answer);
     }
 
     /// Closes a connection whose handshake was answered by a host.

@@ -307,7 +307,7 @@ impl Http {
         );
     }
 
-    /// Answers a request that can't be served, and closes the connection.
+    /// Answers a request that can't be served, and closes the connection. It may have been meant as a handshake.
     fn fail<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -321,7 +321,7 @@ impl Http {
             cx,
             http::refusal(
                 error.status(),
-                &[],
+                &[protocol::handshake::VERSION_HEADER],
                 &body,
                 BodyMode::head_only_if(head_only),
             ),
@@ -386,7 +386,7 @@ impl Http {
                 cx.shard.counters().failed_timeout.add(1);
                 let answer = http::refusal(
                     408,
-                    &[],
+                    &[protocol::handshake::VERSION_HEADER],
                     "the request took too long
 ",
                     BodyMode::head_only_if(head_only),
