@@ -6,10 +6,11 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use support::Program;
-use support::shell::{Foreign, Shell};
+use support::shell::{Foreign, Guest, Shell};
+use support::{Program, eventually};
 use tungstenite::Message;
 
 const NO_WELCOME: &str = "--no-welcome";
@@ -278,6 +279,34 @@ fn server_that_answers_no_ping_is_disconnected() {
     guest.send(Message::text("here"));
     assert_eq!(shell.line(), "here");
     drop(silent);
+}
+
+#[test]
+fn unanswered_ping_is_repeated_after_a_standstill() {
+    let server = Foreign::new();
+    let mut shell = Shell::listen(&server.url(), &["--heartbeat=1", SOON]);
+    let mut guest = server.guest();
+    guest.send(Message::text("one"));
+    assert_eq!(shell.line(), "one");
+    assert!(guest.socket.read().unwrap().is_ping());
+    // The pong is queued, and not sent until the next call.
+    shell.signal(Signal::STOP);
+    let begun = Instant::now();
+    eventually("the pong is overdue", || {
+        begun.elapsed() > Duration::from_secs(3)
+    });
+    shell.signal(Signal::CONT);
+    let next = wait_for_frame(&guest);
+    assert_eq!(next & 0x0F, 0x9, "another ping, not a close frame");
+    guest.send(Message::text("two"));
+    assert_eq!(shell.line(), "two");
+}
+
+/// Returns the first byte of the next frame, and leaves it in the socket.
+fn wait_for_frame(guest: &Guest) -> u8 {
+    let mut first = [0];
+    assert_eq!(guest.socket.get_ref().peek(&mut first).unwrap(), 1);
+    first[0]
 }
 
 #[test]

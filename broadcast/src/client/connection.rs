@@ -26,6 +26,9 @@ const WRITE_BUFFER_KEPT: usize = 256 << 10;
 /// How long the server may take to answer a ping.
 const PONG_WAIT: Duration = Duration::from_secs(10);
 
+/// A deadline that is noticed this late passed while the process did not run.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
 /// Receive budget of a turn. Each event costs 1, and each read from the socket [`READ_WORK`], since it may end inside a
 /// message. Pings and empty fragments count too: a server can send them faster than they are processed.
 const TURN_WORK_MAX: u32 = 256;
@@ -124,6 +127,8 @@ pub(super) struct ClientConnection {
     heartbeat: Option<Duration>,
     /// When the server was pinged because of its silence.
     ping_sent: Option<Instant>,
+    /// Whether that ping follows one whose deadline passed while the process did not run.
+    was_pinged_again: bool,
     /// When the close frame was sent.
     close_sent: Option<Instant>,
     /// Whether a message or a pong has arrived.
@@ -154,6 +159,7 @@ impl ClientConnection {
             protocol,
             heartbeat,
             ping_sent: None,
+            was_pinged_again: false,
             close_sent: None,
             has_received: false,
             turn_work: 0,
@@ -323,13 +329,19 @@ impl ClientConnection {
         let pong_wait = PONG_WAIT.min(heartbeat);
         if let Some(ping_sent) = self.ping_sent {
             let by = ping_sent + pong_wait;
-            if now >= by {
+            if now < by {
+                return Ok(Some(by));
+            }
+            // Only a process that was stopped, or whose machine was asleep, looks this late: the server may have been, too.
+            // The silence is judged after one more ping.
+            if now < by + STANDSTILL || self.was_pinged_again {
                 return silent("the server does not answer pings");
             }
-            return Ok(Some(by));
-        }
-        if now < last_received + heartbeat {
+            self.was_pinged_again = true;
+        } else if now < last_received + heartbeat {
             return Ok(Some(last_received + heartbeat));
+        } else {
+            self.was_pinged_again = false;
         }
         self.ping(HEARTBEAT)?;
         self.write_out()?;
