@@ -78,6 +78,34 @@ impl TimerState {
     }
 }
 
+/// What the timer thread does next.
+enum Step {
+    Run(Due),
+    Sleep(Duration),
+    End,
+}
+
+impl TimerState {
+    fn step(&mut self, now: Instant) -> Step {
+        self.clock.advance(now);
+        let Some((&(at, _), _)) = self.due.first_key_value() else {
+            self.is_running = false;
+            self.clock.sleep(None);
+            return Step::End;
+        };
+        let left = self.clock.left(at, now);
+        if left.is_zero()
+            && let Some((_, due)) = self.due.pop_first()
+        {
+            return Step::Run(due);
+        }
+        let sleep = left.min(LOOKS_EVERY);
+        self.clock.sleep(Some(sleep));
+        self.sleeps_until = now.checked_add(sleep);
+        Step::Sleep(sleep)
+    }
+}
+
 impl CallTimers {
     fn lock(&self) -> MutexGuard<'_, TimerState> {
         lock(&self.state)
@@ -130,31 +158,21 @@ impl CallTimers {
     fn run(&self) {
         let mut state = self.lock();
         loop {
-            let now = Instant::now();
-            state.clock.advance(now);
-            let Some((&(at, _), _)) = state.due.first_key_value() else {
-                state.is_running = false;
-                state.clock.sleep(None);
-                return;
-            };
-            let left = state.clock.left(at, now);
-            if left.is_zero() {
-                let due = state.due.pop_first();
-                drop(state);
-                if let Some((_, due)) = due
-                    && let Err(payload) = catch_unwind(AssertUnwindSafe(due))
-                {
-                    // The payload may own the last handle of a connection, whose `drop` would run user code here.
-                    std::mem::forget(payload);
+            match state.step(Instant::now()) {
+                Step::End => return,
+                Step::Run(due) => {
+                    drop(state);
+                    if let Err(payload) = catch_unwind(AssertUnwindSafe(due)) {
+                        // The payload may own the last handle of a connection, whose `drop` would run user code here.
+                        std::mem::forget(payload);
+                    }
+                    state = self.lock();
                 }
-                state = self.lock();
-            } else {
-                let sleep = left.min(LOOKS_EVERY);
-                state.clock.sleep(Some(sleep));
-                state.sleeps_until = now.checked_add(sleep);
-                let waited = self.changed.wait_timeout(state, sleep);
-                state = ignore_poison(waited).0;
-                state.sleeps_until = None;
+                Step::Sleep(sleep) => {
+                    let waited = self.changed.wait_timeout(state, sleep);
+                    state = ignore_poison(waited).0;
+                    state.sleeps_until = None;
+                }
             }
         }
     }
@@ -196,13 +214,60 @@ mod tests {
         let (sender, told) = mpsc::channel();
         timers.add(Duration::ZERO, Box::new(move || sender.send(()).unwrap()));
         told.recv_timeout(Duration::from_secs(20)).unwrap();
-        // By then it waits for the other, mostly.
-        thread::sleep(Duration::from_millis(20));
+        eventually(|| timers.lock().sleeps_until.is_some());
         timers.remove(timer);
+        eventually(|| !timers.lock().is_running);
+    }
+
+    fn eventually(condition: impl Fn() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while timers.lock().is_running {
-            assert!(Instant::now() < deadline, "it still waits");
+        while !condition() {
+            assert!(Instant::now() < deadline, "timed out");
             thread::yield_now();
+        }
+    }
+
+    /// Runs the steps of a thread that wakes as planned, but for one standstill of this length. Returns the time that had
+    /// passed without it when the timeout was due.
+    fn due_after(timeout: Duration, standstill_at: Duration, standstill: Duration) -> Duration {
+        let begin = Instant::now();
+        let mut clock = Clock::new(begin);
+        clock.sleep(None);
+        let mut state = TimerState {
+            clock,
+            sleeps_until: None,
+            due: BTreeMap::new(),
+            ever: 0,
+            is_running: false,
+            has_stopped: false,
+        };
+        let at = state.elapsed(begin) + timeout;
+        state.due.insert((at, 0), Box::new(|| {}));
+        state.is_running = true;
+        let mut passed = Duration::ZERO;
+        let mut stood_still = Duration::ZERO;
+        loop {
+            match state.step(begin + passed + stood_still) {
+                Step::Sleep(sleep) => passed += sleep,
+                Step::Run(_) => return passed,
+                Step::End => panic!("the timeout is registered"),
+            }
+            if passed >= standstill_at {
+                stood_still = standstill;
+            }
+        }
+    }
+
+    #[test]
+    fn standstill_does_not_count_for_a_call() {
+        let timeout = Duration::from_secs(3);
+        assert_eq!(due_after(timeout, timeout * 2, Duration::ZERO), timeout);
+        for standstill_at in [1, 2, 3].map(Duration::from_secs) {
+            for standstill in [16, 3_600].map(Duration::from_secs) {
+                let passed = due_after(timeout, standstill_at, standstill);
+                // The sleep that the standstill interrupted does not count, and the clock rests after it.
+                assert!(passed > timeout && passed <= timeout * 2, "{passed:?}");
+            }
         }
     }
 }
