@@ -67,6 +67,7 @@ mod compression;
 mod compressors;
 mod engine;
 pub mod error;
+pub mod files;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -20,6 +20,7 @@ mod client;
 mod compression;
 mod event_stream_resume;
 mod event_streams;
+mod files;
 mod full_mailboxes;
 mod history;
 mod history_ids;

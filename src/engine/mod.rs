@@ -42,7 +42,7 @@ pub(crate) use self::model::negotiation::negotiate;
 pub(crate) use self::model::program::{
     HandshakeAccept, MessageVerdict, PeerEnd, Program, Subscriptions,
 };
-pub(crate) use self::model::request::{Request, Response};
+pub(crate) use self::model::request::{BodyReader, BodySource, PIECE_BYTES, Request, Response};
 pub use self::model::room::Presence;
 pub(crate) use self::model::room::{NotJoined, SharedRoom};
 pub(crate) use self::model::session::{Session, Status};

@@ -27,6 +27,8 @@ mod memory;
 #[cfg(test)]
 mod pacing;
 #[cfg(test)]
+mod pieces;
+#[cfg(test)]
 mod pre_admission;
 #[cfg(test)]
 mod regressions;

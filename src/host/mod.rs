@@ -10,6 +10,7 @@ mod descriptors;
 mod humphrey;
 mod listener;
 mod routes;
+mod streamed;
 
 pub use self::cors::Cors;
 pub(crate) use self::descriptors::fit_connections;
@@ -18,3 +19,4 @@ pub(crate) use self::humphrey::handshake_with_compression;
 pub(crate) use self::humphrey::{ConnectHook, adopt_from, handshake, hook_of_app, is_hook_of_app};
 pub(crate) use self::listener::bind;
 pub(crate) use self::routes::Routes;
+pub(crate) use self::streamed::pass_on;

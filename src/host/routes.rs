@@ -1,9 +1,11 @@
 //! HTTP routes of Humphrey sub-apps on the app's own port.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use humphrey::SubApp;
+use humphrey::http::StatusCode;
 use humphrey::http::address::Address;
 use humphrey::http::date::DateTime;
 use humphrey::http::headers::{HeaderType, Headers};
@@ -12,9 +14,14 @@ use humphrey::krauss::wildcard_match;
 use humphrey::route::RouteHandler;
 
 use super::cors::Cors;
-use crate::engine::{Request, Response};
+use super::streamed::accepting_file;
+use crate::engine::{BodyReader, Request, Response};
 use crate::protocol::http::{self, BodyMode, Head, Persistence};
+use crate::report::{Limited, limited};
 use crate::request::Reject;
+
+/// Limited, since clients request files.
+static UNREADABLE: Limited = Limited::new();
 
 /// Sub-apps whose routes are served.
 pub(crate) struct Routes<State> {
@@ -28,7 +35,32 @@ pub(crate) struct Routes<State> {
 struct RouteAnswer {
     status: u16,
     headers: Vec<(String, String)>,
-    body: Vec<u8>,
+    body: AnswerBody,
+}
+
+enum AnswerBody {
+    Whole(Vec<u8>),
+    InPieces(BodyReader),
+}
+
+impl AnswerBody {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Whole(body) => body.len() as u64,
+            Self::InPieces(body) => body.bytes(),
+        }
+    }
+
+    /// Returns the body or its first piece, and what is left of it.
+    fn begin(self) -> io::Result<(Vec<u8>, Option<BodyReader>)> {
+        match self {
+            Self::Whole(body) => Ok((body, None)),
+            Self::InPieces(mut body) => {
+                let piece = body.next_piece()?;
+                Ok((piece, body.has_more().then_some(body)))
+            }
+        }
+    }
 }
 
 impl<State> Routes<State> {
@@ -135,18 +167,23 @@ impl<State> Routes<State> {
         let head = http::response_head(
             answer.status,
             &headers,
-            answer.body.len(),
+            answer.body.bytes(),
             Persistence::keep_alive_if(keep_alive),
             BodyMode::of_method(&head.method),
         );
+        let (body, rest) = match head.has_body.then(|| answer.body.begin()) {
+            Some(Ok(begun)) => begun,
+            Some(Err(error)) => {
+                limited!(UNREADABLE, error, "a file can't be served: {error}");
+                return Response::internal_error(false);
+            }
+            None => (Vec::new(), None),
+        };
         Response {
             head: head.bytes,
             // Not appended to the head, because copying a large body is expensive.
-            body: if head.has_body {
-                answer.body
-            } else {
-                Vec::new()
-            },
+            body,
+            rest,
             keep_alive,
             charge: None,
         }
@@ -224,7 +261,14 @@ impl<State> Routes<State> {
             content: has_body.then_some(body),
             address,
         };
-        let response = route.handler.serve(request, state.clone());
+        let (response, file) = accepting_file(|| route.handler.serve(request, state.clone()));
+        let body = match file {
+            // A file is dropped if the handler has decided on another response after all.
+            Some(file) if response.body.is_empty() && response.status_code == StatusCode::OK => {
+                AnswerBody::InPieces(file)
+            }
+            _ => AnswerBody::Whole(response.body),
+        };
         RouteAnswer {
             status: response.status_code.into(),
             headers: response
@@ -232,7 +276,7 @@ impl<State> Routes<State> {
                 .iter()
                 .map(|header| (header.name.to_string(), header.value))
                 .collect(),
-            body: response.body,
+            body,
         }
     }
 
@@ -258,7 +302,7 @@ impl RouteAnswer {
         Self {
             status,
             headers: owned.collect(),
-            body: body.into(),
+            body: AnswerBody::Whole(body.into()),
         }
     }
 

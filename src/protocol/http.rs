@@ -444,7 +444,7 @@ pub(crate) fn response(
     persistence: Persistence,
     body_mode: BodyMode,
 ) -> Vec<u8> {
-    let head = response_head(status, headers, body.len(), persistence, body_mode);
+    let head = response_head(status, headers, body.len() as u64, persistence, body_mode);
     let mut out = head.bytes;
     if head.has_body {
         out.extend_from_slice(body);
@@ -456,7 +456,7 @@ pub(crate) fn response(
 pub(crate) fn response_head(
     status: u16,
     headers: &[(&str, &str)],
-    body_bytes: usize,
+    body_bytes: u64,
     persistence: Persistence,
     body_mode: BodyMode,
 ) -> ResponseHead {

@@ -90,7 +90,7 @@ pub(crate) const LEAVES: [&str; 19] = [
 ];
 
 /// The arrows between top-level modules: each module, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-pub(crate) const ARROWS: [(&str, &[&str]); 30] = [
+pub(crate) const ARROWS: [(&str, &[&str]); 31] = [
     ("authority", &[]),
     ("sync", &[]),
     ("atomic", &["sync"]),
@@ -153,6 +153,8 @@ pub(crate) const ARROWS: [(&str, &[&str]); 30] = [
             "protocol::procedures",
         ],
     ),
+    // Handlers for mounted routes, which pass files on to them.
+    ("files", &["engine", "host"]),
     // The public types for axum programs.
     ("axum", &["async_app", "host"]),
     // Entry points of fuzzers, which other builds exclude.

@@ -69,6 +69,10 @@ where
     /// request's `address` is that of the peer, unless [`with_trusted_proxies`](Self::with_trusted_proxies) trusts that
     /// peer.
     ///
+    /// A response is held in memory until its client has received it (see
+    /// [`outboxes_bytes_max`](field@crate::Limits::outboxes_bytes_max)). For large files, use the handlers of
+    /// [`files`](crate::files), which send them in pieces.
+    ///
     /// Starting the app fails if a sub-app has WebSocket routes (use this app's handlers, and
     /// [`AsyncStream::path`](crate::AsyncStream::path)) or a `cors` of its own (use [`with_cors`](Self::with_cors)), or
     /// if the app takes its connections from a Humphrey app (add the routes there).

@@ -9,7 +9,7 @@ use crate::engine::hub::job_port::HandlersOf;
 use crate::engine::model::command::Control;
 use crate::engine::model::job::{Done, Job, SessionEvent, Work};
 use crate::engine::model::program::{HandshakeAccept, Program};
-use crate::engine::model::request::{Charge, Request, Response};
+use crate::engine::model::request::{Charge, PieceTicket, Request, Response};
 use crate::engine::model::room::Presence;
 use crate::engine::model::session::Session;
 use crate::engine::model::verdict::{
@@ -39,6 +39,7 @@ pub(crate) fn outcome(hub: &Arc<Hub>, program: &dyn Program, work: Work) -> Opti
                 .take()
                 .map(|request| (respond(hub, program, *request), ticket.bytes)),
         ),
+        Work::Piece(ticket) => Done::Piece(ticket.upgrade().and_then(|ticket| piece(hub, &ticket))),
         Work::Handshake(request) => verdict(&request, |request| authorize(hub, program, request)),
         Work::EventStream(request) => verdict(&request, |request| {
             granted(hub, request, || program.event_stream(request))
@@ -155,6 +156,26 @@ fn respond(hub: &Hub, program: &dyn Program, request: Request) -> Response {
     let bytes = response.bytes();
     response.charge = Some(Charge::new(&hub.responses_bytes, bytes));
     response
+}
+
+/// Reads the next piece of a response, if its connection still waits for it.
+fn piece(hub: &Hub, ticket: &PieceTicket) -> Option<Response> {
+    let mut rest = ticket.take()?;
+    match rest.next_piece() {
+        Ok(body) => {
+            let mut piece = Response::piece(body, rest);
+            piece.charge = Some(Charge::new(&hub.responses_bytes, piece.bytes()));
+            Some(piece)
+        }
+        Err(error) => {
+            limited!(
+                hub.logged.unreadable_body,
+                warning,
+                "a response was cut off, because the rest of its body can't be read: {error}"
+            );
+            None
+        }
+    }
 }
 
 /// Decides a request, if the shard still waits for the verdict.

@@ -44,6 +44,7 @@ pub(crate) struct LoggedOnce {
     pub(crate) not_polled: Limited,
     pub(crate) no_thread: Limited,
     pub(crate) not_accepted: Limited,
+    pub(crate) unreadable_body: Limited,
     pub(crate) blocked: Limited,
 }
 

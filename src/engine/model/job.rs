@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use crate::engine::model::request::{Response, Ticket};
+use crate::engine::model::request::{PieceTicket, Response, Ticket};
 use crate::engine::model::room::{Presence, SharedRoom};
 use crate::engine::model::session::Session;
 use crate::engine::model::verdict::{Accepted, Attachment, Granted, OnVerdict, Refusal};
@@ -16,6 +16,8 @@ pub(crate) enum Work {
     Session(Arc<Session>, Vec<SessionEvent>, usize),
     /// A request on an HTTP connection.
     Request(Arc<Ticket>),
+    /// The rest of a response, whose next piece the connection waits for.
+    Piece(Weak<PieceTicket>),
     /// A handshake on an HTTP connection, which waits for the verdict.
     Handshake(Weak<RequestHead>),
     /// A request for an event stream, whose connection waits for the verdict.
@@ -61,6 +63,8 @@ pub(crate) enum Done {
     },
     /// The response, and the bytes that the request took; `None` if the shard has taken the request back.
     Request(Option<(Response, usize)>),
+    /// The next piece of a response; `None` if it can't be read, or if the connection has ended.
+    Piece(Option<Response>),
     /// The program's verdict.
     Handshake(Box<Result<Granted, Refusal>>),
 }

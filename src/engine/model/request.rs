@@ -1,5 +1,7 @@
 //! Requests for mounted routes, their responses, and the memory that is counted for them.
 
+use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,7 +25,10 @@ pub(crate) struct Request {
 /// The response to a request.
 pub(crate) struct Response {
     pub(crate) head: Vec<u8>,
+    /// The body, or its first piece.
     pub(crate) body: Vec<u8>,
+    /// The rest of the body, if it is sent in pieces.
+    pub(crate) rest: Option<BodyReader>,
     /// Whether the connection may be reused.
     pub(crate) keep_alive: bool,
     /// Counts the response among all responses until it is dropped.
@@ -61,7 +66,19 @@ impl Response {
         Self {
             head,
             body: Vec::new(),
+            rest: None,
             keep_alive: false,
+            charge: None,
+        }
+    }
+
+    /// Makes a response of which only a piece of the body is left to send.
+    pub(crate) fn piece(body: Vec<u8>, rest: BodyReader) -> Self {
+        Self {
+            head: Vec::new(),
+            body,
+            rest: rest.has_more().then_some(rest),
+            keep_alive: true,
             charge: None,
         }
     }
@@ -84,6 +101,89 @@ impl Response {
     /// The bytes that the response holds.
     pub(crate) fn bytes(&self) -> usize {
         self.head.capacity() + self.body.capacity()
+    }
+}
+
+/// A response's body that is too large to be held in memory. Handlers read it in pieces, each after the client has
+/// received the one before.
+pub(crate) struct BodyReader {
+    source: Box<dyn BodySource>,
+    /// The position of the next piece.
+    at: u64,
+    /// The bytes that are not read yet.
+    left: u64,
+}
+
+/// What the pieces of a body are read from.
+pub(crate) trait BodySource: Send {
+    /// Fills the buffer with the bytes from this position on. May block.
+    ///
+    /// # Errors
+    /// Fails if the bytes can't be read, or are no longer those of the same body.
+    fn read_exact_at(&mut self, buffer: &mut [u8], at: u64) -> io::Result<()>;
+}
+
+/// Bytes of a piece. A larger one saves few jobs, and counts for each client that reads slowly.
+pub(crate) const PIECE_BYTES: u64 = 64 << 10;
+
+impl BodyReader {
+    /// Makes a body of the first `bytes` bytes of `source`.
+    pub(crate) fn new(source: impl BodySource + 'static, bytes: u64) -> Self {
+        Self {
+            source: Box::new(source),
+            at: 0,
+            left: bytes,
+        }
+    }
+
+    pub(crate) fn has_more(&self) -> bool {
+        self.left > 0
+    }
+
+    /// The bytes that are not read yet.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.left
+    }
+
+    /// Reads the next piece.
+    ///
+    /// # Errors
+    /// Fails if the source does.
+    pub(crate) fn next_piece(&mut self) -> io::Result<Vec<u8>> {
+        let bytes = self.left.min(PIECE_BYTES);
+        // At most PIECE_BYTES.
+        let mut piece = vec![0; bytes as usize];
+        self.source.read_exact_at(&mut piece, self.at)?;
+        self.at += bytes;
+        self.left -= bytes;
+        Ok(piece)
+    }
+}
+
+impl fmt::Debug for BodyReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyReader")
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The rest of a body, of which a handler is to read the next piece. If the connection ends before, its job finds
+/// nothing.
+pub(crate) struct PieceTicket(Mutex<Option<BodyReader>>);
+
+impl PieceTicket {
+    pub(crate) fn new(rest: BodyReader) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Some(rest))))
+    }
+
+    /// Whether no handler has taken it yet.
+    pub(crate) fn is_queued(&self) -> bool {
+        lock(&self.0).is_some()
+    }
+
+    pub(crate) fn take(&self) -> Option<BodyReader> {
+        lock(&self.0).take()
     }
 }
 

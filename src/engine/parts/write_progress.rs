@@ -28,6 +28,12 @@ impl WriteProgress {
         }
     }
 
+    /// Goes on at `now`, after nothing could be sent since `paused`: that time does not count.
+    pub(crate) fn resume(&mut self, paused: Tick, now: Tick) {
+        self.deadline = self.deadline.after(now.since(paused));
+        self.quiet_since = now;
+    }
+
     /// Credits bytes that the client has taken.
     pub(crate) fn took(&mut self, bytes: usize, now: Tick, timeout: Duration, limits: &Limits) {
         self.quiet_since = now;

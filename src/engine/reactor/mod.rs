@@ -288,12 +288,16 @@ impl<T: ShardTransport> Core<T> {
                 http.respond(cx, response);
                 false
             }
+            (Stage::Http(http), Done::Piece(piece)) => {
+                http.on_piece(cx, piece);
+                false
+            }
             (Stage::Http(http), Done::Handshake(answer)) => {
                 http.on_verdict(cx, *answer);
                 false
             }
             // The connection no longer waits for this outcome.
-            (_, Done::Request(_) | Done::Handshake(_)) => false,
+            (_, Done::Request(_) | Done::Piece(_) | Done::Handshake(_)) => false,
         });
         if is_last.unwrap_or(is_session) {
             // The end of its close handler changes nothing more.
@@ -568,6 +572,7 @@ impl<T: ShardTransport> ShardCx<T> {
                 let bytes = answered.as_ref().map_or(0, |(_, bytes)| *bytes);
                 self.requests.sub_handled(bytes + http::REQUEST_BYTES);
             }
+            Done::Piece(_) => self.requests.sub_handled(http::REQUEST_BYTES),
             Done::Handshake(_) => self.receive_budget.sub_job(),
         }
     }

@@ -14,7 +14,7 @@ use super::world::{Setup, Told, World, panic_quietly, send};
 use crate::engine::hub::{Destination, Hub};
 use crate::engine::model::command::{Command, Received, Upgraded};
 use crate::engine::model::program::{HandshakeAccept, Subscriptions};
-use crate::engine::model::request::{Request, Response};
+use crate::engine::model::request::{BodyReader, Request, Response};
 use crate::engine::model::session::Session;
 use crate::engine::parts::mailbox::Weigh;
 use crate::engine::reactor::{READ_BYTES, Readiness, Stage};
@@ -104,22 +104,24 @@ fn handler(hub: &Hub, session: &Session, told: &Told) {
     }
 }
 
-/// Answers with the target, and panics where that is asked for.
+/// Answers with the target, which is sent in two pieces for half of the requests, and panics where that is asked for.
 fn route(request: Request) -> Response {
     if request.body == b"panic" {
         panic_quietly();
     }
-    let body = request.head.target.as_bytes();
+    let mut body = request.head.target.into_bytes();
+    let persistence = Persistence::keep_alive_if(request.keep_alive);
+    let head = http::response_head(200, &[], body.len() as u64, persistence, BodyMode::Full);
+    let rest = match body.len() % 2 {
+        0 => body.split_off(body.len() / 2),
+        _ => Vec::new(),
+    };
+    let bytes = rest.len() as u64;
     Response {
-        head: http::response(
-            200,
-            &[],
-            body,
-            Persistence::keep_alive_if(request.keep_alive),
-            BodyMode::Full,
-        ),
+        head: head.bytes,
         keep_alive: request.keep_alive,
-        body: Vec::new(),
+        body,
+        rest: (bytes > 0).then(|| BodyReader::new(rest, bytes)),
         charge: None,
     }
 }

@@ -33,6 +33,7 @@ fn answer(request: Request) -> Response {
         ),
         keep_alive: request.keep_alive,
         body: Vec::new(),
+        rest: None,
         charge: None,
     }
 }

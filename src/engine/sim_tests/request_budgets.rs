@@ -19,11 +19,12 @@ fn answer(request: Request) -> Response {
         target => [target.as_bytes(), b" ", &request.body].concat(),
     };
     let persistence = Persistence::keep_alive_if(request.keep_alive);
-    let head = http::response_head(200, &[], body.len(), persistence, BodyMode::Full).bytes;
+    let head = http::response_head(200, &[], body.len() as u64, persistence, BodyMode::Full).bytes;
     Response {
         head,
         body,
         keep_alive: request.keep_alive,
+        rest: None,
         charge: None,
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::wire::{UPGRADE, client_close, client_frame, client_ping, client_text};
+use super::wire::{UPGRADE, client_close, client_frame, client_ping, client_text, status};
 use super::world::{Setup, World, echo};
-use crate::engine::model::program::Subscriptions;
+use crate::engine::hub::event_streams::Beginning;
+use crate::engine::model::program::{HandshakeAccept, Subscriptions};
 use crate::engine::model::request::Response;
 use crate::limits::{Limits, SlowConsumer};
 use crate::ping::Heartbeat;
@@ -38,6 +39,7 @@ fn world() -> World {
         keep_alive_timeout: ms(LIMIT_MS),
         write_timeout: ms(LIMIT_MS),
         close_timeout: ms(LIMIT_MS),
+        queue_timeout: ms(LIMIT_MS),
         ..Limits::default()
     };
     World::new(Setup {
@@ -57,7 +59,19 @@ fn world() -> World {
             ),
             body: Vec::new(),
             keep_alive: true,
+            rest: None,
             charge: None,
+        }),
+        streamer: Box::new(|hub, session| {
+            let reserved = hub.reserve_stream(session, 1 << 20).unwrap();
+            let beginning = Beginning {
+                preface: b"HTTP/1.1 200 OK\r\n\r\nretry: 1\n\n".to_vec(),
+                rooms: &[],
+                keep_alive: Duration::from_secs(3_600),
+                replay: Vec::new(),
+                broadcasts: true,
+            };
+            assert!(hub.begin_stream(reserved, session, beginning).is_ok());
         }),
         ..Setup::default()
     })
@@ -66,6 +80,21 @@ fn world() -> World {
 fn with_heartbeat() -> World {
     World::new(Setup {
         heartbeat: Some(Heartbeat::new(ms(1_000), ms(1_000 + LIMIT_MS))),
+        ..Setup::default()
+    })
+}
+
+fn gated() -> World {
+    World::new(Setup {
+        limits: Limits {
+            queue_timeout: ms(LIMIT_MS),
+            ..Limits::default()
+        },
+        subscriptions: Subscriptions {
+            handshake: true,
+            ..Setup::default().subscriptions
+        },
+        gate: Box::new(|_| Ok(HandshakeAccept::default())),
         ..Setup::default()
     })
 }
@@ -87,10 +116,20 @@ fn paced() -> World {
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: example\r\n\r\n";
 const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: 10\r\n\r\n12345";
 
+const GET_EVENTS: &[u8] = b"GET /events HTTP/1.1\r\nHost: example\r\n\r\n";
+
+/// A handler thread runs the first job, without waking the shard yet.
+fn is_handled(world: &mut World, _: usize) {
+    world.run_job(0);
+    world.hub.wake_deferred();
+}
+
 /// Sends bytes without running the shard.
 fn sends(world: &World, client: usize, bytes: &[u8]) {
     world.pipe(client).client_sends(bytes);
 }
+
+const WAITING_REQUEST: &str = "a request that waits for its handler";
 
 const CASES: &[Case] = &[
     Case {
@@ -130,6 +169,28 @@ const CASES: &[Case] = &[
             let client = world.connect();
             world.stall(client, 10);
             world.client_sends(client, GET);
+            world.run_handlers();
+            client
+        },
+        limit_ms: LIMIT_MS,
+        saves_itself: |world, client| world.pipe(client).add_room_unreported(2_000),
+    },
+    Case {
+        name: WAITING_REQUEST,
+        begin: |world| {
+            let client = world.connect();
+            world.client_sends(client, GET);
+            client
+        },
+        limit_ms: LIMIT_MS,
+        saves_itself: is_handled,
+    },
+    Case {
+        name: "an event stream that is not read",
+        begin: |world| {
+            let client = world.connect();
+            world.stall(client, 10);
+            world.client_sends(client, GET_EVENTS);
             world.run_handlers();
             client
         },
@@ -183,6 +244,17 @@ const HEARTBEAT: Case = Case {
     saves_itself: |world, client| sends(world, client, &client_frame(0x8A, b"")),
 };
 
+const VERDICT: Case = Case {
+    name: "a handshake that waits for its verdict",
+    begin: |world| {
+        let client = world.connect();
+        world.client_sends(client, UPGRADE);
+        client
+    },
+    limit_ms: LIMIT_MS,
+    saves_itself: is_handled,
+};
+
 const PACE: Case = Case {
     name: "producers that wait",
     begin: |world| {
@@ -200,7 +272,11 @@ const PACE: Case = Case {
 
 fn all() -> impl Iterator<Item = (&'static Case, World)> {
     let cases = CASES.iter().map(|case| (case, world()));
-    cases.chain([(&HEARTBEAT, with_heartbeat()), (&PACE, paced())])
+    cases.chain([
+        (&HEARTBEAT, with_heartbeat()),
+        (&VERDICT, gated()),
+        (&PACE, paced()),
+    ])
 }
 
 /// Whether the client's deadline has ended its connection or request. The shard may send an answer before it closes.
@@ -253,10 +329,17 @@ fn peer_that_acts_during_a_standstill_is_in_time() {
             let judged = metrics.slow_consumers
                 + metrics.unfinished_messages
                 + metrics.heartbeat_timeouts
+                + metrics.refused.unserved
                 + metrics.handshake_failures.timeout;
             assert_eq!(judged, 0, "{} ({is_reported})", case.name);
-            let was_to_end = case.name.starts_with("a close frame");
-            assert_eq!(world.is_closed(client), was_to_end, "{}", case.name);
+            if case.name == WAITING_REQUEST {
+                // It was answered, and then the connection could be idle for a while.
+                let output = world.output(client);
+                assert_eq!(status(&output), Some(200), "{}", case.name);
+            } else {
+                let was_to_end = case.name.starts_with("a close frame");
+                assert_eq!(world.is_closed(client), was_to_end, "{}", case.name);
+            }
         }
     }
 }

@@ -215,6 +215,7 @@ fn request_in_a_handler_is_answered_before_the_stop_ends() {
             ),
             keep_alive: request.keep_alive,
             body: Vec::new(),
+            rest: None,
             charge: None,
         }),
         ..Setup::default()

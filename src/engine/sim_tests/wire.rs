@@ -1,9 +1,10 @@
 //! A scripted socket, and helpers to write and parse its bytes.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::engine::model::request::BodySource;
 use crate::protocol::fuzz;
 pub(super) use crate::sync::lock;
 use crate::transport::ShardTransport;
@@ -362,4 +363,12 @@ pub(super) fn post(target: &str, body: &str) -> Vec<u8> {
 pub(super) fn status(output: &[u8]) -> Option<u16> {
     let line = output.strip_prefix(b"HTTP/1.1 ")?;
     std::str::from_utf8(line.get(..3)?).ok()?.parse().ok()
+}
+
+/// A body that is in memory, for tests.
+impl BodySource for Vec<u8> {
+    fn read_exact_at(&mut self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        let mut rest = self.get(at as usize..).unwrap_or_default();
+        rest.read_exact(buffer)
+    }
 }

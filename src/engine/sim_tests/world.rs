@@ -16,8 +16,7 @@ use crate::engine::hub::{Destination, Hub};
 use crate::engine::model::command::{Command, Control, Upgraded};
 use crate::engine::model::job::{Job, Work};
 use crate::engine::model::program::{HandshakeAccept, Program, Subscriptions};
-use crate::engine::model::request::Ticket;
-use crate::engine::model::request::{Request, Response};
+use crate::engine::model::request::{PieceTicket, Request, Response, Ticket};
 use crate::engine::model::room::{Presence, SharedRoom};
 use crate::engine::model::session::Session;
 use crate::engine::model::settings::Settings;
@@ -264,6 +263,8 @@ pub(super) struct World {
     pub(super) jobs: Vec<Job>,
     /// Requests that handlers are at work for.
     begun: Vec<Arc<RequestHead>>,
+    /// Responses of which handlers read the next piece.
+    begun_pieces: Vec<Arc<PieceTicket>>,
     /// Those of them that the shard's own thread runs, and whose shard has not gone on without it.
     lent: usize,
     pub(super) turns: usize,
@@ -319,6 +320,7 @@ impl World {
             come_from: [127, 0, 0, 1],
             jobs: Vec::new(),
             begun: Vec::new(),
+            begun_pieces: Vec::new(),
             lent: 0,
             turns: 0,
         };
@@ -581,6 +583,12 @@ impl World {
         match &mut self.jobs[index].work {
             Work::Handshake(request) | Work::EventStream(request) | Work::Guard(request) => {
                 self.begun.extend(request.upgrade());
+            }
+            Work::Piece(ticket) => {
+                let begun = ticket.upgrade().and_then(|ticket| ticket.take());
+                let begun = PieceTicket::new(begun.expect("a connection waits for a piece"));
+                *ticket = Arc::downgrade(&begun);
+                self.begun_pieces.push(begun);
             }
             Work::Request(ticket) => *ticket = Ticket::new(*ticket.take().unwrap()),
             _ => panic!("no request"),

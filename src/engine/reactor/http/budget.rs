@@ -111,7 +111,7 @@ impl Http {
                 let (head, body) = &**request;
                 REQUEST_BYTES + head_bytes(head) + body.held_bytes() + behind
             }
-            Phase::Handling(_) | Phase::Writing(_) => behind,
+            Phase::Handling(_) | Phase::Writing(_) | Phase::Reading(_) => behind,
         }
     }
 
@@ -164,7 +164,7 @@ impl Http {
                     .is_some_and(|authorizing| authorizing.request.method() == "HEAD");
                 self.answer_busy(cx, head_only);
             }
-            Phase::Head | Phase::Handling(_) | Phase::Writing(_) => {
+            Phase::Head | Phase::Handling(_) | Phase::Writing(_) | Phase::Reading(_) => {
                 // A client that pipelines must be prepared to send requests again (RFC 9112 §9.3.2).
                 self.buffer = Vec::new();
                 self.is_cut = true;

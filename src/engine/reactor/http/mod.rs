@@ -22,7 +22,7 @@ use crate::engine::parts::timers::Tick;
 pub(crate) use crate::engine::reactor::http::budget::REQUEST_BYTES;
 pub(crate) use crate::engine::reactor::http::budget::Requests;
 use crate::engine::reactor::http::handshake::Authorizing;
-use crate::engine::reactor::http::writing::Writing;
+use crate::engine::reactor::http::writing::{Reading, Writing};
 use crate::engine::reactor::{ConnCx, Reader, ShardCx};
 use crate::protocol::close::CloseCode;
 use crate::protocol::handshake::HandshakeRefusal;
@@ -62,6 +62,8 @@ enum Phase {
     /// The program decides: a handler runs or is queued.
     Authorizing(Box<Authorizing>),
     Writing(Box<Writing>),
+    /// A handler reads the next piece of the response, or is queued.
+    Reading(Box<Reading>),
 }
 
 impl Http {
@@ -123,7 +125,10 @@ impl Http {
             let has_gone_on = match &self.phase {
                 Phase::Head => self.take_head(cx),
                 Phase::Body(_) => self.take_body(cx),
-                Phase::Handling(_) | Phase::Authorizing(_) | Phase::Writing(_) => false,
+                Phase::Handling(_)
+                | Phase::Authorizing(_)
+                | Phase::Writing(_)
+                | Phase::Reading(_) => false,
             };
             if !has_gone_on {
                 break;
@@ -399,6 +404,11 @@ impl Http {
                 cx.free();
             }
             Phase::Writing(_) => self.expire_writing(cx),
+            Phase::Reading(reading) if reading.has_begun() => self.deadline = Tick::NEVER,
+            Phase::Reading(_) => {
+                cx.shard.counters().refused_unserved.add(1);
+                cx.free();
+            }
             Phase::Head | Phase::Body(_) => cx.free(),
         }
     }
@@ -413,6 +423,7 @@ impl Http {
                 self.reject_unauthorized(cx, &shutting_down(), CloseCode::GOING_AWAY);
             }
             Phase::Writing(writing) => writing.keep_alive = false,
+            Phase::Reading(reading) => reading.keep_alive = false,
         }
     }
 }
@@ -428,7 +439,7 @@ impl<T: ShardTransport> Reader<T> for Http {
     fn input_ended(&mut self, cx: &mut ConnCx<'_, T>) {
         match self.phase {
             Phase::Head | Phase::Body(_) => cx.free(),
-            Phase::Handling(_) | Phase::Authorizing(_) | Phase::Writing(_) => {}
+            Phase::Handling(_) | Phase::Authorizing(_) | Phase::Writing(_) | Phase::Reading(_) => {}
         }
     }
 

@@ -1,10 +1,13 @@
-//! A response, until its client has received it. The memory of all responses counts among what is held for clients
+//! A response, until its client has received it. A large one is read and sent in pieces, so that only one piece is in
+//! memory. The memory of all responses counts among what is held for clients
 //! (`Limits::outboxes_bytes_max`), and a client that does not read its response can be evicted like a slow consumer.
 
 use std::io;
 use std::io::IoSlice;
+use std::sync::Arc;
 
-use crate::engine::model::request::Response;
+use crate::engine::model::job::Work;
+use crate::engine::model::request::{BodyReader, PieceTicket, Response};
 use crate::engine::parts::peer_limits::counted_as;
 use crate::engine::parts::timers::Tick;
 use crate::engine::parts::usage_index::UsageIndex;
@@ -21,6 +24,22 @@ pub(super) struct Writing {
     at: usize,
     drain: WriteProgress,
     pub(super) keep_alive: bool,
+}
+
+/// A response whose next piece a handler is to read.
+pub(super) struct Reading {
+    ticket: Arc<PieceTicket>,
+    drain: WriteProgress,
+    /// When the client had received the piece before.
+    since: Tick,
+    pub(super) keep_alive: bool,
+}
+
+impl Reading {
+    /// Whether a handler has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.ticket.is_queued()
+    }
 }
 
 impl Writing {
@@ -88,11 +107,21 @@ impl Http {
         response: Response,
     ) {
         cx.shard.handshake_queue.remove(self);
+        let drain = WriteProgress::new(cx.shard.tick, cx.shard.limits().write_timeout);
+        self.go_on_writing(cx, response, drain);
+    }
+
+    fn go_on_writing<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        response: Response,
+        drain: WriteProgress,
+    ) {
         let (before, now) = (self.response_bytes, response.bytes());
         self.response_bytes = now;
         self.phase = Phase::Writing(Box::new(Writing {
             at: 0,
-            drain: WriteProgress::new(cx.shard.tick, cx.shard.limits().write_timeout),
+            drain,
             keep_alive: response.keep_alive,
             response,
         }));
@@ -128,7 +157,12 @@ impl Http {
                 }
             }
         }
-        if !writing.keep_alive || self.is_cut {
+        let (keep_alive, drain) = (writing.keep_alive, writing.drain);
+        if let Some(rest) = writing.response.rest.take() {
+            self.read_piece(cx, rest, keep_alive, drain);
+            return;
+        }
+        if !keep_alive || self.is_cut {
             cx.linger();
             return;
         }
@@ -140,6 +174,59 @@ impl Http {
         self.go_on(cx);
         self.count_request(cx);
         cx.want_read();
+    }
+
+    /// Has a handler read the next piece of a response: a file system may block.
+    fn read_piece<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        rest: BodyReader,
+        keep_alive: bool,
+        drain: WriteProgress,
+    ) {
+        if !cx.shard.requests.add_handled(0) {
+            cx.shard.counters().refused_unserved.add(1);
+            cx.free();
+            return;
+        }
+        let ticket = PieceTicket::new(rest);
+        let work = Work::Piece(Arc::downgrade(&ticket));
+        self.deadline = cx.shard.tick.after(cx.shard.limits().queue_timeout);
+        self.phase = Phase::Reading(Box::new(Reading {
+            ticket,
+            drain,
+            since: cx.shard.tick,
+            keep_alive,
+        }));
+        self.forget_response(cx.key.slot, &mut cx.shard.fanout);
+        cx.job(work);
+    }
+
+    /// Sends the next piece of a response. Without one, the connection ends: the client learns from the announced length
+    /// that the response is incomplete.
+    pub(crate) fn on_piece<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        piece: Option<Response>,
+    ) {
+        let Phase::Reading(reading) = &self.phase else {
+            return;
+        };
+        let Some(piece) = piece else {
+            cx.free();
+            return;
+        };
+        let mut drain = reading.drain;
+        drain.resume(reading.since, cx.shard.tick);
+        let keep_alive = reading.keep_alive;
+        self.go_on_writing(
+            cx,
+            Response {
+                keep_alive,
+                ..piece
+            },
+            drain,
+        );
     }
 
     /// Handles the deadline of a response, which may have passed.

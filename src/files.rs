@@ -1,0 +1,131 @@
+//! Handlers that serve files in pieces.
+//!
+//! They replace those of the same names in [`humphrey::handlers`], which read a file into memory as a whole for each
+//! request. On routes that are mounted with
+//! [`with_routes`](crate::AsyncWebsocketApp::with_routes), these hold 64 KiB of a file for each client that downloads it, and
+//! read the next piece when the client has received the last one.
+//!
+//! ```no_run
+//! use humphrey::SubApp;
+//! use humphrey_ws::AsyncWebsocketApp;
+//! use humphrey_ws::files::{serve_dir, serve_file};
+//!
+//! let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_routes(
+//!     SubApp::new()
+//!         .with_path_aware_route("/files/*", serve_dir("public"))
+//!         .with_route("/", serve_file("public/index.html")),
+//! );
+//! app.run();
+//! ```
+//!
+//! A file that waits for its client is not kept open, so downloads take no descriptors from connections. If it is changed or
+//! replaced before it was sent as a whole, the connection is cut off: the client learns from the announced length that the
+//! response is incomplete. In a Humphrey `App` the handlers work as well, but read the whole file.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use humphrey::http::headers::HeaderType;
+use humphrey::http::mime::MimeType;
+use humphrey::http::{Request, Response, StatusCode};
+use humphrey::route::{LocatedPath, try_find_path};
+
+use crate::engine::PIECE_BYTES;
+use crate::host::pass_on;
+use crate::report::{Limited, limited};
+
+/// Limited, since clients request files.
+static UNREADABLE: Limited = Limited::new();
+
+const INDEX_FILES: [&str; 2] = ["index.html", "index.htm"];
+
+/// Serves one file: with its media type by its extension, or 404 if it does not exist. If it can't be read, an error is
+/// logged, and the client gets 500.
+///
+/// ```
+/// use humphrey::SubApp;
+/// use humphrey_ws::files::serve_file;
+///
+/// let routes: SubApp<()> = SubApp::new().with_route("/", serve_file("public/index.html"));
+/// ```
+pub fn serve_file<State>(
+    path: &str,
+) -> impl Fn(Request, Arc<State>) -> Response + Send + Sync + use<State> {
+    let path = path.to_owned();
+    move |_, _| respond_with(path.as_ref())
+}
+
+/// Serves the files of a directory, and of the directories in it. It needs a path-aware route that ends with `*`.
+///
+/// The request's path behind the route names the file. A path that ends with `/` names the `index.html` or `index.htm` of
+/// that directory; a directory without the `/` is redirected to it (301). Everything else is 404. A path with `..` or `:`
+/// names nothing. Symbolic links are followed, also out of the directory.
+///
+/// ```
+/// use humphrey::SubApp;
+/// use humphrey_ws::files::serve_dir;
+///
+/// let routes: SubApp<()> = SubApp::new().with_path_aware_route("/files/*", serve_dir("public"));
+/// ```
+pub fn serve_dir<State>(
+    directory: &str,
+) -> impl Fn(Request, Arc<State>, &str) -> Response + Send + Sync + use<State> {
+    let directory = directory.to_owned();
+    move |request: Request, _, route| {
+        let route = route.strip_suffix('*').unwrap_or(route);
+        let path = request.uri.strip_prefix(route).unwrap_or(&request.uri);
+        match try_find_path(&directory, path, &INDEX_FILES) {
+            Some(LocatedPath::File(path)) => respond_with(&path),
+            Some(LocatedPath::Directory) => Response::empty(StatusCode::MovedPermanently)
+                .with_header(HeaderType::Location, format!("{}/", request.uri)),
+            None => plain(StatusCode::NotFound, "not found\n"),
+        }
+    }
+}
+
+fn plain(status: StatusCode, body: &str) -> Response {
+    Response::new(status, body).with_header(HeaderType::ContentType, "text/plain; charset=utf-8")
+}
+
+fn respond_with(path: &Path) -> Response {
+    match read(path) {
+        Ok(Some(body)) => {
+            let response = Response::new(StatusCode::OK, body);
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some(extension) => {
+                    let media_type = MimeType::from_extension(extension);
+                    response.with_header(HeaderType::ContentType, media_type.to_string())
+                }
+                None => response,
+            }
+        }
+        Ok(None) => plain(StatusCode::NotFound, "not found\n"),
+        Err(error) => {
+            limited!(
+                UNREADABLE,
+                error,
+                "the file {} can't be served: {error}",
+                path.display()
+            );
+            plain(StatusCode::InternalError, "internal server error\n")
+        }
+    }
+}
+
+/// Reads a file. Returns its content if that is small or can't be sent in pieces, and nothing if the content is passed on.
+/// `None`: there is no such file.
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    // Opening a pipe or a device could block. A directory is no file either.
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => metadata,
+        Ok(_) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if metadata.len() > PIECE_BYTES && pass_on(path, &metadata) {
+        return Ok(Some(Vec::new()));
+    }
+    fs::read(path).map(Some)
+}
