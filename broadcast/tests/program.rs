@@ -348,6 +348,35 @@ fn library_warnings_are_printed_as_single_lines() {
     assert_eq!(client.text(), "still here");
 }
 
+#[cfg(target_os = "linux")] // It limits the program's descriptors from outside.
+#[test]
+fn clients_without_descriptors_cause_one_warning() {
+    let mut program = Program::start(&["--no-welcome", "--metrics", "127.0.0.1:0"]);
+    let metrics = program.expect_line("metrics for Prometheus at");
+    let metrics = metrics.rsplit("http://").next().unwrap();
+    let metrics = metrics.strip_suffix("/metrics").unwrap().parse().unwrap();
+    program.limit_descriptors(24);
+    for _ in 0..20 {
+        let clients: Vec<std::net::TcpStream> = (0..32)
+            .map(|_| std::net::TcpStream::connect(program.address()).unwrap())
+            .collect();
+        drop(clients);
+        // All before it were accepted.
+        program.connect();
+    }
+    program.expect_line("can't be accepted");
+    let metrics = support::http(metrics, "GET", "/metrics", "", b"").2;
+    let lines = metrics.lines();
+    let errors: u64 = lines
+        .filter(|line| line.starts_with("humphrey_ws_accept_errors_total{"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum();
+    assert!(errors >= 20, "only {errors} attempts failed");
+    program.signal(Signal::TERM);
+    let rest = program.rest_of_stderr();
+    assert!(!rest.contains("can't be accepted"), "{rest}");
+}
+
 #[test]
 fn server_continues_with_closed_standard_error() {
     let mut program = Program::start(&["--no-welcome"]);
