@@ -1,20 +1,20 @@
 // What both JavaScript servers know of the bench.
 
 export const job = process.argv[2];
-/** How messages are compressed: none; by Bun, dedicated or shared; by ws, deflate. */
+/** The compression mode: `none`; with Bun also `dedicated` or `shared`, with ws also `deflate`. */
 export const compression = process.argv[3] ?? 'none';
 
-if (!['echo', 'fanout', 'blocked', 'chat', 'turns'].includes(job)) {
-  console.error('which job: echo, fanout, blocked, chat or turns?');
+if (!['echo', 'fanout', 'blocked', 'chat', 'round-robin'].includes(job)) {
+  console.error('which job: echo, fanout, blocked, chat or round-robin?');
   process.exit(2);
 }
 
 /** The path whose connection is the publisher. */
 export const PUBLISH = '/publish';
-/** The first message of a client in a chat, or of rooms in turn: it is returned. */
+/** The first message of a client in the jobs `chat` and `round-robin`, which the server returns. */
 export const HELLO = 'hello';
-/** Number of rooms that are sent messages in turn. */
-export const TURNS = 64;
+/** Number of rooms in the job `round-robin`. */
+export const ROUND_ROBIN_ROOMS = 64;
 
 const BLOCK = Buffer.from('sleep-50');
 

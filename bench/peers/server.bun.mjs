@@ -1,11 +1,11 @@
 // Bun's own server, with its own publish and subscribe.
 //
-//     bun server.bun.mjs echo|fanout|blocked|chat|turns [dedicated|shared]
+//     bun server.bun.mjs echo|fanout|blocked|chat|round-robin [dedicated|shared]
 
-import { compression, HELLO, isBlocking, job, PUBLISH, TURNS } from './jobs.mjs';
+import { compression, HELLO, isBlocking, job, PUBLISH, ROUND_ROBIN_ROOMS } from './jobs.mjs';
 
 const compress = compression !== 'none';
-let turn = 0;
+let messages = 0;
 
 const server = Bun.serve({
   hostname: '127.0.0.1',
@@ -19,14 +19,14 @@ const server = Bun.serve({
     perMessageDeflate: compress ? { compress: compression, decompress: 'shared' } : false,
     open(socket) {
       if (job === 'fanout' || job === 'chat') socket.subscribe('everyone');
-      if (job === 'turns') socket.subscribe(socket.data.path);
+      if (job === 'round-robin') socket.subscribe(socket.data.path);
     },
     message(socket, data) {
       if (job === 'fanout') {
         if (socket.data.publishes) server.publish('everyone', data, compress);
-      } else if ((job === 'chat' || job === 'turns') && data !== HELLO) {
+      } else if ((job === 'chat' || job === 'round-robin') && data !== HELLO) {
         if (job === 'chat') socket.publish('everyone', data, compress);
-        else server.publish(`/${turn++ % TURNS}`, data, compress);
+        else server.publish(`/${messages++ % ROUND_ROBIN_ROOMS}`, data, compress);
       } else {
         if (isBlocking(data)) Bun.sleepSync(50);
         socket.send(data);

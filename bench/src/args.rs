@@ -119,9 +119,10 @@ pub(crate) enum Job {
     Blocked,
     /// Broadcasts each message to all other connections, but returns [`crate::wire::HELLO`] to its sender.
     Chat,
-    /// Broadcasts messages of [`crate::wire::PUBLISH`] to [`crate::wire::TURNS`] rooms in turn; every other connection is
-    /// in the room that its path names. [`crate::wire::HELLO`] returns to its sender.
-    Turns,
+    /// Broadcasts each message of the connection at [`crate::wire::PUBLISH`] to the next of
+    /// [`crate::wire::ROUND_ROBIN_ROOMS`] rooms, but returns [`crate::wire::HELLO`] to its sender. Every other connection
+    /// joins the room that its path names.
+    RoundRobin,
     /// Broadcasts each line of standard input from a thread outside the engine.
     Lines,
 }
@@ -136,9 +137,9 @@ impl Job {
             Some("blocked") => Ok(Self::Blocked),
             Some("lines") => Ok(Self::Lines),
             Some("chat") => Ok(Self::Chat),
-            Some("turns") => Ok(Self::Turns),
+            Some("round-robin") => Ok(Self::RoundRobin),
             _ => Err(invalid(
-                "a job is missing: echo, fanout, rooms, churn, blocked, lines, chat or turns"
+                "a job is missing: echo, fanout, rooms, churn, blocked, lines, chat or round-robin"
                     .into(),
             )),
         }
@@ -153,7 +154,7 @@ impl Job {
             Self::Blocked => "blocked",
             Self::Lines => "lines",
             Self::Chat => "chat",
-            Self::Turns => "turns",
+            Self::RoundRobin => "round-robin",
         }
     }
 

@@ -1,11 +1,11 @@
-//! The messages of the compression scenarios: generated from a fixed seed, so that every run sends the same ones. They
-//! repeat only after far more bytes than a compressor's window of 32 KiB holds.
+//! Generates the messages of the compression scenarios from a fixed seed, so that every run sends the same messages. The
+//! sequence repeats only after more than 1 MB, so a window of 32 KiB never contains a message of the previous repetition.
 
 use std::fmt::Write as _;
 
-/// Number of distinct messages of the two short kinds.
+/// Number of ticks, and of chat messages.
 const SHORT_COUNT: usize = 16_384;
-/// Number of distinct documents.
+/// Number of documents.
 const LONG_COUNT: usize = 128;
 const SEED: u64 = 0x6875_6d70_6872_6579;
 /// The first timestamp, in milliseconds.
@@ -16,14 +16,14 @@ const START: u64 = 1_767_225_600_000;
 pub(crate) enum Corpus {
     /// Price changes of 50 symbols as JSON, 104 bytes.
     Ticks,
-    /// Chat messages as JSON, 190 bytes, with text of words in their usual frequency.
+    /// Chat messages as JSON, 190 bytes, whose words have frequencies as in natural language.
     Chat,
     /// JSON lists of records, 16 KiB.
     Documents,
 }
 
 impl Corpus {
-    /// Payload bytes of every message.
+    /// Length of each message in bytes.
     pub(crate) fn size(self) -> usize {
         match self {
             Self::Ticks => 104,
@@ -32,7 +32,7 @@ impl Corpus {
         }
     }
 
-    /// All distinct messages, in the order in which they are sent.
+    /// Generates all messages, in the order in which they are sent.
     pub(crate) fn messages(self) -> Vec<String> {
         let mut random = Random(SEED);
         match self {
@@ -66,9 +66,9 @@ impl Random {
         self.next() % limit
     }
 
-    /// A word; frequencies fall with the rank, as in natural language.
+    /// Picks a word. The frequency of a word is inversely proportional to its rank (Zipf's law).
     fn word(&mut self, words: &[&'static str]) -> &'static str {
-        // The density 1/rank: the rank is the exponential of a uniform number.
+        // The exponential of a uniform number has the density 1/rank.
         let uniform = self.below(1 << 32) as f64 / (1u64 << 32) as f64;
         let rank = (words.len() as f64 + 1.0).powf(uniform) - 1.0;
         words[(rank as usize).min(words.len() - 1)]
@@ -77,7 +77,7 @@ impl Random {
 
 struct Symbol {
     name: String,
-    /// In ten-thousandths, from 100.0000 to 999.9999.
+    /// In ten-thousandths, from 100.0000 to 999.0000.
     price: u64,
     trades: u64,
 }
@@ -129,7 +129,7 @@ fn chat(random: &mut Random, time: u64) -> String {
 fn document(random: &mut Random) -> String {
     let end = Corpus::Documents.size() - 3;
     let mut text = String::from("[");
-    // The longest record, and the end of the list.
+    // 400 bytes are enough for the longest record and the last one.
     while text.len() < end - 400 {
         let number = random.below(1_000_000);
         let _ = write!(
@@ -152,7 +152,7 @@ fn document(random: &mut Random) -> String {
     text
 }
 
-/// Appends words until the text is `end` bytes long; the last one is cut.
+/// Appends words until the text is exactly `end` bytes long. The last word may be cut.
 fn put_text(text: &mut String, end: usize, random: &mut Random) {
     let start = text.len();
     while text.len() < end {

@@ -25,6 +25,7 @@ use rustix::net::{
 };
 
 use crate::args::{self, Job, OptionSpec};
+use crate::poll;
 use crate::wire::{self, Parsed};
 use ring::Ring;
 
@@ -58,7 +59,7 @@ pub(crate) fn check_ring() -> io::Result<()> {
 }
 
 pub(crate) fn serve(job: Job, address: SocketAddrV4, mode: FloorMode) -> io::Result<()> {
-    if matches!(job, Job::Lines | Job::Churn | Job::Chat | Job::Turns) {
+    if matches!(job, Job::Lines | Job::Churn | Job::Chat | Job::RoundRobin) {
         return Err(io::Error::other("the floor does not support this job"));
     }
     let listener = socket_with(
@@ -95,16 +96,7 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, mode: FloorMode) -> io::Res
 
     let mut events = Vec::with_capacity(EVENTS);
     loop {
-        events.clear();
-        match epoll::wait(
-            &floor.epoll,
-            rustix::buffer::spare_capacity(&mut events),
-            None,
-        ) {
-            Ok(_) => {}
-            Err(Errno::INTR) => continue,
-            Err(error) => return Err(error.into()),
-        }
+        poll::wait(&floor.epoll, &mut events, None)?;
         for event in &events {
             let token = event.data.u64();
             if token == LISTENER {
@@ -321,7 +313,7 @@ impl Floor {
                 Ok(())
             }
             Job::Rooms | Job::Churn => connection.send(&self.output),
-            Job::Fanout | Job::Lines | Job::Chat | Job::Turns => Ok(()),
+            Job::Fanout | Job::Lines | Job::Chat | Job::RoundRobin => Ok(()),
         }
     }
 

@@ -95,8 +95,8 @@ fn parse_stat(stat: &str, ticks_per_second: u64) -> Option<CpuTime> {
     })
 }
 
-/// CPU time in seconds that the running threads of a process have used so far, user and system together. It is exact to the
-/// nanosecond, where [`cpu_time`] is to 10 ms; the time of threads that have ended is missing.
+/// CPU time in seconds that the running threads of a process have used so far, user and system together. The resolution is
+/// a nanosecond, compared with 10 ms of [`cpu_time`]. The time of threads that have ended is missing.
 pub(crate) fn cpu_seconds(pid: u32) -> io::Result<f64> {
     let mut nanos = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {

@@ -17,6 +17,7 @@ mod floor;
 mod histogram;
 mod load;
 mod machine;
+mod poll;
 mod run;
 mod subject;
 mod wire;
@@ -52,15 +53,15 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
   bench compression [--quick] [--only NAME] [--list] [--peers all|none|NAMES]
             [--out PATH] [--targets FILE] [--rounds 3] [--cpu-seconds 1.5]
             [--server-cpu N] [--client-cpu N]
-      measures what compression costs and saves, beside Bun and ws, and prints
-      a Markdown table; --quick checks in half a minute that everything works
+      measures the CPU time and the bytes of compression, beside Bun and ws, and
+      prints Markdown tables; --quick checks in a minute that everything works
 
   bench report FILE.json [--out PATH] [--readme FILE] [--targets FILE]
       renders table and plot of an earlier run
 
   bench floor   echo|fanout|rooms|blocked [--address 127.0.0.1:0] [--cpu N]
             [--joined|--ring]
-  bench subject echo|fanout|rooms|churn|blocked|lines|chat|turns
+  bench subject echo|fanout|rooms|churn|blocked|lines|chat|round-robin
             [--address 127.0.0.1:0]
             [--cpu N] [--shards 1] [--pool] [--ring] [--micros N [--one-in N]
             [--works]] [--compress]

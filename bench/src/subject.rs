@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, Message};
 
 use crate::args::{self, Job, OptionSpec, Options};
-use crate::wire::{self, HELLO, PUBLISH, TURNS, VISIT};
+use crate::wire::{self, HELLO, PUBLISH, ROUND_ROBIN_ROOMS, VISIT};
 
 const THREADS: usize = 32;
 /// Number of messages whose handlers sleep: more than there are threads.
@@ -27,11 +27,11 @@ pub(crate) struct Settings {
     /// Whether handlers run on the worker pool only, never on a shard's thread.
     pool: bool,
     delay: Option<HandlerDelay>,
-    /// Whether it accepts offers of compression.
+    /// Whether the server accepts offers of compression.
     compress: bool,
 }
 
-/// The room of a chat.
+/// The room of [`Job::Chat`].
 const CHAT: &str = "chat";
 
 /// A delay of some echo handlers before they answer.
@@ -103,7 +103,7 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
         app = app.with_adaptive_handlers(false);
     }
     if settings.compress {
-        app = compressing(app);
+        app = with_compression(app);
     }
     let mut app = match job {
         Job::Echo => match settings.delay {
@@ -144,12 +144,12 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
                     false => stream.room(CHAT).broadcast_except(stream.id(), message),
                 },
             ),
-        Job::Turns => app
+        Job::RoundRobin => app
             .with_connect_handler(join_named_room)
             .with_message_handler(
                 |stream, message, _| match message.bytes() == HELLO.as_bytes() {
                     true => stream.send(message),
-                    false => stream.room(&next_turn()).broadcast(message),
+                    false => stream.room(&next_room()).broadcast(message),
                 },
             ),
         Job::Churn => {
@@ -169,19 +169,19 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
 }
 
 #[cfg(feature = "deflate")]
-fn compressing(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
+fn with_compression(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
     app.with_compression(humphrey_ws::Compression::new())
 }
 
 #[cfg(not(feature = "deflate"))]
-fn compressing(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
+fn with_compression(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
     app
 }
 
-/// The name of the room whose turn it is.
-fn next_turn() -> String {
+/// Returns the names of the rooms in round-robin order.
+fn next_room() -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
-    (COUNT.fetch_add(1, Relaxed) % TURNS).to_string()
+    (COUNT.fetch_add(1, Relaxed) % ROUND_ROBIN_ROOMS).to_string()
 }
 
 /// Joins the room that the connection's path names.

@@ -11,10 +11,11 @@ pub(crate) const PUBLISH: &str = "/publish";
 /// The path of visitors, which join and leave room 0.
 pub(crate) const VISIT: &str = "/visit";
 
-/// The message that clients of a chat, and of rooms in turn, send first. The answer shows that they have joined.
+/// The first message of a client in [`Job::Chat`](crate::args::Job::Chat) and
+/// [`Job::RoundRobin`](crate::args::Job::RoundRobin). The reply shows that the client has joined its room.
 pub(crate) const HELLO: &str = "hello";
-/// Number of rooms that are sent messages in turn.
-pub(crate) const TURNS: usize = 64;
+/// Number of rooms in [`Job::RoundRobin`](crate::args::Job::RoundRobin).
+pub(crate) const ROUND_ROBIN_ROOMS: usize = 64;
 
 /// The name of a room: its number as text.
 pub(crate) type RoomName = [u8; 8];

@@ -1,10 +1,25 @@
 //! One small run of the program itself: real servers, a real client, and all three files.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use serde_json::Value;
+
+/// Runs the program with `args`, which must succeed, and with `--out`. Returns the path that `--out` names without its
+/// extension, and the program's output.
+fn run_with_out(name: &str, args: &[&str]) -> (PathBuf, Output) {
+    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let run = bench(args).arg("--out").arg(&out).output().unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{said}");
+    (out, run)
+}
+
+/// Reads the JSON that a run has written.
+fn json(out: &Path) -> Value {
+    serde_json::from_slice(&fs::read(out.with_extension("json")).unwrap()).unwrap()
+}
 
 fn bench(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
@@ -14,28 +29,15 @@ fn bench(args: &[&str]) -> Command {
 
 #[test]
 fn run_counts_deliveries_and_writes_json_table_and_plot() {
-    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("run");
     let picked = "fan-out-100-w16,echo-1-w1,outside-1000-w1";
-    let run = bench(&[
+    let (out, run) = run_with_out(
         "run",
-        "--quick",
-        "--cpu-seconds",
-        "0.05",
-        "--only",
-        picked,
-        "--out",
-    ])
-    .arg(&out)
-    .output()
-    .unwrap();
-    let said = String::from_utf8_lossy(&run.stderr);
-    assert!(run.status.success(), "{said}");
-
-    let json = fs::read(out.with_extension("json")).unwrap();
-    let results: Value = serde_json::from_slice(&json).unwrap();
+        &["run", "--quick", "--cpu-seconds", "0.05", "--only", picked],
+    );
+    let results = json(&out);
     let outcomes = results["outcomes"].as_array().unwrap();
-    // Two of the echoes have names that begin so.
-    assert_eq!(outcomes.len(), 5, "{said}");
+    // `--only` accepts parts of names: `echo-1-w1` and `outside-1000-w1` each pick two scenarios.
+    assert_eq!(outcomes.len(), 5, "{results}");
     for outcome in outcomes {
         let servers = outcome["servers"].as_array().unwrap();
         assert!(servers.len() >= 2);
@@ -59,16 +61,8 @@ fn run_counts_deliveries_and_writes_json_table_and_plot() {
 #[test]
 #[cfg(feature = "deflate")]
 fn compression_scenarios_receive_what_was_sent() {
-    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("compression");
-    let run = bench(&["compression", "--quick", "--out"])
-        .arg(&out)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&run.stderr);
-    assert!(run.status.success(), "{said}");
-
-    let json = fs::read(out.with_extension("json")).unwrap();
-    let report: Value = serde_json::from_slice(&json).unwrap();
+    let (out, _) = run_with_out("compression", &["compression", "--quick"]);
+    let report = json(&out);
     let ticks = report["scenarios"].as_array().unwrap();
     let ticks = ticks.iter().find(|s| s["id"] == "ticks-w1").unwrap();
     let of = |server: usize, figure: &str| {

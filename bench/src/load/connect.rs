@@ -23,7 +23,7 @@ const PER_SOURCE: usize = 20_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// What browsers offer.
+/// The offer of compression that Chromium and Firefox send.
 const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 
 /// Receive buffer of connections that will not read, in bytes.
@@ -34,7 +34,7 @@ pub(crate) struct ConnectionSpec {
     pub(crate) path: String,
     /// Whether its receive buffer is small, so that it fills up soon.
     pub(crate) small: bool,
-    /// Whether it offers compression, which the server must then accept.
+    /// Whether it offers compression. If so, the server must accept it.
     pub(crate) offers: bool,
 }
 
@@ -57,7 +57,8 @@ pub(crate) fn open(
         .collect()
 }
 
-/// Opens connections that may receive messages at once; returns each with what followed its handshake response.
+/// Opens connections, which may receive messages immediately after the handshake. Returns each with the bytes that followed
+/// its handshake response.
 pub(crate) fn open_with_messages(
     address: SocketAddrV4,
     from: usize,
@@ -122,7 +123,8 @@ fn socket(address: SocketAddrV4, at: usize, small: bool) -> io::Result<OwnedFd> 
     Ok(socket)
 }
 
-/// Reads the response, which must be valid and agree to compression only if that was offered. Returns what follows it.
+/// Reads the response, which must be valid, and must accept compression exactly if the client offered it. Returns the bytes
+/// after the response.
 fn finish(socket: &OwnedFd, accept: &str, offers: bool) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     let mut part = [0; 1024];
@@ -149,8 +151,8 @@ fn finish(socket: &OwnedFd, accept: &str, offers: bool) -> io::Result<Vec<u8>> {
     let agreed = wire::header(&head, "sec-websocket-extensions");
     if agreed.is_some_and(|agreed| agreed.starts_with("permessage-deflate")) != offers {
         return Err(io::Error::other(format!(
-            "compression was {}offered, and the response has the extensions {agreed:?}",
-            if offers { "" } else { "not " }
+            "the client {} compression, but the extensions of the response are {agreed:?}",
+            if offers { "offered" } else { "did not offer" }
         )));
     }
     ioctl_fionbio(socket, true)?;

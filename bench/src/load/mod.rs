@@ -20,12 +20,12 @@ use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{Timespec, epoll};
-use rustix::io::Errno;
+use rustix::event::epoll;
 
 use crate::args::Job;
 use crate::histogram::Histogram;
 use crate::machine;
+use crate::poll;
 use connect::ConnectionSpec;
 use connection::{ClientConnection, FrameTemplate};
 use plan::Role;
@@ -309,19 +309,7 @@ impl Load {
 
     /// Polls the sockets once and handles their events; returns the number of events.
     fn poll(&mut self, wait: Duration) -> io::Result<usize> {
-        let wait = Timespec {
-            tv_sec: wait.as_secs() as i64,
-            tv_nsec: i64::from(wait.subsec_nanos()),
-        };
-        self.events.clear();
-        match epoll::wait(
-            &self.epoll,
-            rustix::buffer::spare_capacity(&mut self.events),
-            Some(&wait),
-        ) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        poll::wait(&self.epoll, &mut self.events, Some(wait))?;
         let is_echo = self.plan.job.is_echo();
         for event in &self.events {
             let (token, flags) = (event.data.u64() as usize, event.flags);

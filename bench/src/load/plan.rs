@@ -84,7 +84,7 @@ impl Plan {
     /// Number of recipients of a published message.
     pub(super) fn everyone(&self) -> usize {
         match self.job {
-            Job::Echo | Job::Blocked | Job::Lines | Job::Chat | Job::Turns => self.clients,
+            Job::Echo | Job::Blocked | Job::Lines | Job::Chat | Job::RoundRobin => self.clients,
             Job::Fanout => self.clients + 1,
             Job::Rooms | Job::Churn => self.rooms.members,
         }
@@ -141,7 +141,7 @@ impl Plan {
 
     pub(super) fn check(&self) -> io::Result<()> {
         match () {
-            () if matches!(self.job, Job::Chat | Job::Turns) => Err(args::invalid(
+            () if matches!(self.job, Job::Chat | Job::RoundRobin) => Err(args::invalid(
                 "only the command `compression` has clients for this job".into(),
             )),
             () if self.clients == 0 => Err(args::bad("clients", "0")),

@@ -4,14 +4,15 @@ use std::fmt::Write as _;
 
 use super::results::{Results, ScenarioResult, ServerResult, Unit, Verdict, spread};
 
-const BEGIN: &str = "<!-- bench: begin -->";
-const END: &str = "<!-- bench: end -->";
-
-/// Inserts a table between the two marks of a page; `None` if they are missing.
-pub(super) fn into_page(page: &str, table: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{table}{END}{after}"))
+/// Inserts a table between the marks `NAME: begin` and `NAME: end` of a page; `None` if one of them is missing.
+pub(super) fn into_page(page: &str, name: &str, table: &str) -> Option<String> {
+    let (begin, end) = (
+        format!("<!-- {name}: begin -->"),
+        format!("<!-- {name}: end -->"),
+    );
+    let (before, rest) = page.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}\n{table}{end}{after}"))
 }
 
 /// The scenarios of the README's table, with short titles, which the text above the table explains.
@@ -72,7 +73,7 @@ fn readme_servers<'a>(columns: &[(&'a ScenarioResult, &str)]) -> Vec<&'a str> {
 
 /// The internal targets, met or missed, and all scenarios with peers.
 pub(super) fn targets_page(results: &Results) -> String {
-    let mut text = targets(&results.verdicts);
+    let mut text = targets(&results.verdicts, number);
     text.push_str(&side_by_side(results));
     text
 }
@@ -80,7 +81,7 @@ pub(super) fn targets_page(results: &Results) -> String {
 /// The complete report.
 pub(super) fn long(results: &Results) -> String {
     let mut text = notes(results);
-    text.push_str(&targets(&results.verdicts));
+    text.push_str(&targets(&results.verdicts, number));
     text.push_str(&side_by_side(results));
     text.push_str(&figures(&results.outcomes));
     text.push_str(&latencies(&results.outcomes));
@@ -110,7 +111,8 @@ fn notes(results: &Results) -> String {
     text
 }
 
-fn targets(verdicts: &[Verdict]) -> String {
+/// The table of the targets, whose figures `number` renders.
+pub(super) fn targets(verdicts: &[Verdict], number: fn(f64) -> String) -> String {
     let mut text = String::new();
     if verdicts.is_empty() {
         return text;
@@ -423,9 +425,10 @@ mod tests {
 
     #[test]
     fn page_changes_only_between_its_marks() {
-        let page = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
-        let again = into_page(&page, "new\n").unwrap();
-        assert_eq!(again, format!("before\n{BEGIN}\nnew\n{END}\nafter\n"));
-        assert_eq!(into_page("no marks", "new"), None);
+        let page =
+            |text| format!("before\n<!-- table: begin -->\n{text}\n<!-- table: end -->\nafter\n");
+        let again = into_page(&page("old"), "table", "new\n").unwrap();
+        assert_eq!(again, page("new"));
+        assert_eq!(into_page(&page("old"), "other", "new"), None);
     }
 }

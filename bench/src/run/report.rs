@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use serde::Serialize;
 
 use super::results::{Results, Sample, ScenarioResult, spread};
 use super::{Setup, markdown, plot};
@@ -14,6 +16,9 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("readme"),
     args::value("targets"),
 ];
+
+/// The name of the marks around a table in a page.
+const MARKS: &str = "bench";
 
 /// `bench report FILE.json`: renders table and plot of an earlier run.
 pub(crate) fn command(options: &Options) -> io::Result<()> {
@@ -31,36 +36,43 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
 pub(super) fn write(results: &Results, options: &Options) -> io::Result<()> {
     let table = markdown::long(results);
     if let Some(out) = options.text("out") {
-        let file = |ending: &str| PathBuf::from(format!("{out}.{ending}"));
-        if let Some(directory) = Path::new(out).parent() {
-            fs::create_dir_all(directory)?;
-        }
-        let mut json = serde_json::to_vec_pretty(results)?;
-        json.push(b'\n');
-        for (ending, bytes) in [
-            ("json", json),
-            ("md", table.clone().into_bytes()),
-            ("svg", plot::svg(results).into_bytes()),
-        ] {
-            let path = file(ending);
-            named(fs::write(&path, bytes), &path.to_string_lossy())?;
-        }
+        let files = [("md", &table), ("svg", &plot::svg(results))];
+        write_files(out, results, &files)?;
     }
     if let Some(path) = options.text("readme") {
-        insert(path, &markdown::peers(results))?;
+        insert(path, MARKS, &markdown::peers(results))?;
     }
     if let Some(path) = options.text("targets") {
-        insert(path, &markdown::targets_page(results))?;
+        insert(path, MARKS, &markdown::targets_page(results))?;
     }
     print!("{table}");
     Ok(())
 }
 
-/// Inserts a table between the two marks of the file.
-fn insert(path: &str, table: &str) -> io::Result<()> {
+/// Writes the results to `out.json`, and each text to the file with its extension. Creates the directory.
+pub(super) fn write_files(
+    out: &str,
+    results: &impl Serialize,
+    texts: &[(&str, &String)],
+) -> io::Result<()> {
+    if let Some(directory) = Path::new(out).parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let json = serde_json::to_string_pretty(results)? + "\n";
+    for (extension, text) in texts.iter().chain([&("json", &json)]) {
+        let path = format!("{out}.{extension}");
+        named(fs::write(&path, text), &path)?;
+    }
+    Ok(())
+}
+
+/// Inserts a table between the marks of this name in a file.
+pub(super) fn insert(path: &str, marks: &str, table: &str) -> io::Result<()> {
     let page = named(fs::read_to_string(path), path)?;
-    let page = markdown::into_page(&page, table).ok_or_else(|| {
-        io::Error::other(format!("{path} has no begin and end marker for the table"))
+    let page = markdown::into_page(&page, marks, table).ok_or_else(|| {
+        io::Error::other(format!(
+            "{path} lacks `<!-- {marks}: begin -->` or `<!-- {marks}: end -->` around the table"
+        ))
     })?;
     named(fs::write(path, page), path)
 }
@@ -69,14 +81,19 @@ fn named<T>(result: io::Result<T>, path: &str) -> io::Result<T> {
     result.map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))
 }
 
-/// Describes the machine and the method. Call it before servers are started, since it includes load averages.
+/// Describes the machine. Call it before servers are started, since it includes load averages.
+pub(super) fn machine_line(idle_share: f64) -> String {
+    format!(
+        "{}; {:.0} % of all CPUs idle beforehand.",
+        machine::describe(),
+        idle_share * 100.0
+    )
+}
+
+/// Describes the machine and the method. Call it before servers are started.
 pub(super) fn head(setup: &Setup, idle_share: f64) -> Vec<String> {
     let mut head = vec![
-        format!(
-            "{}; {:.0} % of all CPUs idle beforehand.",
-            machine::describe(),
-            idle_share * 100.0
-        ),
+        machine_line(idle_share),
         format!(
             "Server on CPU {}, client on CPU {}, but with two shards both on all. Rounds: {}; \
              server CPU per measurement: {} s or more.",

@@ -109,6 +109,26 @@ pub(super) struct Verdict {
     pub(super) met: bool,
 }
 
+impl Verdict {
+    /// Judges the median of the rounds' figures; `None` without figures.
+    pub(super) fn new(
+        what: &str,
+        target: String,
+        figures: &[f64],
+        is_met: impl FnOnce(f64) -> bool,
+    ) -> Option<Self> {
+        let (least, figure, most) = spread(figures)?;
+        Some(Self {
+            what: what.into(),
+            target,
+            figure,
+            least,
+            most,
+            met: is_met(figure),
+        })
+    }
+}
+
 impl ScenarioResult {
     pub(super) fn served(&self, server: &str) -> Option<&ServerResult> {
         self.servers.iter().find(|served| served.server == server)

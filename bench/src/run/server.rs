@@ -66,7 +66,7 @@ impl Server {
         Self::launch(&mut command, feed, output, pauses, &kind.name())
     }
 
-    /// Starts the server of a command. `pauses`: whether it is paused while other servers are measured.
+    /// Starts a server with this command. With `pauses`, the bench pauses it while it measures other servers.
     pub(super) fn launch(
         command: &mut Command,
         feed: Option<PipeReader>,

@@ -1,6 +1,6 @@
 //! Performance targets, and whether a run meets them.
 
-use super::results::{Sample, ScenarioResult, ServerResult, Verdict, spread};
+use super::results::{Sample, ScenarioResult, ServerResult, Verdict};
 
 /// A target of a scenario.
 #[derive(Clone, Copy, Debug)]
@@ -79,14 +79,8 @@ impl Target {
                 )
             }
         };
-        let (least, figure, most) = spread(&figures)?;
-        Some(Verdict {
-            what: self.what.into(),
-            target,
-            figure,
-            least,
-            most,
-            met: self.bound.is_met(figure, served),
+        Verdict::new(self.what, target, &figures, |figure| {
+            self.bound.is_met(figure, served)
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::args::Job;
 use crate::corpus::Corpus;
-use crate::wire::TURNS;
+use crate::wire::ROUND_ROBIN_ROOMS;
 
 /// A server in a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub(super) struct Side {
     pub(super) server: ServerVariant,
     /// Whether its clients offer compression.
     pub(super) offers: bool,
-    /// Whether further clients join and leave all the time.
+    /// Whether late joiners connect and leave during the measurement.
     pub(super) has_visitors: bool,
 }
 
@@ -21,7 +21,7 @@ pub(super) enum ServerVariant {
     Plain,
     /// humphrey_ws with the feature, and with `with_compression`.
     Compressing,
-    /// A peer, by its name in `--peers`, and how it compresses.
+    /// A peer: its name in `--peers`, and its compression mode.
     Peer(&'static str, &'static str),
 }
 
@@ -35,7 +35,7 @@ const fn side(name: &'static str, server: ServerVariant, offers: bool) -> Side {
 }
 
 pub(super) const PLAIN: Side = side("humphrey_ws", ServerVariant::Plain, false);
-/// A second process of the same server: the distance of its ratios from 1 is the error of measurement.
+/// A second process of [`PLAIN`]. The deviation of its ratios from 1 is the error of measurement.
 const AGAIN: Side = side("humphrey_ws, again", ServerVariant::Plain, false);
 const UNUSED: Side = side(
     "humphrey_ws with compression, not offered",
@@ -68,7 +68,7 @@ const WS_DEFLATE: Side = side(
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measurement {
-    /// CPU time per delivery, and bytes on the wire.
+    /// CPU time and bytes per delivery.
     Load,
     /// Resident memory of idle connections.
     Idle,
@@ -83,9 +83,9 @@ pub(super) struct Scenario {
     pub(super) speakers: usize,
     pub(super) window: usize,
     pub(super) corpus: Corpus,
-    /// The others are compared with the first.
+    /// The servers. All others are compared with the first.
     pub(super) sides: Vec<Side>,
-    /// Number of rounds, as a multiple of `--rounds`. Their CPU time is divided by it.
+    /// Number of rounds, as a multiple of `--rounds`. Each round then uses this fraction of `--cpu-seconds`.
     pub(super) restarts: usize,
     pub(super) targets: Vec<Target>,
 }
@@ -103,15 +103,15 @@ pub(super) struct Target {
 pub(super) enum Bound {
     /// Maximum ratio of CPU time per delivery.
     Cpu(f64),
-    /// Maximum ratio of bytes on the wire per delivery.
+    /// Maximum ratio of bytes per delivery.
     Bytes(f64),
-    /// Fewer bytes on the wire per delivery.
+    /// A ratio of bytes per delivery below 1.
     FewerBytes,
     /// Maximum excess of CPU time per broadcast, in microseconds.
     ExcessMicros(f64),
     /// Maximum excess of resident bytes per connection.
     ExcessResident(f64),
-    /// Maximum excess of bytes per delivery, as a share of a plain frame of so many bytes.
+    /// Maximum excess of bytes per delivery, as a share of the second number: the bytes of an uncompressed frame.
     ExcessShare(f64, f64),
 }
 
@@ -138,7 +138,7 @@ const BASE: Scenario = Scenario {
     targets: Vec::new(),
 };
 
-/// Number of clients of an echo.
+/// Number of clients in a scenario with an echo.
 const ECHO: usize = 100;
 
 pub(super) fn all() -> Vec<Scenario> {
@@ -173,19 +173,19 @@ pub(super) fn all() -> Vec<Scenario> {
     all.extend([
         excepts(
             "chat-20",
-            "20 of 1,000 members speak in turn, to all others",
+            "20 of 1,000 members send in turn, to all others",
             1_000,
             20,
         ),
         excepts(
             "chat-1000",
-            "1,000 members speak in turn, to all others",
+            "1,000 members send in turn, to all others",
             1_000,
             1_000,
         ),
         excepts(
             "chat-20-of-20",
-            "20 members speak in turn, to all others",
+            "20 members send in turn, to all others",
             20,
             20,
         ),
@@ -227,7 +227,7 @@ fn idle() -> Scenario {
     }
 }
 
-/// Ticks and chat to 1,000 members, one by one and in batches.
+/// The fan-outs of ticks and chat messages to 1,000 members, one by one and in batches.
 fn broadcasts() -> [Scenario; 4] {
     let of = |id, title, corpus, window, share| {
         let mut sides = vec![PLAIN, OURS, BUN, BUN_DEDICATED, BUN_SHARED];
@@ -300,17 +300,17 @@ fn excepts(id: &'static str, title: &'static str, clients: usize, speakers: usiz
     }
 }
 
-/// Members of each room that is sent messages in turn with others.
+/// Number of members of each room in [`Job::RoundRobin`].
 const ROOM_MEMBERS: usize = 16;
 
 fn rooms() -> Scenario {
-    let title = "64 rooms of 16 in turn, ticks";
+    let title = "Ticks to 64 rooms of 16 members, round robin";
     Scenario {
         id: "rooms",
         title,
-        job: Job::Turns,
-        // And one that publishes.
-        clients: TURNS * ROOM_MEMBERS + 1,
+        job: Job::RoundRobin,
+        // All members, and the publisher.
+        clients: ROUND_ROBIN_ROOMS * ROOM_MEMBERS + 1,
         sides: vec![PLAIN, OURS, BUN, BUN_DEDICATED, BUN_SHARED],
         targets: vec![target(title, OURS, PLAIN, Bound::ExcessMicros(8.0))],
         ..BASE
@@ -329,7 +329,7 @@ fn documents() -> Scenario {
 
 fn joins() -> Scenario {
     let title = "Ticks to 1,000, 100 joins per second";
-    // A frame has a header of two bytes.
+    // The header of an uncompressed frame has two bytes.
     let plain = (Corpus::Ticks.size() + 2) as f64;
     Scenario {
         id: "joins",

@@ -1,6 +1,7 @@
-//! The load client of the compression scenarios: one epoll loop that polls. It counts frames and bytes on the wire without
-//! inflating them, so that its own work does not limit the server. A sample of the clients inflates all their messages and
-//! compares them with what was sent.
+//! The load client of the compression scenarios. One thread serves all connections through epoll, and polls instead of
+//! sleeping, so that the server does not pay for waking it. It counts frames and bytes without inflating messages, so that
+//! its own work does not limit the server. Only a sample of the connections inflates every message and compares it with the
+//! one that was sent.
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -8,13 +9,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::stream::{Frames, Inflater, Part, Totals};
 use crate::args::Job;
 use crate::load::connect::{self, ConnectionSpec};
+use crate::poll;
 use crate::wire;
 
 const READ_BUFFER: usize = 256 * 1024;
@@ -22,38 +24,38 @@ const EVENTS: usize = 1024;
 const MASK: [u8; 4] = [0x5a, 0xc3, 0x1e, 0x97];
 /// If nothing arrives for this long although messages are expected, the server has stalled.
 const STALLED: Duration = Duration::from_secs(10);
-/// Clients that inflate and compare their messages, besides the first two.
+/// Number of clients that inflate and compare their messages, besides the first two.
 const CHECKED: usize = 8;
-/// Messages at once while a server is warmed up.
+/// Minimum number of messages in a batch during the warm-up of a fan-out.
 const WARM_UP_WINDOW: usize = 16;
 
-/// What the clients of a server do.
+/// The messages that the clients of a server send, and the deliveries that they expect.
 #[derive(Clone)]
-pub(super) struct Conversation {
+pub(super) struct TrafficPlan {
     pub(super) job: Job,
-    /// Number of connections. In a fan-out, the first one publishes and receives; in turns, it only publishes.
+    /// Number of connections. The first one publishes in a fan-out and in round-robin rooms; in a fan-out, it also receives.
     pub(super) clients: usize,
-    /// Rooms that are sent messages in turn.
+    /// Number of rooms in [`Job::RoundRobin`].
     pub(super) rooms: usize,
-    /// The first clients of a chat, which speak in turn.
+    /// Number of clients that send in [`Job::Chat`], one after the other.
     pub(super) speakers: usize,
-    /// Messages that are sent at once, before all their deliveries are awaited; for each client in an echo.
+    /// Number of messages in a batch; in an echo, for each client.
     pub(super) window: usize,
     pub(super) messages: Arc<Vec<String>>,
-    /// Whether the clients offer compression, which the server must then accept.
+    /// Whether the clients offer compression. If they do, the server must accept it.
     pub(super) offers: bool,
 }
 
-impl Conversation {
+impl TrafficPlan {
     fn path(&self, client: usize) -> String {
         match self.job {
-            Job::Fanout | Job::Turns if client == 0 => wire::PUBLISH.into(),
-            Job::Turns => format!("/{}", (client - 1) % self.rooms),
+            Job::Fanout | Job::RoundRobin if client == 0 => wire::PUBLISH.into(),
+            Job::RoundRobin => format!("/{}", (client - 1) % self.rooms),
             _ => "/".into(),
         }
     }
 
-    /// The client that sends message `number`.
+    /// Returns the client that sends message `number`.
     fn sender(&self, number: u64) -> usize {
         match self.job {
             Job::Chat => (number % self.speakers as u64) as usize,
@@ -62,17 +64,17 @@ impl Conversation {
         }
     }
 
-    /// Number of clients that receive a message.
+    /// Returns the number of clients that receive a message.
     fn recipients(&self) -> u64 {
         (match self.job {
             Job::Echo => 1,
             Job::Chat => self.clients - 1,
-            Job::Turns => (self.clients - 1) / self.rooms,
+            Job::RoundRobin => (self.clients - 1) / self.rooms,
             _ => self.clients,
         }) as u64
     }
 
-    /// Messages that are sent before their deliveries are awaited.
+    /// Number of messages that are sent before the client waits for their deliveries.
     fn batch(&self) -> u64 {
         (match self.job {
             Job::Echo => self.clients * self.window,
@@ -80,7 +82,7 @@ impl Conversation {
         }) as u64
     }
 
-    /// The number of the message that a client receives after `received` others.
+    /// Returns the number of the message that a client receives after `received` others.
     fn number(&self, client: usize, received: u64) -> u64 {
         let client = client as u64;
         match self.job {
@@ -94,7 +96,7 @@ impl Conversation {
                 let place = received % others;
                 received / others * self.speakers as u64 + place + u64::from(place >= client)
             }
-            Job::Turns => received * self.rooms as u64 + (client - 1) % self.rooms as u64,
+            Job::RoundRobin => received * self.rooms as u64 + (client - 1) % self.rooms as u64,
             _ => received,
         }
     }
@@ -107,15 +109,15 @@ impl Conversation {
         client < 2 || client.is_multiple_of((self.clients / CHECKED).max(1))
     }
 
-    /// Whether clients join rooms, so that the first message must wait until they have.
+    /// Whether clients join rooms. The first message must wait until they are members.
     fn joins(&self) -> bool {
-        matches!(self.job, Job::Chat | Job::Turns)
+        matches!(self.job, Job::Chat | Job::RoundRobin)
     }
 }
 
 /// The clients of one server.
 pub(super) struct Clients {
-    talk: Conversation,
+    plan: TrafficPlan,
     epoll: OwnedFd,
     clients: Vec<Client>,
     events: Vec<epoll::Event>,
@@ -135,13 +137,13 @@ struct Client {
 }
 
 impl Clients {
-    pub(super) fn connect(address: SocketAddrV4, talk: Conversation) -> io::Result<Self> {
+    pub(super) fn connect(address: SocketAddrV4, plan: TrafficPlan) -> io::Result<Self> {
         let spec = |at| ConnectionSpec {
-            path: talk.path(at),
+            path: plan.path(at),
             small: false,
-            offers: talk.offers,
+            offers: plan.offers,
         };
-        let sockets = connect::open(address, 0, talk.clients, spec)?;
+        let sockets = connect::open(address, 0, plan.clients, spec)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut clients = Vec::with_capacity(sockets.len());
         for (token, socket) in sockets.into_iter().enumerate() {
@@ -155,11 +157,11 @@ impl Clients {
                 socket,
                 frames: Frames::default(),
                 received: 0,
-                inflater: talk.is_checked(token).then(Inflater::new),
+                inflater: plan.is_checked(token).then(Inflater::new),
             });
         }
         let mut all = Self {
-            talk,
+            plan,
             epoll,
             clients,
             events: Vec::with_capacity(EVENTS),
@@ -169,13 +171,13 @@ impl Clients {
             totals: Totals::default(),
             expected: 0,
         };
-        if all.talk.joins() {
+        if all.plan.joins() {
             all.wait_for_joins()?;
         }
         Ok(all)
     }
 
-    /// Every client says hello and receives an answer, which the server sends after the client has joined.
+    /// Waits until the server has answered the hello of every client, which it does after the client has joined its room.
     fn wait_for_joins(&mut self) -> io::Result<()> {
         for at in 0..self.clients.len() {
             self.output.clear();
@@ -183,10 +185,10 @@ impl Clients {
             self.write(at)?;
         }
         self.expected = self.clients.len() as u64;
-        let offers = self.talk.offers;
-        let talk = std::mem::replace(
-            &mut self.talk,
-            Conversation {
+        let offers = self.plan.offers;
+        let plan = std::mem::replace(
+            &mut self.plan,
+            TrafficPlan {
                 job: Job::Fanout,
                 clients: self.clients.len(),
                 rooms: 0,
@@ -197,7 +199,7 @@ impl Clients {
             },
         );
         let outcome = self.until_received();
-        self.talk = talk;
+        self.plan = plan;
         (self.totals, self.expected) = (Totals::default(), 0);
         for client in &mut self.clients {
             client.received = 0;
@@ -205,7 +207,7 @@ impl Clients {
         outcome
     }
 
-    /// Sends batches and waits for their deliveries, for that long.
+    /// Sends batches, each after the deliveries of the one before, until `time` has passed.
     pub(super) fn run(&mut self, time: Duration) -> io::Result<()> {
         let start = Instant::now();
         while start.elapsed() < time {
@@ -215,25 +217,25 @@ impl Clients {
         Ok(())
     }
 
-    /// As [`run`](Self::run), with many messages at once where one client sends them all.
-    pub(super) fn run_in_batches(&mut self, time: Duration) -> io::Result<()> {
-        let window = self.talk.window;
-        if self.talk.job == Job::Fanout {
-            self.talk.window = window.max(WARM_UP_WINDOW);
+    /// Sends batches like [`run`](Self::run), but of at least [`WARM_UP_WINDOW`] messages if one client sends all of them.
+    pub(super) fn run_in_large_batches(&mut self, time: Duration) -> io::Result<()> {
+        let window = self.plan.window;
+        if self.plan.job == Job::Fanout {
+            self.plan.window = window.max(WARM_UP_WINDOW);
         }
         let outcome = self.run(time);
-        self.talk.window = window;
+        self.plan.window = window;
         outcome
     }
 
     fn send_batch(&mut self) -> io::Result<()> {
-        let end = self.sent + self.talk.batch();
-        self.expected += self.talk.batch() * self.talk.recipients();
+        let end = self.sent + self.plan.batch();
+        self.expected += self.plan.batch() * self.plan.recipients();
         while self.sent < end {
-            let sender = self.talk.sender(self.sent);
+            let sender = self.plan.sender(self.sent);
             self.output.clear();
-            while self.sent < end && self.talk.sender(self.sent) == sender {
-                put_frame(&mut self.output, self.talk.text(self.sent));
+            while self.sent < end && self.plan.sender(self.sent) == sender {
+                put_frame(&mut self.output, self.plan.text(self.sent));
                 self.sent += 1;
             }
             self.write(sender)?;
@@ -247,7 +249,7 @@ impl Clients {
         while !rest.is_empty() {
             match send(&self.clients[client].socket, rest, SendFlags::NOSIGNAL) {
                 Ok(sent) => rest = &rest[sent..],
-                // The server reads meanwhile: a batch is smaller than what it may buffer.
+                // The client does not receive meanwhile. The server reads on, since it can buffer the deliveries of a batch.
                 Err(Errno::AGAIN) if since.elapsed() < STALLED => std::thread::yield_now(),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -274,32 +276,20 @@ impl Clients {
         Ok(())
     }
 
-    /// Polls the sockets once, and reads what has arrived; returns the number of events.
+    /// Polls the sockets once and reads those that are ready. Returns the number of events.
     fn poll(&mut self) -> io::Result<usize> {
-        self.events.clear();
-        let wait = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        match epoll::wait(
-            &self.epoll,
-            rustix::buffer::spare_capacity(&mut self.events),
-            Some(&wait),
-        ) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        poll::wait(&self.epoll, &mut self.events, Some(Duration::ZERO))?;
         for event in &self.events {
             let at = event.data.u64() as usize;
             self.clients[at]
-                .read(at, &self.talk, &mut self.input, &mut self.totals)
+                .read(at, &self.plan, &mut self.input, &mut self.totals)
                 .map_err(|e| io::Error::new(e.kind(), format!("connection {at}: {e}")))?;
         }
         Ok(self.events.len())
     }
 
-    /// Checks that each client has received exactly what it should, and that nothing more arrives. Returns how many messages
-    /// were inflated or read, and compared.
+    /// Checks that each client has received exactly the expected messages, and that none follows. Returns the number of
+    /// messages that were compared with those sent.
     pub(super) fn finish(&mut self) -> io::Result<u64> {
         let end = Instant::now() + Duration::from_millis(50);
         while Instant::now() < end {
@@ -312,8 +302,8 @@ impl Clients {
             )));
         }
         for (at, client) in self.clients.iter().enumerate() {
-            let is_silent = self.talk.job == Job::Turns && at == 0;
-            if !is_silent && self.talk.number(at, client.received) < self.sent {
+            let is_silent = self.plan.job == Job::RoundRobin && at == 0;
+            if !is_silent && self.plan.number(at, client.received) < self.sent {
                 return Err(io::Error::other(format!(
                     "connection {at} received {} messages of {}",
                     client.received, self.sent
@@ -329,7 +319,7 @@ impl Client {
     fn read(
         &mut self,
         at: usize,
-        talk: &Conversation,
+        plan: &TrafficPlan,
         input: &mut [u8],
         totals: &mut Totals,
     ) -> io::Result<()> {
@@ -343,18 +333,18 @@ impl Client {
             };
             let mut bytes = &input[..read];
             while let Part::Payload(payload, ends) =
-                self.frames.next(&mut bytes, totals, talk.offers)?
+                self.frames.next(&mut bytes, totals, plan.offers)?
             {
                 if let Some(inflater) = &mut self.inflater {
                     inflater.push(payload);
                     if ends {
-                        let number = talk.number(at, self.received);
+                        let number = plan.number(at, self.received);
                         let text = inflater.finish(self.frames.is_compressed())?;
-                        if text != talk.text(number).as_bytes() {
+                        if text != plan.text(number).as_bytes() {
                             return Err(io::Error::other(format!(
                                 "message {number} is {:?}, not {:?}",
                                 String::from_utf8_lossy(text),
-                                talk.text(number)
+                                plan.text(number)
                             )));
                         }
                     }
@@ -379,8 +369,8 @@ fn put_frame(output: &mut Vec<u8>, text: &str) {
 mod tests {
     use super::*;
 
-    fn talk(job: Job, clients: usize, speakers: usize) -> Conversation {
-        Conversation {
+    fn plan(job: Job, clients: usize, speakers: usize) -> TrafficPlan {
+        TrafficPlan {
             job,
             clients,
             rooms: 4,
@@ -392,26 +382,26 @@ mod tests {
     }
 
     #[test]
-    fn client_receives_the_numbers_that_others_send_it() {
-        for talk in [
-            talk(Job::Fanout, 5, 0),
-            talk(Job::Chat, 5, 3),
-            talk(Job::Chat, 5, 5),
-            talk(Job::Echo, 5, 0),
-            talk(Job::Turns, 9, 0),
+    fn clients_receive_numbers_of_their_senders() {
+        for plan in [
+            plan(Job::Fanout, 5, 0),
+            plan(Job::Chat, 5, 3),
+            plan(Job::Chat, 5, 5),
+            plan(Job::Echo, 5, 0),
+            plan(Job::RoundRobin, 9, 0),
         ] {
-            for client in 1..talk.clients {
-                let is_recipient = |&number: &u64| match talk.job {
+            for client in 1..plan.clients {
+                let is_recipient = |&number: &u64| match plan.job {
                     Job::Fanout => true,
-                    Job::Chat => talk.sender(number) != client,
-                    Job::Echo => talk.sender(number) == client,
+                    Job::Chat => plan.sender(number) != client,
+                    Job::Echo => plan.sender(number) == client,
                     _ => number % 4 == (client as u64 - 1) % 4,
                 };
                 let expected: Vec<u64> = (0..120).filter(is_recipient).collect();
                 let numbers: Vec<u64> = (0..expected.len() as u64)
-                    .map(|received| talk.number(client, received))
+                    .map(|received| plan.number(client, received))
                     .collect();
-                assert_eq!(numbers, expected, "{:?}, client {client}", talk.job);
+                assert_eq!(numbers, expected, "{:?}, client {client}", plan.job);
             }
         }
     }

@@ -1,6 +1,6 @@
-//! `bench compression`: what compression costs and saves. All servers of a scenario are started, warmed up, and loaded in
-//! turn, with the order reversed every other time; that is a round. Figures are the server's CPU time per delivery and the
-//! bytes on the wire; ratios are of the same round.
+//! `bench compression` measures the CPU time that compression costs and the bytes that it saves. In each round, it starts and
+//! warms up all servers of a scenario, then loads them in turn and reverses the order after each pass. The figures are the
+//! server's CPU time and the bytes per delivery. A ratio compares two servers in the same round.
 
 mod catalog;
 mod client;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::catalog::{Measurement, Scenario, ServerVariant, Side};
-use self::client::{Clients, Conversation};
+use self::client::{Clients, TrafficPlan};
 use self::stream::Totals;
 use self::table::{Figures, Report, ScenarioReport, ServerReport};
 use self::visitors::Visitors;
@@ -25,7 +25,7 @@ use super::{build, idle_share_now, profile_of};
 use crate::args::{self, Job, OptionSpec, Options};
 use crate::load::connect::{self, ConnectionSpec};
 use crate::machine;
-use crate::wire::TURNS;
+use crate::wire::ROUND_ROBIN_ROOMS;
 
 pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::flag("quick"),
@@ -42,22 +42,23 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
 
 /// Duration of a turn.
 const TURN: Duration = Duration::from_millis(250);
-/// Time under load before the measurement: the peers in JavaScript compile their code meanwhile.
+/// Duration of the load before the measurement, in which the peers in JavaScript compile their code.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// Messages before the measurement, which fill the window of a compressor with 8 KiB; unless they take longer than this.
+/// Minimum number of messages before the measurement. They fill a compressor's window of 8 KiB.
 const WARM_UP_MESSAGES: u64 = 256;
+/// Maximum duration of the warm-up with [`WARM_UP_MESSAGES`].
 const WARM_UP_MAX: Duration = Duration::from_millis(1_500);
 /// Maximum duration of a measurement, as a multiple of the requested CPU time.
 const TIMES_MAX: f64 = 4.0;
-/// Clients that echo before the memory of idle connections is measured.
+/// Number of clients that send echoes before the memory of idle connections is measured.
 const IDLE_BASE: usize = 64;
-/// Rounds of a measurement of memory, which varies little.
+/// Maximum number of rounds of a measurement of memory, which varies little.
 const IDLE_ROUNDS: usize = 3;
 
 struct Setup {
     quick: bool,
     program: PathBuf,
-    /// This program, built with the feature `deflate`.
+    /// The bench, built with the feature `deflate`.
     compressing_program: PathBuf,
     peers: Peers,
     rounds: usize,
@@ -87,7 +88,7 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
         ..Report::default()
     };
     machine::raise_descriptor_limit()?;
-    // The servers that are started pin themselves to the other CPU.
+    // Each server pins itself to the server CPU.
     machine::pin(&[client_cpu])?;
     let (machine, mut used) = (machine::all_cpus()?, 0.0);
     for mut scenario in scenarios {
@@ -142,7 +143,7 @@ fn setup(options: &Options) -> io::Result<(Setup, usize)> {
     ))
 }
 
-/// Builds this program with the feature, in a separate directory, so that it does not replace this one.
+/// Builds the bench with the feature `deflate`, in a separate directory, so that the running program is not replaced.
 fn compressing_program(profile: &str, target: &std::path::Path) -> io::Result<PathBuf> {
     let features = ["-p", "humphrey_ws_bench", "--features", "deflate"];
     let target = target.join("deflate");
@@ -151,14 +152,14 @@ fn compressing_program(profile: &str, target: &std::path::Path) -> io::Result<Pa
 }
 
 impl Scenario {
-    /// Leaves out peers that are not measured; a quick run has fewer clients.
+    /// Removes the peers that `--peers` excludes, and reduces the number of clients in a quick run.
     fn adapt(&mut self, setup: &Setup) {
         let has = |id| setup.peers.picked.iter().any(|peer| peer.id == id);
         self.sides.retain(|side| match side.server {
             ServerVariant::Peer(id, _) => has(id),
             _ => true,
         });
-        if setup.quick && self.clients >= 1_000 && self.job != Job::Turns {
+        if setup.quick && self.clients >= 1_000 && self.job != Job::RoundRobin {
             self.clients /= 10;
             self.speakers = self.speakers.min(self.clients);
         }
@@ -172,11 +173,11 @@ impl Scenario {
         }
     }
 
-    fn conversation(&self, side: &Side, messages: &Arc<Vec<String>>) -> Conversation {
-        Conversation {
+    fn traffic(&self, side: &Side, messages: &Arc<Vec<String>>) -> TrafficPlan {
+        TrafficPlan {
             job: self.job,
             clients: self.clients,
-            rooms: TURNS,
+            rooms: ROUND_ROBIN_ROOMS,
             speakers: self.speakers,
             window: self.window,
             messages: messages.clone(),
@@ -212,7 +213,8 @@ fn start(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Result<Server> 
     Server::launch(&mut command, None, output, pauses, side.name)
 }
 
-/// Measures all rounds of a scenario. A failed peer is noted and left out of further rounds; any other failure ends the run.
+/// Measures all rounds of a scenario. A peer that fails is reported and skipped in the remaining rounds. If humphrey_ws fails,
+/// the run ends.
 fn measure(setup: &Setup, scenario: &Scenario, used: &mut f64) -> io::Result<ScenarioReport> {
     let messages = Arc::new(scenario.corpus.messages());
     let rounds = scenario.rounds(setup);
@@ -268,7 +270,7 @@ struct AlternatingRun {
     seconds: f64,
 }
 
-/// The counts before the measurement.
+/// The cumulative counts of a server at one moment.
 #[derive(Clone, Copy, Default)]
 struct Snapshot {
     cpu: f64,
@@ -286,8 +288,8 @@ impl AlternatingRun {
         messages: &Arc<Vec<String>>,
     ) -> io::Result<Self> {
         let server = start(setup, scenario, side)?;
-        let talk = scenario.conversation(side, messages);
-        let clients = Clients::connect(server.address, talk)?;
+        let plan = scenario.traffic(side, messages);
+        let clients = Clients::connect(server.address, plan)?;
         let visitors = side
             .has_visitors
             .then(|| Visitors::start(server.address, messages.clone(), side.offers));
@@ -302,7 +304,7 @@ impl AlternatingRun {
         run.server.go_on()?;
         let start = Instant::now();
         while !setup.quick && run.clients.sent < WARM_UP_MESSAGES && start.elapsed() < WARM_UP_MAX {
-            run.clients.run_in_batches(TURN / 10)?;
+            run.clients.run_in_large_batches(TURN / 10)?;
         }
         run.server.pause()?;
         run.before = run.snapshot()?;
@@ -370,7 +372,7 @@ impl AlternatingRun {
     }
 }
 
-/// Measures one round under load; the results are in the order of the sides.
+/// Measures one round under load. Returns the results in the order of `sides`.
 fn load(
     setup: &Setup,
     scenario: &Scenario,
@@ -425,12 +427,12 @@ fn idle(
 ) -> io::Result<Figures> {
     let settle = || std::thread::sleep(Duration::from_millis(if setup.quick { 50 } else { 1_000 }));
     let server = start(setup, scenario, side)?;
-    let talk = Conversation {
+    let plan = TrafficPlan {
         clients: IDLE_BASE,
-        ..scenario.conversation(side, messages)
+        ..scenario.traffic(side, messages)
     };
-    // They stay connected, so that their memory is not used again.
-    let mut clients = Clients::connect(server.address, talk)?;
+    // These clients stay connected, so that the idle connections do not reuse their memory.
+    let mut clients = Clients::connect(server.address, plan)?;
     clients.run(WARM_UP)?;
     settle();
     let base = machine::resident(server.pid())?;

@@ -1,5 +1,5 @@
-//! Reads a server's stream: counts its frames and bytes, and inflates and compares those of some clients. The inflater is
-//! miniz_oxide, not the library that humphrey_ws compresses with.
+//! Counts the frames and bytes that a server sends, and inflates messages with miniz_oxide, which shares no code with the
+//! library that humphrey_ws compresses with.
 
 use std::io;
 
@@ -8,16 +8,16 @@ use miniz_oxide::{DataFormat, MZFlush, MZStatus};
 
 const TEXT_FRAME: u8 = 0x81;
 const RSV1: u8 = 0x40;
-/// The end of a flushed block, which the sender leaves out (RFC 7692 §7.2.1).
+/// The end of a flushed block, which the sender removes (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
 
-/// Frames and bytes that have arrived.
+/// Counts of received frames and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub(super) frames: u64,
-    /// With the frames' headers.
+    /// Bytes of payloads and frame headers.
     pub(super) bytes: u64,
-    /// The frames that were compressed.
+    /// Number of compressed frames.
     pub(super) compressed: u64,
 }
 
@@ -37,12 +37,12 @@ impl Totals {
     }
 }
 
-/// Splits a stream into frames, however reads split it.
+/// Splits a stream into frames, at any boundaries of reads.
 #[derive(Default)]
 pub(super) struct Frames {
     head: [u8; 10],
     have: usize,
-    /// Payload bytes of the current frame that are missing.
+    /// Number of payload bytes of the current frame that have not arrived.
     missing: usize,
     in_payload: bool,
 }
@@ -52,12 +52,12 @@ pub(super) struct Frames {
 pub(super) enum Part<'a> {
     /// Payload bytes, and whether they end the frame.
     Payload(&'a [u8], bool),
-    /// The input is used up.
+    /// The input is empty and the frame incomplete.
     Incomplete,
 }
 
 impl Frames {
-    /// Takes the next part of a frame from `bytes`, and counts it.
+    /// Removes the next part of a frame from `bytes` and adds it to `totals`.
     pub(super) fn next<'a>(
         &mut self,
         bytes: &mut &'a [u8],
@@ -122,12 +122,12 @@ impl Frames {
         };
         let first = self.head[0];
         let is_known = first == TEXT_FRAME || first == TEXT_FRAME | RSV1 && may_be_compressed;
-        // A server masks nothing.
+        // A server does not mask its frames.
         if !is_known || self.head[1] > 127 {
-            // The reason for a close follows its code.
+            // If this is a close frame, the error shows its reason.
             let start = &bytes[..bytes.len().min(self.missing)];
             return Err(io::Error::other(format!(
-                "a frame began {:02x?} {:?}",
+                "unexpected frame: header {:02x?}, payload {:?}",
                 &self.head[..self.have],
                 String::from_utf8_lossy(start)
             )));
@@ -159,7 +159,7 @@ impl Inflater {
         self.payload.extend_from_slice(part);
     }
 
-    /// The text of the message whose payload was pushed.
+    /// Returns the text of the message whose payload was pushed.
     pub(super) fn finish(&mut self, is_compressed: bool) -> io::Result<&[u8]> {
         self.text.clear();
         if !is_compressed {
@@ -176,12 +176,12 @@ impl Inflater {
             self.text.extend_from_slice(&output[..result.bytes_written]);
             match result.status {
                 Ok(MZStatus::StreamEnd) => {
-                    // Some servers end each message with a final block; the next one refers to nothing.
+                    // A final block ends the DEFLATE stream, so the next message starts a new one.
                     self.state = InflateState::new_boxed(DataFormat::Raw);
                 }
                 Ok(_) | Err(miniz_oxide::MZError::Buf) => {}
                 Err(error) => {
-                    return Err(io::Error::other(format!("not inflated: {error:?}")));
+                    return Err(io::Error::other(format!("inflating failed: {error:?}")));
                 }
             }
             if input.is_empty() && result.bytes_written < output.len() {
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
     use crate::wire;
 
-    /// Plain and compressed frames in turn; the compressed ones share a history.
+    /// Encodes every third message as an uncompressed frame, and compresses the others with one history.
     fn stream(messages: &[String]) -> Vec<u8> {
         let flags = create_comp_flags_from_zip_params(6, -15, 0);
         let mut compressor = CompressorOxide::new(flags);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn stream_cut_anywhere_is_counted_and_inflated() {
+    fn stream_split_anywhere_is_counted_and_inflated() {
         let long = "0123456789".repeat(7_000);
         let messages: Vec<String> = (0..9)
             .map(|at| match at {

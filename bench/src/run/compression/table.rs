@@ -1,20 +1,17 @@
 //! The figures of the command `compression` as JSON and as Markdown, and whether they meet the targets.
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Setup;
 use super::catalog::{Bound, Target};
 use crate::args::Options;
-use crate::machine;
-use crate::run::results::{median_by, spread};
+use crate::run::results::{Verdict, median_by};
+use crate::run::{markdown, report};
 
-/// The marks in a page between which the targets are inserted.
-const BEGIN: &str = "<!-- compression: begin -->";
-const END: &str = "<!-- compression: end -->";
+/// The name of the marks around the table of targets in a page.
+const MARKS: &str = "compression";
 
 /// The results of a run.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -31,7 +28,7 @@ pub(super) struct Report {
 pub(super) struct ScenarioReport {
     pub(super) id: String,
     pub(super) title: String,
-    /// The others are compared with the first.
+    /// The servers. All others are compared with the first.
     pub(super) servers: Vec<ServerReport>,
 }
 
@@ -49,33 +46,21 @@ pub(super) struct Figures {
     /// Microseconds of the server's CPU time, user and system, per delivery and per message sent.
     pub(super) cpu: f64,
     pub(super) cpu_per_broadcast: f64,
-    /// Bytes on the wire per delivery, frame headers included. TCP's and IP's are not counted.
+    /// WebSocket bytes per delivery: payloads and frame headers, without the headers of TCP and IP.
     pub(super) bytes: f64,
     /// The share of deliveries that were compressed.
     pub(super) compressed: f64,
     pub(super) deliveries: u64,
     pub(super) messages: u64,
-    /// Messages that sampled clients have inflated, or read, and compared with what was sent.
+    /// Number of received messages that were compared with those sent.
     pub(super) compared: u64,
     pub(super) joins_per_second: f64,
-    /// For idle connections.
+    /// Resident bytes per idle connection, in scenarios that measure memory.
     pub(super) resident_per_connection: Option<f64>,
 }
 
-/// A target, and whether it was met.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Verdict {
-    what: String,
-    target: String,
-    /// Median, minimum and maximum over the rounds.
-    figure: f64,
-    least: f64,
-    most: f64,
-    met: bool,
-}
-
 impl Figures {
-    /// The figures in a few words.
+    /// Returns the figures for the progress line of a round.
     pub(super) fn summary(&self) -> String {
         match self.resident_per_connection {
             Some(bytes) => format!("{bytes:.1} B"),
@@ -128,40 +113,26 @@ impl Target {
             Bound::ExcessResident(most) => (format!("≤ {most} B beyond {name}"), most),
             Bound::ExcessShare(most, _) => (format!("bytes ≤ {most} of plain beyond {name}"), most),
         };
-        let (least, figure, most) = spread(&figures)?;
-        let met = match self.bound {
+        Verdict::new(self.what, target, &figures, |figure| match self.bound {
             Bound::FewerBytes => figure < limit,
             _ => figure <= limit,
-        };
-        Some(Verdict {
-            what: self.what.into(),
-            target,
-            figure,
-            least,
-            most,
-            met,
         })
     }
 }
 
-/// Describes the machine and the method. Call it before servers are started, since it includes load averages.
+/// Describes the machine and the method. Call it before servers are started.
 pub(super) fn head(setup: &Setup, client_cpu: &usize, idle_share: f64) -> Vec<String> {
     let mut head = vec![
+        report::machine_line(idle_share),
         format!(
-            "{}; {:.0} % of all CPUs idle beforehand.",
-            machine::describe(),
-            idle_share * 100.0
-        ),
-        format!(
-            "Server on CPU {}, client on CPU {client_cpu}. Rounds: {}, and five times as many, shorter ones where compression \
-             is not offered; server CPU per measurement: {} s in all.",
+            "Server on CPU {}, client on CPU {client_cpu}. Rounds: {}, or five times as many shorter ones if clients do not \
+             offer compression; server CPU per measurement: {} s in total.",
             setup.server_cpu, setup.rounds, setup.cpu_seconds
         ),
     ];
     if cfg!(feature = "deflate") {
         head.push(
-            "humphrey_ws was built with the feature `deflate` also where it does not compress."
-                .into(),
+            "The servers without compression were built with the feature `deflate`, too.".into(),
         );
     }
     if setup.quick {
@@ -171,40 +142,20 @@ pub(super) fn head(setup: &Setup, client_cpu: &usize, idle_share: f64) -> Vec<St
 }
 
 /// Writes `out.json` and `out.md`, and the targets between the marks of a page; the complete report goes to standard output.
-pub(super) fn write(report: &Report, options: &Options) -> io::Result<()> {
-    let text = markdown(report);
+pub(super) fn write(results: &Report, options: &Options) -> io::Result<()> {
+    let text = complete(results);
     if let Some(out) = options.text("out") {
-        if let Some(directory) = Path::new(out).parent() {
-            fs::create_dir_all(directory)?;
-        }
-        let mut json = serde_json::to_vec_pretty(report)?;
-        json.push(b'\n');
-        for (ending, bytes) in [("json", json), ("md", text.clone().into_bytes())] {
-            let path = PathBuf::from(format!("{out}.{ending}"));
-            named(fs::write(&path, bytes), &path.to_string_lossy())?;
-        }
+        report::write_files(out, results, &[("md", &text)])?;
     }
     if let Some(path) = options.text("targets") {
-        let page = named(fs::read_to_string(path), path)?;
-        let page = into_page(&page, &targets(report))
-            .ok_or_else(|| io::Error::other(format!("{path} has no marks for the targets")))?;
-        named(fs::write(path, page), path)?;
+        report::insert(path, MARKS, &targets(results))?;
     }
     print!("{text}");
     Ok(())
 }
 
-fn named<T>(result: io::Result<T>, path: &str) -> io::Result<T> {
-    result.map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))
-}
-
-fn into_page(page: &str, table: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{table}{END}{after}"))
-}
-
-fn markdown(report: &Report) -> String {
+/// Renders the complete report.
+fn complete(report: &Report) -> String {
     let mut text = report.head.join(" ");
     if !report.peers.is_empty() {
         text += &format!(" Peers: {}.", report.peers.join(", "));
@@ -222,29 +173,12 @@ fn markdown(report: &Report) -> String {
 }
 
 fn targets(report: &Report) -> String {
-    if report.verdicts.is_empty() {
-        return String::new();
+    // Three decimals, since the limits of ratios have two.
+    let table = markdown::targets(&report.verdicts, short);
+    match table.is_empty() {
+        true => table,
+        false => table + "\n",
     }
-    let mut text =
-        String::from("\n| scenario | target | median (min–max) | met |\n|---|---|---|---|\n");
-    for verdict in &report.verdicts {
-        let Verdict {
-            what,
-            target,
-            figure,
-            least,
-            most,
-            met,
-        } = verdict;
-        let met = if *met { "yes" } else { "no" };
-        text += &format!(
-            "| {what} | {target} | **{}** ({}–{}) | {met} |\n",
-            short(*figure),
-            short(*least),
-            short(*most)
-        );
-    }
-    text + "\n"
 }
 
 fn short(number: f64) -> String {
@@ -350,15 +284,13 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_inserted_between_the_marks_of_a_page() {
+    fn targets_are_shown_with_three_decimals() {
         let report = Report {
             verdicts: vec![judge(Bound::Cpu(1.1))],
             ..Report::default()
         };
         let table = targets(&report);
         assert!(table.contains("| ticks | CPU ≤ 1.1 × plain | **1.050** (1.000–1.100) | yes |"));
-        let page = into_page(&format!("a\n{BEGIN}\nold\n{END}\nb\n"), &table).unwrap();
-        assert!(page.contains(&table) && !page.contains("old"));
-        assert!(into_page("no marks", &table).is_none());
+        assert!(targets(&Report::default()).is_empty());
     }
 }

@@ -1,5 +1,5 @@
-//! Late joiners: while a server is under load, clients connect at a steady rate, stay for half a second, and leave. What each
-//! has received is inflated and compared as it leaves.
+//! Late joiners of a fan-out. While a server is under load, clients connect at a steady rate, stay for half a second, and
+//! leave. Each client then inflates the messages that it has received and compares them with those sent.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -16,14 +16,14 @@ use rustix::net::{RecvFlags, recv};
 use super::stream::{Frames, Inflater, Part, Totals};
 use crate::load::connect::{self, ConnectionSpec};
 
-/// Connections opened per second.
+/// Number of connections opened per second.
 pub(super) const PER_SECOND: f64 = 100.0;
-/// Connections that are open at a time: each stays for half a second.
+/// Number of open connections. With [`PER_SECOND`], each stays for half a second.
 const OPEN: usize = 50;
-/// Most connections that are opened at once, if the server is slow to accept them.
+/// Maximum number of connections opened at once, after the server was slow to accept others.
 const BURST: usize = 8;
 
-/// A thread that connects and leaves.
+/// The thread of the late joiners.
 pub(super) struct Visitors {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<io::Result<()>>>,
@@ -37,7 +37,7 @@ struct Shared {
     seen: Mutex<Visits>,
 }
 
-/// What visitors have received so far.
+/// The number of late joiners so far, and the frames that they have received.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Visits {
     pub(super) count: u64,
@@ -126,7 +126,7 @@ impl Shared {
     }
 }
 
-/// Reads what a client has received, and compares it with the messages sent since it joined.
+/// Reads the messages that a client has received, and checks that they are consecutive messages of the fan-out.
 fn leave(
     socket: &OwnedFd,
     mut received: Vec<u8>,
@@ -158,7 +158,7 @@ fn leave(
         let number = numbers.get(text).copied();
         if number.is_none() || next.is_some() && number != next {
             return Err(io::Error::other(format!(
-                "message {number:?} where {next:?} was due: {:?}",
+                "received message {number:?} instead of {next:?}: {:?}",
                 String::from_utf8_lossy(text)
             )));
         }
