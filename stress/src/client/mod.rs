@@ -18,8 +18,9 @@ use frames::{CLOSE, FIN, Frames, PING, PONG};
 /// The accept key that answers the key of [`request`].
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// What the response contains if the server agrees to compression.
-const AGREED: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover";
+/// The header line of a response that accepts compression.
+const ACCEPTED_OFFER: &str =
+    "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover";
 
 /// The head of a handshake request.
 pub(crate) fn request(path: &str) -> String {
@@ -125,7 +126,7 @@ impl Peer {
         Self::upgrade(tcp(server, source).during("connecting")?, path)
     }
 
-    /// Connects and completes the handshake, in which it offers compression. The server must agree.
+    /// Connects and completes a handshake that offers compression. The server must accept the offer.
     pub(crate) fn connect_compressing(
         server: SocketAddrV4,
         source: Ipv4Addr,
@@ -133,27 +134,31 @@ impl Peer {
     ) -> Outcome<Self> {
         let stream = tcp(server, source).during("connecting")?;
         let offer = "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
-        Self::ask(stream, &request(path).replace("\r\n\r\n", offer), AGREED)
+        Self::handshake(
+            stream,
+            &request(path).replace("\r\n\r\n", offer),
+            ACCEPTED_OFFER,
+        )
     }
 
     /// Completes the handshake on a connected socket.
     pub(crate) fn upgrade(stream: TcpStream, path: &str) -> Outcome<Self> {
-        Self::ask(stream, &request(path), ACCEPT)
+        Self::handshake(stream, &request(path), ACCEPT)
     }
 
-    fn ask(mut stream: TcpStream, request: &str, expected: &str) -> Outcome<Self> {
+    fn handshake(mut stream: TcpStream, request: &str, expected: &str) -> Outcome<Self> {
         stream
             .write_all(request.as_bytes())
             .during("sending a request")?;
-        Self::upgraded_with(stream, expected)
+        Self::read_response(stream, expected)
     }
 
     /// Reads the response to a handshake that was sent.
     pub(crate) fn upgraded(stream: TcpStream) -> Outcome<Self> {
-        Self::upgraded_with(stream, ACCEPT)
+        Self::read_response(stream, ACCEPT)
     }
 
-    fn upgraded_with(mut stream: TcpStream, expected: &str) -> Outcome<Self> {
+    fn read_response(mut stream: TcpStream, expected: &str) -> Outcome<Self> {
         let mut answer = Vec::new();
         let mut part = [0; 2048];
         let end = loop {

@@ -52,20 +52,8 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         peers.push(peer.stream);
     }
     let mut echo = Peer::connect(address, client::source(99_999), ECHO)?;
+    let calm = calm_latency(&mut server, &mut echo)?;
     let over = AtomicBool::new(false);
-    // The baseline requests the server's counters as often as the attack does.
-    let calm = thread::scope(|scope| {
-        let measuring = scope.spawn(|| latency(&mut echo, &over));
-        let start = Instant::now();
-        let mut asked = Ok(());
-        while asked.is_ok() && start.elapsed() < CALM {
-            asked = server.figures().map(drop);
-        }
-        over.store(true, SeqCst);
-        let latency = join(measuring);
-        asked.and(latency)
-    })?;
-    over.store(false, SeqCst);
     let pid = server.pid();
     let waited = || machine::waited_for_processor(pid).during("reading schedstat");
     let waited_before = waited()?;
@@ -108,6 +96,22 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
             "slowest echo {attacked:.1?}, without an attack {calm:.1?}; {waited:.1?} without a processor"
         ),
         peak: server.finish()?,
+    })
+}
+
+/// Measures the longest latency of an echo without an attack. Requests the server's counters as often as the attack does.
+fn calm_latency(server: &mut Server, echo: &mut Peer) -> Outcome<Duration> {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let measuring = scope.spawn(|| latency(echo, &over));
+        let start = Instant::now();
+        let mut asked = Ok(());
+        while asked.is_ok() && start.elapsed() < CALM {
+            asked = server.figures().map(drop);
+        }
+        over.store(true, SeqCst);
+        let latency = join(measuring);
+        asked.and(latency)
     })
 }
 

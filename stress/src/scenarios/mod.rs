@@ -47,12 +47,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "inflation",
-        what: "1,000 short messages that inflate to the longest legal one, while handlers block",
+        what: "1,000 short messages that inflate to the maximum length, while handlers block",
         run: compression::inflation,
     },
     Scenario {
         name: "bombs",
-        what: "1,000 short messages that inflate to more than a message may have",
+        what: "1,000 short messages that inflate to more than the maximum length",
         run: compression::bombs,
     },
     Scenario {

@@ -34,7 +34,7 @@ pub(crate) struct Setup {
     pub(crate) connections_max: usize,
     /// The server's limit of file descriptors; zero keeps the process's limit.
     pub(crate) descriptors: u64,
-    /// Whether the server agrees to compression: 1 or 0.
+    /// 1 if the server accepts compression, otherwise 0.
     pub(crate) compression: u64,
 }
 
