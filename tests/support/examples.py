@@ -2,6 +2,7 @@
 
 import json
 import random
+import select
 import socket
 import subprocess
 import sys
@@ -51,6 +52,17 @@ def free_address():
             continue
 
 
+def printed_address(process, deadline):
+    """Returns the address that a test server prints in its first line, once it listens. `deadline`: in seconds."""
+    readable, _, _ = select.select([process.stdout], [], [], deadline)
+    line = process.stdout.readline() if readable else ""
+    if not line:
+        process.kill()
+        sys.exit(f"{process.args[0]} did not print the address that it listens on")
+    host, port = line.strip().rsplit(":", 1)
+    return host, int(port)
+
+
 class Example:
     """An example, or the program, that runs on a free port until the block is left. The address is its first argument, or that of
     an option."""
@@ -67,6 +79,7 @@ class Example:
         command = [self.binary, *self.address_option, f"{host}:{port}", *self.options]
         self.process = subprocess.Popen(command, stdin=self.stdin, stderr=self.stderr)
         deadline = time.monotonic() + START_DEADLINE
+        # The examples are documentation and do not print that they listen, so retry until a connection succeeds.
         while True:
             try:
                 socket.create_connection(self.address).close()

@@ -6,6 +6,8 @@
 //! ```sh
 //! cargo run --example syscalls_server -- 127.0.0.1:9001 [pool]
 //! ```
+//!
+//! When it listens, it prints its address.
 
 use std::env;
 use std::io;
@@ -25,6 +27,11 @@ fn main() {
             _ => stream.send(message),
         });
     let running = app.start().expect("it starts");
+    let address = running.local_addr().expect("it listens");
+    #[expect(clippy::print_stdout, reason = "the test reads the address")]
+    {
+        println!("{address}");
+    }
     let sender = running.sender();
     let message = Message::new("x".repeat(32));
     for line in io::stdin().lines() {
