@@ -1,7 +1,8 @@
-"""Foreign clients read a run of compressed messages (compression/server.rs): byte for byte, or they say so.
+"""Checks that third-party clients read compressed messages byte for byte (compression/server.rs).
 
-npm's `ws` and `undici` (the WebSocket of Node), Python's `websockets` and `aiohttp`, Rust's `yawc`, headless Chromium and
-Firefox. Each is also given runs with one fault, which it must find. COMPRESSION_SEED sets the seed of the messages.
+The clients are npm's `ws` and `undici` (the WebSocket of Node), Python's `websockets` and `aiohttp`, Rust's `yawc`, headless
+Chromium and Firefox. Each also plays runs in which the server makes one mistake, and must report it. COMPRESSION_SEED sets the
+seed of the messages.
 """
 
 import json
@@ -9,7 +10,6 @@ import os
 import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,20 +23,20 @@ COMPRESSION = HERE / "compression"
 sys.path.insert(0, str(HERE.parent / "support"))
 
 from checks import DEADLINE, Checks
-from examples import free_address
+from examples import START_DEADLINE, printed_address
 
 MESSAGES = 5_000
-# Runs with a fault in the second half.
+# Messages of a run with a fault, which the server makes in the second half.
 FAULTY_MESSAGES = 400
 FAULTS = "corrupt", "omit", "double", "swap"
 
-# What the run may take on the wire, as a part of what it would take uncompressed. A fifth of it is noise.
+# Maximum ratio of the bytes on the wire to the uncompressed bytes. Some messages are noise, or sent uncompressed on purpose.
 WIRE_MAX = 0.7
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FIREFOX = os.environ.get("FIREFOX", "/usr/bin/firefox-esr")
 
-# A profile that neither asks nor fetches anything.
+# Settings of a profile in which Firefox shows no dialogs and makes no requests of its own.
 FIREFOX_PREFERENCES = {
     "app.normandy.enabled": False,
     "app.update.enabled": False,
@@ -51,25 +51,17 @@ FIREFOX_PREFERENCES = {
 
 
 class Server:
-    """A run, on a free port. It ends by itself."""
+    """The server of one run, on a free port. It exits after the run."""
 
     def __init__(self, binary, seed, messages, fault=None):
-        self.address = "{}:{}".format(*free_address())
-        arguments = [self.address, str(seed), str(messages), *([fault] if fault else [])]
+        arguments = ["127.0.0.1:0", str(seed), str(messages), *([fault] if fault else [])]
         self.process = subprocess.Popen([binary, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-        host, port = self.address.split(":")
-        deadline = time.monotonic() + DEADLINE
-        while True:
-            try:
-                socket.create_connection((host, int(port))).close()
-                return
-            except ConnectionRefusedError:
-                assert self.process.poll() is None and time.monotonic() < deadline, "the server does not listen"
-                time.sleep(0.01)
+        self.address = "{}:{}".format(*printed_address(self.process, START_DEADLINE))
 
     def result(self):
         try:
-            output, _ = self.process.communicate(timeout=DEADLINE)
+            self.process.wait(DEADLINE)
+            output = self.process.stdout.read()
         finally:
             self.process.kill()
         assert output, "the server ended without a result"
@@ -77,7 +69,7 @@ class Server:
 
 
 class Program:
-    """A client that is a program of its own. Its first line is its name and version, its last the number of messages."""
+    """A client program. Its first line of output is its name and version, its last line the number of messages."""
 
     def __init__(self, *command, takes_address=False, compresses=True):
         self.command = command
@@ -104,7 +96,7 @@ class Program:
 
 
 class Page(BaseHTTPRequestHandler):
-    """Serves the page of a browser, and takes its result."""
+    """Serves the page that runs in a browser, and receives its result."""
 
     FILES = {"/page.html": "text/html", "/member.mjs": "text/javascript"}
 
@@ -128,7 +120,7 @@ class Page(BaseHTTPRequestHandler):
 
 
 class Browser:
-    """A browser that opens the page by its command line. The page runs by itself, and posts its result."""
+    """A browser that gets the page's URL as an argument. The page starts the run on its own, and posts the result."""
 
     compresses = True
 
@@ -162,7 +154,7 @@ class Browser:
                 result = server.result()
                 assert self.site.arrived.wait(DEADLINE), f"the page posted nothing; the server: {result}"
             finally:
-                # With its helper processes.
+                # The browser has helper processes in its process group.
                 os.killpg(process.pid, 9)
                 process.wait()
         return result, version.stdout.strip().splitlines()[-1], self.site.posted
@@ -191,11 +183,11 @@ def check_run(client, binary, seed, rows):
         assert result[what] > 20, (what, result)
     assert result["connections"] > 10, result
     compressed = result["compressed"]
-    # Members come and go all the time, so that many epochs save too little to be begun.
+    # The server begins few epochs, because members join and leave all the time.
     assert compressed["epochs"] > 10 and compressed["messages"] > MESSAGES / 5, result
     assert compressed["sent_bytes"] < compressed["plain_bytes"] / 2, result
     assert 0 < result["wire_bytes"] < WIRE_MAX * result["plain_bytes"], result
-    # What the client echoes.
+    # The client's echoes are compressed, too.
     if client.compresses:
         assert 0 < compressed["received_bytes"] < compressed["inflated_bytes"], result
     rows.append((version, result, seconds))
@@ -203,14 +195,14 @@ def check_run(client, binary, seed, rows):
 
 def check_fault(client, binary, seed, fault):
     result, _, last = client.play(Server(binary, seed, FAULTY_MESSAGES, fault))
-    # The client may end before the server has read what it found.
+    # The client may exit before the server has read its report.
     found = result.get("found") or last
     expected = "checksum" if fault == "corrupt" else "instead of"
-    assert expected in found and not re.fullmatch(r"\d+ messages", last), f"{fault} was not found; the client: {last}; the server: {result}"
+    assert expected in found and not re.fullmatch(r"\d+ messages", last), f"{fault} was not reported; the client: {last}; the server: {result}"
 
 
 def print_table(rows):
-    """Prints what was sent: `received` counts deliveries, `compressed` the messages that were compressed, once for all recipients."""
+    """Prints the figures of each client's run. `received` counts deliveries, `compressed` compressions, one for all recipients."""
     print(
         f"{'client':<30} {'received':>8} {'compressed':>10} {'connections':>11} {'plain bytes':>12} {'on the wire':>12}"
         f" {'ratio':>5} {'seconds':>7}"
@@ -232,7 +224,7 @@ def main():
     node = str(COMPRESSION / "node.mjs")
     clients = {
         "ws": Program("node", node, "ws"),
-        # Reads compressed messages, and sends none.
+        # undici inflates messages but does not compress its own.
         "undici": Program("node", node, "undici", compresses=False),
         "websockets": Program(sys.executable, str(COMPRESSION / "websockets_client.py")),
         "aiohttp": Program(sys.executable, str(COMPRESSION / "aiohttp_client.py")),
@@ -246,10 +238,10 @@ def main():
     rows = []
     for name, client in clients.items():
         with client:
-            # The other clients share the code that checks the messages with one of these.
+            # Every other client shares its checks with one of these three, so one fault is enough for it.
             faults = FAULTS if name in ("ws", "websockets", "yawc") else FAULTS[:1]
             played = [("every byte", lambda: check_run(client, binary, seed, rows))]
-            played += [(f"finds: {fault}", lambda fault=fault: check_fault(client, binary, seed, fault)) for fault in faults]
+            played += [(f"reports: {fault}", lambda fault=fault: check_fault(client, binary, seed, fault)) for fault in faults]
             for what, check in played:
                 try:
                     check()

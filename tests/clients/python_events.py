@@ -120,6 +120,7 @@ class Follower:
         arguments = f"{PROGRAM_URL}events/{room}", last_id, report
         threading.Thread(target=follow, args=arguments, daemon=True).start()
         deadline = time.monotonic() + DEADLINE
+        # The client libraries do not report that a stream has opened, so poll the program's counter.
         while streams_opened() == before:
             assert time.monotonic() < deadline, "the stream has not begun"
             time.sleep(0.01)

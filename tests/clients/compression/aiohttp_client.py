@@ -1,4 +1,4 @@
-"""Plays a run with Python's `aiohttp`: `aiohttp_client.py URL`."""
+"""Plays a run (server.rs) with Python's `aiohttp`: `aiohttp_client.py URL`."""
 
 import asyncio
 import sys
@@ -12,8 +12,9 @@ from member import CONNECTIONS, PING_EVERY, Difference, Member
 async def play_connection(session, url):
     member = Member()
     pings = pongs = 0
-    # Pongs are to be seen, so pings are answered here. Each ping carries its number, and so does its pong: the server answers
-    # all of them in order, as fewer are on their way than it would merge.
+    # Without `autoping`, aiohttp delivers pongs, but does not answer pings. Each ping carries its number, and the pongs must return
+    # these in order. The server replaces a queued pong with a newer one only if 16 control frames are queued, and this client
+    # never has so many pings in flight.
     async with session.ws_connect(url, compress=15, max_msg_size=0, autoping=False) as socket:
         await socket.send_str("hello " + socket._response.headers.get("Sec-WebSocket-Extensions", ""))
         while member.ended is None or pongs < pings:

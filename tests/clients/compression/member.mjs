@@ -1,4 +1,4 @@
-// The client's part of a run (server.rs says what that is), for WebSockets with the interface that browsers have.
+// The client's side of the protocol of server.rs, for WebSockets with the interface of browsers.
 
 const CONNECTIONS = 3;
 const HEADER = 16;
@@ -27,7 +27,7 @@ function checkOwn(bytes) {
   }
 }
 
-/** Plays one connection, and resolves to how many messages it got, and whether another one shall follow. */
+/** Plays one connection. Resolves to the number of received messages, and whether the client must reconnect. */
 function playConnection(url, open, hooks) {
   return new Promise((resolve, reject) => {
     const socket = open(url);
@@ -92,7 +92,7 @@ function playConnection(url, open, hooks) {
   });
 }
 
-/** Plays a run, and resolves to how many messages arrived. */
+/** Plays a run. Resolves to the number of received messages. */
 export async function play(url, open = url => new WebSocket(url), hooks = {}) {
   const playSlot = async () => {
     let messages = 0;

@@ -1,31 +1,31 @@
-"""The client's part of a run (server.rs says what that is), without I/O."""
+"""The client's side of the protocol of server.rs, without I/O."""
 
 from zlib import crc32
 
 CONNECTIONS = 3
 PING_EVERY = 100
-# How long the last pong may take, in seconds.
+# Maximum time until the last pong arrives, in seconds.
 PONG_DEADLINE = 20
 HEADER = 16
 
 
 class Difference(Exception):
-    """A message was not what the server sent."""
+    """A received message differs from the one that the server sent."""
 
 
 class Member:
-    """One connection: what has arrived, and what is to be answered."""
+    """The state of one connection."""
 
     def __init__(self):
         self.begun = False
         self.count = 0
         self.hash = 0
         self.last = None
-        # "again" or "over", once the server has ended the connection.
+        # The last word of the server's `end` message, "again" or "over", after that has arrived.
         self.ended = None
 
     def receive(self, data):
-        """Takes a message in (str or bytes), and returns the answers to it."""
+        """Handles a message (str or bytes), and returns the replies."""
         text = data if isinstance(data, str) else ""
         if self.ended is not None:
             return []

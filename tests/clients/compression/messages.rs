@@ -1,11 +1,11 @@
-//! The messages of a run, from a seed.
+//! Generates the messages of a run from a seed.
 
 use humphrey_ws::Message;
 
 /// Length of the longest message, in bytes.
 pub(crate) const LONGEST: usize = 300 * 1024;
 
-/// Length of `number checksum `. Shorter messages have no room for it.
+/// Length of the header `<number> <checksum> `. Messages shorter than this have no header.
 pub(crate) const HEADER: usize = 16;
 
 /// SplitMix64, a small generator with a fixed sequence for each seed.
@@ -34,7 +34,7 @@ impl Random {
     }
 }
 
-/// Continues a CRC-32 (that of zlib) with these bytes.
+/// Continues the CRC-32 of zlib with these bytes.
 pub(crate) fn crc32(bytes: &[u8], crc: u32) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];
@@ -56,7 +56,7 @@ pub(crate) fn crc32(bytes: &[u8], crc: u32) -> u32 {
     })
 }
 
-/// Makes the message of this number: `number checksum body`, as text or binary; the checksum is that of the body.
+/// Generates message `number`, text or binary: `<number> <checksum of the body> <body>`, or a few bytes without header.
 pub(crate) fn message(number: usize, random: &mut Random) -> Message {
     let message = match number {
         50 => Message::new_text("7"),
@@ -107,7 +107,7 @@ fn with_header(number: usize, body: &[u8], text: bool) -> Message {
     }
 }
 
-/// Joins records until they have this length, or a little more where the last one would be cut inside a character.
+/// Joins records and cuts the text after `len` bytes, or at the next character boundary.
 fn fill(len: usize, random: &mut Random, record: impl Fn(&mut Random) -> String) -> Vec<u8> {
     let mut text = String::with_capacity(len + 256);
     while text.len() < len {
@@ -163,7 +163,7 @@ fn repeated(len: usize, random: &mut Random) -> Vec<u8> {
     letters.cycle().take(len).collect()
 }
 
-/// Characters of all lengths in UTF-8, in no order.
+/// Random characters of one to four bytes in UTF-8.
 fn text_noise(len: usize, random: &mut Random) -> Vec<u8> {
     let character = |random: &mut Random| {
         let end = [0x80, 0x800, 0x1_0000, 0x11_0000][random.below(4)];

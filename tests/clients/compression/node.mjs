@@ -1,4 +1,4 @@
-// Plays a run with npm's ws or undici: `node node.mjs ws|undici URL`.
+// Plays a run (server.rs) with npm's ws or undici: `node node.mjs ws|undici URL`.
 
 import { createRequire } from 'node:module';
 
@@ -15,9 +15,10 @@ function ping(socket) {
   socket.pings += 1;
 }
 
-// Only `ws` can ping, and disappear without a closing handshake. It does so when the server has read the answer: what has not
-// been read yet can be lost with the connection. Each ping carries its number, and so does its pong: the server answers all
-// of them in order, as fewer are on their way than it would merge.
+// Only `ws` can send pings, and drop a connection without a closing handshake. Before it drops the connection, it waits for the
+// pong to a last ping, which shows that the server has read the replies; unread ones could be lost. Each ping carries its
+// number, and the pongs must return these in order. The server replaces a queued pong with a newer one only if 16 control frames
+// are queued, and this client never has so many pings in flight.
 const hooks = {
   ws: {
     onOpen: (socket, reject) => {

@@ -1,22 +1,24 @@
-//! Sends a foreign client a run of compressed messages, and checks that they arrive byte for byte.
+//! Sends a third-party client a run of compressed messages, and checks that they arrive byte for byte.
 //!
 //! ```sh
 //! cargo run --example compression_server -- 127.0.0.1:9000 [SEED [MESSAGES [corrupt|omit|double|swap]]]
 //! ```
 //!
-//! The client keeps three connections. Each says `hello <negotiated extensions>`; the server answers `begin`, and from then
-//! on both count the connection's messages and continue a hash of them: CRC-32 of `t` or `b`, and the message. All else
-//! that the server sends is:
+//! The client keeps three connections. On each, it sends `hello <negotiated extensions>`, and the server replies `begin`.
+//! From then on, both sides count the messages that the server sends on this connection, and compute a hash over them: the
+//! CRC-32 of `t` (text) or `b` (binary) and the payload, for one message after the other. The server sends:
 //!
-//! - a message of the run: `<6 digits> <CRC-32 of the rest, 8 hex digits> <the rest>`, or below 16 bytes anything that begins
-//!   with neither `m` nor `e`,
-//! - `mark <number>`: counts like the others. The client answers `mark <number> <count> <hash>`, and echoes the last
-//!   message of the run,
-//! - `end <count> <hash> again|over`: does not count. The client compares, answers `ended <count> <hash>`, and closes;
-//!   with `again`, it opens another connection in place of this one. What arrives after it belongs to nobody.
+//! - messages of the run: `<number, 6 digits> <CRC-32 of the body, 8 hex digits> <body>`, or fewer than 16 bytes that begin
+//!   with neither `m` nor `e`.
+//! - `mark <number>`, which counts like a message of the run. The client replies `mark <number> <count> <hash>`, and echoes
+//!   the last message of the run that it has received on this connection.
+//! - `end <count> <hash> again|over`, which does not count. The client compares both values with its own, replies
+//!   `ended <count> <hash>`, and closes the connection. After `again`, it opens a new connection. It ignores messages that
+//!   follow `end`.
 //!
-//! A client that finds a difference says `failed <reason>`. The server prints its result as one line of JSON, and ends. With
-//! one of the faults, it makes one mistake, and prints whether the client has found it.
+//! A client that detects a difference sends `failed <reason>`. When the server listens, it prints its address. After the run, it
+//! prints the result as one line of JSON and exits. With a fault as argument, it makes this mistake once, and the result is
+//! whether the client has reported it.
 
 mod messages;
 
@@ -35,25 +37,25 @@ use std::time::Duration;
 const ROOMS: [&str; 2] = ["news", "notes"];
 const CONNECTIONS: usize = 3;
 
-/// Marks that a connection may leave unanswered before the run waits.
+/// Maximum number of unanswered marks of a connection. With more, the run waits for replies.
 const MARKS_MAX: usize = 3;
 
-/// Bytes after which a round ends.
+/// Uncompressed bytes after which a round ends.
 const ROUND_BYTES: usize = 512 << 10;
 
-/// How long a client may take for an answer.
+/// Maximum time without a reply of the client.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// How often a connection is ended, in rounds.
+/// Number of rounds after which the server ends a connection.
 const ROUNDS_PER_END: usize = 8;
 
 type Outcome<T> = Result<T, Stop>;
 
 /// Why a run ends early.
 enum Stop {
-    /// The client has found a difference.
-    Found(String),
-    /// The server has found one.
+    /// The client reported a difference.
+    Reported(String),
+    /// The server detected an error.
     Failed(String),
 }
 
@@ -62,7 +64,7 @@ enum Event {
     Closed(ConnectionId),
 }
 
-/// The messages that a client must have received, up to now.
+/// Count and hash of the messages that a client must have received so far.
 #[derive(Clone, Copy, Default)]
 struct Ledger {
     count: usize,
@@ -83,11 +85,11 @@ struct Connection {
     ledger: Ledger,
     /// The last message of the run that was sent to this connection.
     last: Option<Message>,
-    /// Unanswered marks: what the answer must be, and the echo that follows.
+    /// The expected reply and echo of each unanswered mark.
     marks: VecDeque<(String, Option<Message>)>,
-    /// The echo of a mark whose answer has arrived.
+    /// The expected echo of a mark whose reply has arrived.
     echo: Option<Message>,
-    /// The answer to `end`, once that is sent.
+    /// The expected reply to `end`, after `end` was sent.
     ended: Option<String>,
 }
 
@@ -102,8 +104,9 @@ struct Run {
     events: Receiver<Event>,
     random: Random,
     connections: Vec<Connection>,
-    /// The fault to commit, until that is done.
+    /// The mistake that the server still has to make.
     fault: Option<String>,
+    /// Whether the run has a fault.
     faulty: bool,
     published: usize,
     opened: usize,
@@ -134,11 +137,11 @@ fn main() {
         .with_address(address)
         .with_shards(2)
         .with_compression(Compression::new().binary(true))
-        // The backlog of a few rounds.
+        // An outbox must hold the messages of a few rounds.
         .with_limits(Limits::default().outbox_bytes_max(16 << 20))
-        // That a browser's page is of another origin is meant.
+        // The browser's page has another origin on purpose, so suppress the warning.
         .with_warnings_on_stderr(false)
-        // Pings between the messages.
+        // Send pings between the messages.
         .with_heartbeat(Heartbeat::new(Duration::from_millis(20), DEADLINE))
         .with_message_handler(move |stream, message, _| {
             let _ = messages.send(Event::Message(stream.id(), message));
@@ -147,6 +150,7 @@ fn main() {
             let _ = closed.send(Event::Closed(stream.id()));
         });
     let running = app.start().expect("the address is free");
+    print_line(&running.local_addr().expect("the app listens"));
 
     let mut run = Run {
         sender: running.sender(),
@@ -170,14 +174,19 @@ fn main() {
     let (result, passed) = match run.play(total) {
         Ok(()) if faulty => (json!({ "found": Value::Null }), false),
         Ok(()) => (run.result(), true),
-        Err(Stop::Found(reason)) if faulty => (json!({ "found": reason }), true),
-        Err(Stop::Found(reason) | Stop::Failed(reason)) => (json!({ "error": reason }), false),
+        Err(Stop::Reported(reason)) if faulty => (json!({ "found": reason }), true),
+        Err(Stop::Reported(reason) | Stop::Failed(reason)) => (json!({ "error": reason }), false),
     };
-    #[expect(clippy::print_stdout, reason = "this is what the program is asked for")]
-    {
-        println!("{result}");
-    }
+    print_line(&result);
     exit(if passed { 0 } else { 1 });
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "the test reads the address and the result"
+)]
+fn print_line(line: &dyn std::fmt::Display) {
+    println!("{line}");
 }
 
 impl Run {
@@ -201,7 +210,7 @@ impl Run {
                 let index = self.random.below(self.connections.len());
                 self.end(index, "again");
             }
-            // Without members, the rest of the run would reach nobody.
+            // Wait for reconnects, so that enough members receive the rest of the run.
             while self.connections.len() < 2
                 || self.connections.iter().any(|c| c.marks.len() > MARKS_MAX)
             {
@@ -251,7 +260,7 @@ impl Run {
         }
     }
 
-    /// Sends the next message of the run: to a room, to everyone, to all but one, or to one.
+    /// Sends the next message of the run to a room, to everyone, to an audience except one connection, or to one connection.
     fn publish(&mut self, total: usize) {
         let audience = match self.random.below(10) {
             0..5 => Audience::Room(0),
@@ -288,7 +297,7 @@ impl Run {
         }
     }
 
-    /// Makes a mistake with this message, which the recipients should find.
+    /// Makes a mistake with this message, which the recipients must report.
     fn commit(&mut self, fault: &str, audience: Audience, message: Message) {
         let room = self.room(audience);
         match fault {
@@ -323,7 +332,7 @@ impl Run {
         }
     }
 
-    /// Notes that the members must receive a message, and returns whether there are any.
+    /// Records that the members must receive a message. Returns whether the audience has members.
     fn expect(
         &mut self,
         audience: Audience,
@@ -374,7 +383,7 @@ impl Run {
                 }
             }
             Ok(Event::Closed(id)) if self.connections.iter().any(|c| c.id == id) => Err(
-                Stop::Failed("the client closed a connection before its end".into()),
+                Stop::Failed("the client closed a connection before `end`".into()),
             ),
             Ok(Event::Closed(_)) => Ok(()),
             Err(_) => Err(Stop::Failed(format!(
@@ -413,10 +422,10 @@ impl Run {
     fn on_answer(&mut self, index: usize, message: &Message) -> Outcome<()> {
         let connection = &mut self.connections[index];
         if let Some(reason) = message.text().and_then(|text| text.strip_prefix("failed ")) {
-            return Err(Stop::Found(reason.to_owned()));
+            return Err(Stop::Reported(reason.to_owned()));
         }
         if let Some(echo) = connection.echo.take() {
-            // With a fault, it is the client's part to find it.
+            // In a run with a fault, the client must report the difference.
             if !self.faulty
                 && (echo.is_text(), echo.bytes()) != (message.is_text(), message.bytes())
             {
@@ -426,11 +435,11 @@ impl Run {
             return Ok(());
         }
         let Some(text) = message.text().filter(|text| text.len() < 100) else {
-            return Err(Stop::Failed("an echo that was not expected".into()));
+            return Err(Stop::Failed("unexpected echo".into()));
         };
         if text.starts_with("mark ") {
             let Some((answer, echo)) = connection.marks.pop_front() else {
-                return Err(Stop::Failed(format!("an answer to no mark: {text:?}")));
+                return Err(Stop::Failed(format!("reply without a mark: {text:?}")));
             };
             connection.echo = echo;
             if text != answer && !self.faulty {
@@ -474,8 +483,8 @@ impl Run {
 }
 
 impl Connection {
-    /// Notes that this connection must receive a message of the run, and returns the length of its uncompressed frame. One
-    /// that was ended need not receive anything.
+    /// Records that this connection must receive a message of the run. Returns the length of the uncompressed frame, or 0 after
+    /// `end`, when the client ignores messages.
     fn expect(&mut self, message: &Message) -> usize {
         if self.ended.is_some() {
             return 0;

@@ -1,4 +1,4 @@
-"""Plays a run with Python's `websockets`: `websockets_client.py URL`."""
+"""Plays a run (server.rs) with Python's `websockets`: `websockets_client.py URL`."""
 
 import asyncio
 import sys
@@ -12,8 +12,8 @@ from member import CONNECTIONS, PING_EVERY, PONG_DEADLINE, Difference, Member
 async def play_connection(url):
     member = Member()
     pongs = []
-    # With a limit for its queue, `websockets` reads neither pongs nor the closing handshake while messages that nobody receives
-    # any more fill it, as they do after the end.
+    # After `end`, this client does not receive further messages. They would fill a limited queue, and `websockets` would then stop
+    # reading, so pongs and the closing handshake would not arrive.
     async with connect(url, max_size=None, max_queue=None) as socket:
         await socket.send("hello " + socket.response.headers.get("Sec-WebSocket-Extensions", ""))
         while member.ended is None:
@@ -27,7 +27,7 @@ async def play_connection(url):
                 await socket.send(answer)
             if member.ended is not None or member.count % PING_EVERY == 1:
                 pongs.append(await socket.ping())
-        # A pong completes the pings before its own, too: this finds only that the last one is missing.
+        # In `websockets`, a pong also completes all earlier pings, so this detects only a missing last pong.
         await asyncio.wait_for(asyncio.gather(*pongs), PONG_DEADLINE)
     return member
 

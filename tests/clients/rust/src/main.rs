@@ -1,4 +1,4 @@
-//! Plays a run with yawc: `compression_client HOST:PORT`. The example `compression_server` says what a run is.
+//! Plays a run of the example `compression_server` with yawc: `compression_client HOST:PORT`.
 
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -44,10 +44,10 @@ async fn play_slot(address: &str) -> Outcome<usize> {
     }
 }
 
-/// Plays one connection, and returns how many messages it got, and whether another one shall follow.
+/// Plays one connection. Returns the number of received messages, and whether the client must reconnect.
 async fn play_connection(address: &str) -> Outcome<(usize, bool)> {
     let head = Arc::new(Mutex::new(Vec::new()));
-    let tap = Tap {
+    let stream = HeadRecorder {
         stream: TcpStream::connect(address).await?,
         head: head.clone(),
     };
@@ -56,14 +56,14 @@ async fn play_connection(address: &str) -> Outcome<(usize, bool)> {
         .with_limits(16 << 20, 32 << 20)
         .with_utf8();
     let url = format!("ws://{address}/").parse()?;
-    let mut socket = WebSocket::handshake(url, tap, options).await?;
+    let mut socket = WebSocket::handshake(url, stream, options).await?;
     let extensions = extensions(&head.lock().unwrap());
     socket
         .send(Frame::text(format!("hello {extensions}")))
         .await?;
 
-    // Each ping carries its number, and so does its pong: the server answers all of them in order, as fewer are on their way
-    // than it would merge.
+    // Each ping carries its number, and the pongs must return these in order. The server replaces a queued pong with a newer one
+    // only if 16 control frames are queued, and this client never has so many pings in flight.
     let mut member = Member::default();
     let (mut pings, mut pongs) = (0, 0);
     while let Some(frame) = socket.next().await {
@@ -83,9 +83,9 @@ async fn play_connection(address: &str) -> Outcome<(usize, bool)> {
                     _ => continue,
                 }
             }
-            // yawc answers it by itself.
+            // yawc replies itself.
             OpCode::Ping => continue,
-            opcode => return Err(format!("a frame {opcode:?}").into()),
+            opcode => return Err(format!("unexpected frame: {opcode:?}").into()),
         };
         if member.ended.is_some() {
             continue;
@@ -113,12 +113,12 @@ async fn play_connection(address: &str) -> Outcome<(usize, bool)> {
             pings += 1;
         }
     }
-    Err("closed before its end".into())
+    Err("the server closed the connection before `end`".into())
 }
 
-/// Closes the connection; or disappears without a closing handshake. The server has read the answers by then, as it has answered
-/// a ping after them: what has not been read yet can be lost with the connection.
-async fn leave(mut socket: WebSocket<Tap>, vanish: bool) -> Outcome<()> {
+/// Ends the connection with a closing handshake, or drops it if `vanish` is true. The caller must have received a pong after its
+/// last reply. Otherwise, a drop could lose replies that the server has not read.
+async fn leave(mut socket: WebSocket<HeadRecorder>, vanish: bool) -> Outcome<()> {
     if !vanish {
         socket.close().await?;
     }
@@ -133,19 +133,19 @@ fn extensions(head: &[u8]) -> String {
     field.map_or(String::new(), |(_, value)| value.to_owned())
 }
 
-/// What has arrived on a connection.
+/// The state of one connection.
 #[derive(Default)]
 struct Member {
     begun: bool,
     count: usize,
     hash: u32,
     last: Option<(bool, Vec<u8>)>,
-    /// Once the server has ended the connection: whether another one shall follow.
+    /// After `end` has arrived: whether the client must reconnect.
     ended: Option<bool>,
 }
 
 impl Member {
-    /// Takes a message, and returns the answers to it: whether each is text, and its payload.
+    /// Handles a message. Returns the replies: whether each is text, and its payload.
     fn receive(&mut self, is_text: bool, payload: &[u8]) -> Result<Vec<(bool, Vec<u8>)>, String> {
         let text = if is_text {
             std::str::from_utf8(payload).map_err(|error| error.to_string())?
@@ -158,7 +158,7 @@ impl Member {
         }
         let ours = format!("{} {:08x}", self.count, self.hash);
         if let Some(end) = text.strip_prefix("end ") {
-            let (theirs, what) = end.rsplit_once(' ').ok_or("no end")?;
+            let (theirs, what) = end.rsplit_once(' ').ok_or("invalid `end` message")?;
             if theirs != ours {
                 return Err(format!("{ours} instead of {theirs}"));
             }
@@ -195,13 +195,13 @@ fn crc32(bytes: &[u8], crc: u32) -> u32 {
     })
 }
 
-/// Keeps the first bytes that arrive: yawc does not tell what was negotiated.
-struct Tap {
+/// A stream that records the first bytes from the server. They contain the negotiated extensions, which yawc does not expose.
+struct HeadRecorder {
     stream: TcpStream,
     head: Arc<Mutex<Vec<u8>>>,
 }
 
-impl AsyncRead for Tap {
+impl AsyncRead for HeadRecorder {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -217,7 +217,7 @@ impl AsyncRead for Tap {
     }
 }
 
-impl AsyncWrite for Tap {
+impl AsyncWrite for HeadRecorder {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
