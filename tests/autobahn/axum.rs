@@ -1,4 +1,4 @@
-//! Echo through an axum app.
+//! An echo server whose connections come from an axum app.
 //!
 //! ```sh
 //! cargo run --features axum --example autobahn_axum -- 127.0.0.1:9000
@@ -19,7 +19,7 @@ async fn main() -> io::Result<()> {
 
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked()
         .with_message_handler(|stream, message, _| stream.send(message));
-    // As the example `echo`: where it is asked to.
+    // As in the example `echo`, the environment variable COMPRESS enables compression.
     #[cfg(feature = "deflate")]
     let app = match env::var_os("COMPRESS") {
         Some(_) => app.with_compression(humphrey_ws::Compression::new()),

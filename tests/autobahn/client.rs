@@ -32,7 +32,7 @@ fn connect(url: &str) -> Result<Client, ClientError> {
     let builder = Client::builder(url)
         .with_read_timeout(Some(Duration::from_secs(60)))
         .with_message_bytes_max(64 << 20);
-    // As the example `echo`: where it is asked to.
+    // As in the example `echo`, the environment variable COMPRESS enables compression.
     #[cfg(feature = "deflate")]
     let builder = match env::var_os("COMPRESS") {
         Some(_) => builder.with_compression(),

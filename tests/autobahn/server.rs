@@ -23,7 +23,7 @@ fn main() {
 
     let linked: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_unlinked()
         .with_message_handler(|stream, message, _| stream.send(message));
-    // As the example `echo`: where it is asked to.
+    // As in the example `echo`, the environment variable COMPRESS enables compression.
     #[cfg(feature = "deflate")]
     let linked = match env::var_os("COMPRESS") {
         Some(_) => linked.with_compression(Compression::new()),

@@ -70,6 +70,7 @@ class Process:
                 start_new_session=True,
             )
         until = time.monotonic() + DEADLINE
+        # Not every proxy reports that it listens, so retry until a connection succeeds.
         while not self.listens():
             if self.process.poll() is not None or time.monotonic() > until:
                 self.kill()

@@ -127,7 +127,7 @@ async def reload_moves_clients_to_the_next_program(bench):
             old_workers = Path(f"/proc/{proxy.process.pid}/task/{proxy.process.pid}/children").read_text().split()
             assert old_workers
             proxy.process.send_signal(signal.SIGHUP)
-            # For a tenth of a second, old and new workers accept.
+            # For a tenth of a second, old and new workers accept. nginx reports the shutdown of a worker only by its title.
             while not all("shutting down" in Path(f"/proc/{worker}/cmdline").read_text() for worker in old_workers):
                 await asyncio.sleep(0.02)
             # New requests reach the program where nobody is in the room.
@@ -192,7 +192,7 @@ async def reload_closes_every_websocket(bench):
             reload = await asyncio.create_subprocess_exec(*map(str, command), stderr=asyncio.subprocess.DEVNULL)
             assert await reload.wait() == 0
             await ws.wait_closed()
-            # Caddy sends both sides a close frame.
+            # During a reload, Caddy sends a close frame to the client and to the program.
             assert ws.close_code == 1001, ws.close_code
 
 

@@ -59,7 +59,7 @@ class Nginx:
     program = "nginx"
     # The status while the program does not run.
     unavailable = 502
-    # The status for a host name that no site has. The program refuses it.
+    # The status for a host name without a site: the proxy forwards the request, and the program refuses it.
     unknown_host = 403
     # What the timeout of the configuration ends when it is silent.
     cuts_websockets = True
@@ -108,7 +108,7 @@ class HAProxy:
     program = "haproxy"
     # The status while the program does not run.
     unavailable = 503
-    # The status for a host name that no site has. The program refuses it.
+    # The status for a host name without a site: the proxy forwards the request, and the program refuses it.
     unknown_host = 403
     # What the timeout of the configuration ends when it is silent.
     cuts_websockets = True
@@ -150,7 +150,7 @@ class Caddy:
     program = "caddy"
     # The status while the program does not run.
     unavailable = 502
-    # The status for a host name that no site has. Caddy answers itself, with an empty body.
+    # The status for a host name without a site: Caddy replies itself, with an empty body.
     unknown_host = 200
     # What the timeout of the configuration ends when it is silent.
     cuts_websockets = False
@@ -187,7 +187,7 @@ class Apache:
     program = "apache2"
     # The status while the program does not run.
     unavailable = 503
-    # The status for a host name that no site has. The program refuses it.
+    # The status for a host name without a site: the proxy forwards the request, and the program refuses it.
     unknown_host = 403
     # What the timeout of the configuration ends when it is silent.
     cuts_websockets = False
