@@ -75,8 +75,8 @@ fn no_reconnect_ends_listen_with_the_connection() {
 fn permanent_handshake_failure_ends_listen() {
     for (answer, said) in [
         (
-            "HTTP/1.1 401 Unauthorized\r\nContent-Length: 9\r\n\r\nwho is it\n",
-            "the server refused the handshake with status 401: who is it",
+            "HTTP/1.1 401 Unauthorized\r\nContent-Length: 13\r\n\r\ntoken missing\n",
+            "the server refused the handshake with status 401: token missing",
         ),
         (
             "HTTP/1.1 301 Moved\r\nLocation: wss://a/\r\n\r\n",

@@ -13,7 +13,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 const NO_WELCOME: &str = "--no-welcome";
 
-/// Waits until a room has this number of members, because a client joins shortly after its handshake.
+/// Waits until the room has this number of members. A client joins shortly after its handshake.
 fn expect_members(program: &Program, room: &str, members: usize) {
     let expected = format!("\"room\": {members}}}");
     eventually("the clients are in the room", || {

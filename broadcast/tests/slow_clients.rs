@@ -94,7 +94,7 @@ fn pace_disconnects_stalled_client_and_others_get_all() {
     assert!(dropped > 0, "{summary}");
 }
 
-/// Starts clients that read at steady rates to the end, and that return the number of lines.
+/// Starts clients that read at steady rates to the end. Each thread returns the number of lines that its client got.
 fn read_steadily(program: &Program, clients: u64) -> Vec<thread::JoinHandle<u64>> {
     let read = |n| {
         let mut reader = program.connect_raw();

@@ -41,6 +41,7 @@ export interface Calls {
   lost(why: "disconnected" | "closed"): void;
 }
 
+// One long function: its inner functions share state that stays private, without `this`.
 export function makeCalls(send: (frame: Uint8Array) => void): Calls {
   const calls = new Map<number, Call>();
   const answering = new Map<number, AbortController>();

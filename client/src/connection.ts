@@ -117,6 +117,7 @@ interface Unheard {
  * ```
  */
 export function connect(address: Address, options: Options = {}): Connection {
+  // One long function: its inner functions share state that stays private, without `this`.
   const settings = withDefaults(options);
   const outbox = makeOutbox<Outgoing>(settings.outboxCount, settings.outboxBytes);
   const unheard = makeOutbox<Unheard>(settings.queue, settings.outboxBytes);

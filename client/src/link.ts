@@ -62,6 +62,7 @@ const halfJittered = (delay: number) => delay * (0.5 + Math.random() / 2);
 const resolve = async (address: Address, isSocket: boolean) =>
   absoluteUrl(await (typeof address === "function" ? address() : address), isSocket);
 
+// One long function: its inner functions share state that stays private, without `this`.
 export function makeLink(address: Address, settings: Settings, events: LinkEvents): Link {
   const { procedures, delayMax, openTimeout, eventsRetry, WebSocket: Socket, EventSource: Source } = settings;
   let state: State = { name: "connecting" };

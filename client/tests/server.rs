@@ -17,12 +17,8 @@ use std::time::Duration;
 const SHORT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(10);
 
-fn main() {
-    let mut args = env::args().skip(1);
-    let address = args.next().unwrap_or_else(|| "127.0.0.1:8080".to_owned());
-    let kept = args.next().map_or(100_000, |kept| kept.parse().unwrap());
-
-    let procedures = Procedures::new()
+fn procedures() -> Procedures<()> {
+    Procedures::new()
         .on_call("echo", |call| Ok(call.data().bytes().to_vec()))
         .on_call("fail", |call| match call.text() {
             Ok(text) => Err::<Vec<u8>, _>(text.into()),
@@ -78,8 +74,14 @@ fn main() {
             let code: Option<u16> = event.text().ok().and_then(|code| code.parse().ok());
             let code = code.and_then(|code| CloseCode::try_from(code).ok());
             let code = code.unwrap_or(CloseCode::NORMAL);
-            event.stream().close(code, "as it was wished");
-        });
+            event.stream().close(code, "as requested");
+        })
+}
+
+fn main() {
+    let mut args = env::args().skip(1);
+    let address = args.next().unwrap_or_else(|| "127.0.0.1:8080".to_owned());
+    let kept = args.next().map_or(100_000, |kept| kept.parse().unwrap());
 
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_address(&address)
@@ -88,7 +90,7 @@ fn main() {
             HistoryLimits::messages(kept).bytes(64 * 1024 * 1024),
         )
         .with_history("topic*", HistoryLimits::messages(50).bytes(1024 * 1024))
-        .with_procedures(procedures)
+        .with_procedures(procedures())
         .with_join_handler(|_, room| room != "secret")
         .with_event_stream("/events", |_, _| Ok(Subscription::room("topic")))
         .with_event_stream("/two", |_, _| {

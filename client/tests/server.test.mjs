@@ -173,7 +173,7 @@ for (const [code, reconnects] of [[1000, false], [1001, true], [1008, false], [1
     connection.notify('close', code);
     await connection.is(reconnects ? 'open' : 'closed', reconnects ? 2 : 1);
     const { code: told, reason } = connection.seen.find(({ name }) => name === (reconnects ? 'waiting' : 'closed'));
-    assert.deepEqual([told, reason], [code, 'as it was wished']);
+    assert.deepEqual([told, reason], [code, 'as requested']);
   });
 }
 

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn message_before_the_replay_end_is_not_requested_again() {
+    fn message_before_replay_end_is_not_requested_again() {
         let mut resume = ResumeState::default();
         connected(&mut resume);
         resume.read(message("null", "a-3")).unwrap();

@@ -346,7 +346,7 @@ mod tests {
     const WANTED: &[&str] = &["json.x", "plain.x"];
 
     #[test]
-    fn offers_stay_withheld_after_that_succeeded() {
+    fn offers_stay_withheld_after_success_without_them() {
         for failure in [Failure::Status(400), Failure::HandshakeAborted] {
             let mut offers = SubprotocolOffers::new(WANTED);
             assert_eq!(offers.current(), WANTED);
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn offers_are_made_again_after_withholding_failed() {
+    fn offers_resume_after_failure_without_them() {
         let mut offers = SubprotocolOffers::new(WANTED);
         // The attempt without offers fails, too.
         assert!(offers.failed(Some(Failure::HandshakeAborted)));
