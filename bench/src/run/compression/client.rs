@@ -249,7 +249,7 @@ impl Clients {
         while !rest.is_empty() {
             match send(&self.clients[client].socket, rest, SendFlags::NOSIGNAL) {
                 Ok(sent) => rest = &rest[sent..],
-                // The client does not receive meanwhile. The server reads on, since it can buffer the deliveries of a batch.
+                // The client does not read now. The server reads on, since it can buffer the deliveries of a batch.
                 Err(Errno::AGAIN) if since.elapsed() < STALLED => std::thread::yield_now(),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

@@ -40,7 +40,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("client-cpu"),
 ];
 
-/// Duration of a turn.
+/// Duration of the load on a server in one pass.
 const TURN: Duration = Duration::from_millis(250);
 /// Duration of the load before the measurement, in which the peers in JavaScript compile their code.
 const WARM_UP: Duration = Duration::from_millis(300);

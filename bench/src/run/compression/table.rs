@@ -141,7 +141,7 @@ pub(super) fn head(setup: &Setup, client_cpu: &usize, idle_share: f64) -> Vec<St
     head
 }
 
-/// Writes `out.json` and `out.md`, and the targets between the marks of a page; the complete report goes to standard output.
+/// Writes `out.json` and `out.md`, inserts the targets into a page, and prints the complete report.
 pub(super) fn write(results: &Report, options: &Options) -> io::Result<()> {
     let text = complete(results);
     if let Some(out) = options.text("out") {
