@@ -12,7 +12,7 @@ use super::{Context, Report, mib};
 use crate::check::{During, Outcome, ensure};
 use crate::client::frames::{self, BINARY, FIN};
 use crate::client::{self, Peer};
-use crate::server::program::{BIG, BIG_BYTES, BLOCK, ECHO, SILENT};
+use crate::server::program::{BIG, BIG_BYTES, BLOCK, ECHO, EVENTS, SILENT};
 use crate::server::{Policy, ProducerPlan, Server, Setup};
 
 const MIB: usize = 1 << 20;
@@ -27,6 +27,7 @@ const HEADS: u64 = 500;
 const BODIES: u64 = 200;
 const WAITING: u64 = 100;
 const READERS: u64 = 20;
+const STREAMS: u64 = 600;
 
 /// The smallest receive buffer that TCP grants, so that unread data stays in the server.
 const RECEIVE_BUFFER: usize = 4 * KIB;
@@ -50,7 +51,7 @@ fn setup(context: &Context) -> Setup {
         body_bytes_max: 256 * KIB,
         bodies_bytes_max: 16 * MIB,
         handshakes_max: HEADS as usize,
-        connections_max: 2_000,
+        connections_max: 3_000,
         ..context.setup()
     }
 }
@@ -59,12 +60,14 @@ fn setup(context: &Context) -> Setup {
 fn sum(setup: &Setup) -> usize {
     let limits = setup.limits();
     let connections =
-        (ECHOES + RESPONSES + UNFINISHED + HEADS + BODIES + WAITING + READERS) as usize;
+        (ECHOES + RESPONSES + UNFINISHED + HEADS + BODIES + WAITING + READERS + STREAMS) as usize;
     let targets = TARGETS as usize;
     let batch = limits.message_bytes_max;
     (connections + targets) * CONNECTION_BYTES
         + targets * limits.head_bytes_max
         + limits.received_bytes_max
+        // Requests for event streams that wait for a handler.
+        + limits.received_bytes_max / 8
         + limits.outboxes_bytes_max
         + setup.handler_threads * BIG_BYTES
         + limits.handshakes_max * limits.head_bytes_max
@@ -140,6 +143,7 @@ impl Attack {
         self.unfinished()?;
         self.block_handlers()?;
         self.unhandled()?;
+        self.streams()?;
         self.bodies()?;
         self.requests()?;
         self.heads()
@@ -235,6 +239,23 @@ impl Attack {
         }
         let message = frames::frame(FIN | frames::TEXT, &vec![b'x'; MIB - KIB]);
         self.push(peers, &message.repeat(2), false)
+    }
+
+    /// Requests event streams, with long targets. No handler takes the requests.
+    fn streams(&mut self) -> Outcome {
+        let before = self.server.figures()?.get("refused");
+        let target = "x".repeat(TARGET_BYTES);
+        let request = format!("GET {EVENTS}?{target} HTTP/1.1\r\nHost: stress\r\n\r\n");
+        for _ in 0..STREAMS {
+            let mut stream = self.tcp()?;
+            stream.write_all(request.as_bytes()).during("requesting")?;
+            self.held.push(stream);
+        }
+        self.server
+            .eventually("requests for event streams are refused", |figures| {
+                figures.get("refused") > before
+            })?;
+        Ok(())
     }
 
     fn post(length: usize) -> Vec<u8> {

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use humphrey::SubApp;
 use humphrey::http::{Request, Response, StatusCode};
-use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, Compression, Message};
+use humphrey_ws::{
+    AsyncSender, AsyncStream, AsyncWebsocketApp, Compression, Message, Subscription,
+};
 
 use super::setup::Setup;
 use crate::body::MessageCodec;
@@ -44,6 +46,8 @@ pub(crate) const FLOOD: &str = "/flood";
 /// A route that answers with [`BIG_BYTES`].
 pub(crate) const BIG: &str = "/big";
 pub(crate) const BIG_BYTES: usize = 8 << 20;
+/// An event stream of the broadcasts.
+pub(crate) const EVENTS: &str = "/events";
 /// Answers each message with the server's process id.
 pub(crate) const WHO: &str = "/who";
 
@@ -151,7 +155,8 @@ pub(super) fn app(setup: &Setup) -> AsyncWebsocketApp<ServerState, HandlerOrder>
             .with_connect_handler(connected)
             .with_message_handler(received)
             .with_disconnect_handler(disconnected)
-            .with_routes(routes());
+            .with_routes(routes())
+            .with_event_stream(EVENTS, |_, _| Ok(Subscription::broadcasts()));
     let app = match setup.compression {
         0 => app,
         _ => app.with_compression(Compression::new()),
