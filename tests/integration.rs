@@ -8,6 +8,8 @@
 mod events;
 #[path = "support/procedures.rs"]
 mod frames;
+#[path = "support/handshakes.rs"]
+mod handshakes;
 mod support;
 
 mod authentication;
@@ -22,6 +24,7 @@ mod event_stream_resume;
 mod event_streams;
 mod files;
 mod full_mailboxes;
+mod handshake_handler;
 mod history;
 mod history_ids;
 mod lifecycle;
