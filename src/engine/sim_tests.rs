@@ -11,7 +11,7 @@
 #[cfg(test)]
 mod budgets;
 #[cfg(all(test, feature = "deflate"))]
-pub(crate) mod compression;
+mod compression;
 #[cfg(test)]
 mod costs;
 pub(crate) mod dialogue;
