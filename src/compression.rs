@@ -2,7 +2,8 @@
 
 use crate::protocol::encode::MessageKind;
 
-/// From so many recipients on, compressing once at a high level costs little beside the writes to their sockets.
+/// With at least this many recipients, compressing a message once at a high level costs little compared with the writes
+/// to their sockets.
 const MANY_RECIPIENTS: usize = 256;
 
 /// Settings of permessage-deflate (RFC 7692), for clients that negotiate it
@@ -36,9 +37,9 @@ impl Compression {
         }
     }
 
-    /// Sets the compression level, from 1 (fastest) to 9 (smallest). By default it depends on the message and its recipients:
-    /// a broadcast that at least 256 clients receive compressed has level 6, which saves another seventh and whose cost such
-    /// a broadcast hardly notices. Other messages have level 1 below 512 bytes, and level 2 from there on.
+    /// Sets the compression level, from 1 (fastest) to 9 (smallest). By default, the level depends on the message: 6
+    /// for a broadcast that at least 256 clients receive compressed, and otherwise 1 below 512 bytes and 2 from 512
+    /// bytes on. Level 6 saves another seventh of the bytes, and its cost is small compared with that many writes.
     ///
     /// # Panics
     ///
@@ -53,22 +54,22 @@ impl Compression {
         self
     }
 
-    /// Sets the length in bytes from which messages to a single client are compressed; these have no shared history.
-    /// Default 1,024. `usize::MAX` sends all of them uncompressed.
+    /// Sets the minimum length in bytes from which messages to a single client are compressed, each one by itself. The
+    /// default is 1,024. `usize::MAX` sends all of them uncompressed.
     pub fn replies_from(mut self, bytes: usize) -> Self {
         self.replies_from = bytes;
         self
     }
 
-    /// Sets whether binary messages are compressed, too. By default they are not, since most are compressed already.
+    /// Sets whether binary messages are compressed as well. The default is no, because most binary messages are already
+    /// compressed.
     pub fn binary(mut self, compressed: bool) -> Self {
         self.binary = compressed;
         self
     }
 
-    /// Sets whether compression is negotiated with Safari, and with other programs that use Apple's networking. By
-    /// default it is not: there are open reports of versions that fail when compressed and uncompressed messages
-    /// alternate.
+    /// Sets whether compression is negotiated with Safari and other programs that use Apple's networking. The default
+    /// is no, because some versions are reported to fail when compressed and uncompressed messages alternate.
     pub fn apple(mut self, agreed: bool) -> Self {
         self.apple = agreed;
         self
@@ -79,7 +80,7 @@ impl Compression {
         kind == MessageKind::Text || self.binary
     }
 
-    /// The level for a message of this length to so many recipients.
+    /// Returns the level for a message of `len` bytes that `recipients` clients receive compressed.
     pub(crate) fn level_for(&self, len: usize, recipients: usize) -> u8 {
         self.level.unwrap_or(match len {
             _ if recipients >= MANY_RECIPIENTS => 6,

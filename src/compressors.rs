@@ -1,5 +1,5 @@
-//! Pools of compressors and decompressors, for messages that refer to no other message. Each message takes one for as long as
-//! it needs it, so that no connection has one of its own.
+//! Pools of compressors and inflaters for messages that are compressed independently. Connections share them: each
+//! message takes one from the pool, and returns it.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
@@ -15,10 +15,11 @@ use crate::protocol::encode;
 use crate::protocol::error::Violation;
 use crate::sync::lock;
 
-/// Most idle compressors that a pool keeps, each of some 400 KiB, and most idle decompressors, each of some 115 KB.
+/// The maximum number of idle compressors in a pool, of about 400 KiB each, and of idle inflaters, of about 115 KB
+/// each.
 const IDLE_MAX: usize = 4;
 
-/// The output buffer that a compressor keeps between messages.
+/// The maximum output buffer of an idle compressor.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
 
 const ALONE: CompressorSize = CompressorSize {
@@ -26,33 +27,33 @@ const ALONE: CompressorSize = CompressorSize {
     memory_level: 8,
 };
 
-/// The compressors of sending threads.
+/// A pool of compressors for the threads that send messages.
 #[derive(Default)]
 pub(crate) struct Compressors {
     idle: Mutex<Vec<Compressor>>,
-    /// The number of connections that have agreed to compression.
+    /// The number of connections that have negotiated compression.
     agreed: AtomicUsize,
 }
 
 impl Compressors {
-    /// Counts a connection that has agreed to compression.
+    /// Counts a connection that has negotiated compression.
     pub(crate) fn entered(&self) {
         self.agreed.fetch_add(1, Relaxed);
     }
 
-    /// Frees the idle compressors with the last connection that may need them.
+    /// Stops counting a connection. After the last one, frees the idle compressors.
     pub(crate) fn left(&self) {
         if self.agreed.fetch_sub(1, Relaxed) == 1 {
             lock(&self.idle).clear();
         }
     }
 
-    /// Whether any connection has agreed to compression.
+    /// Returns whether any connection has negotiated compression.
     pub(crate) fn are_needed(&self) -> bool {
         self.agreed.load(Relaxed) > 0
     }
 
-    /// Compresses a message. `None` if that does not make it shorter.
+    /// Compresses a message into a frame. Returns `None` if that does not make it shorter.
     pub(crate) fn compress(&self, compression: &Compression, frame: &[u8]) -> Option<Bytes> {
         let (kind, payload) = encode::data_payload(frame)?;
         if !compression.compresses(kind) {
@@ -61,7 +62,8 @@ impl Compressors {
         let idle = lock(&self.idle).pop();
         let mut compressor = idle.unwrap_or_else(|| Compressor::new(ALONE));
         compressor.restart(&[]);
-        // How many clients it reaches is not known here; and at a high level, long messages cost milliseconds.
+        // The number of recipients is unknown here. Assume none, because long messages take milliseconds at a high
+        // level.
         let level = compression.level_for(payload.len(), 0);
         let compressed = compressor.compress_unless_noise(kind, payload, level);
         let compressed = compressed.ok().map(Bytes::copy_from_slice);
@@ -71,15 +73,19 @@ impl Compressors {
     }
 }
 
-/// The decompressors of receiving threads, for clients without context takeover.
+/// A pool of inflaters for the threads that receive messages, from clients without context takeover.
 #[derive(Default)]
 pub(crate) struct Inflaters {
     idle: Mutex<Vec<Inflater>>,
 }
 
 impl Inflaters {
-    /// Inflates a message, behind headroom for a frame header, in bounded steps. If `text`, it must be UTF-8. It must not be
-    /// longer than `message_bytes_max`, nor take more work than any message of that length that an honest client makes.
+    /// Inflates a message in bounded steps. The result begins with headroom for a frame header.
+    ///
+    /// # Errors
+    ///
+    /// If `text` is set and the message is not UTF-8, if it is longer than `message_bytes_max`, or if it takes more work than
+    /// any message of that length that a real compressor makes.
     pub(crate) fn inflate(
         &self,
         payload: &[u8],
@@ -99,17 +105,18 @@ impl Inflaters {
         keep(&self.idle, inflater);
         match inflated? {
             Inflated::Whole(whole) => Ok(whole),
-            // A flood of blocks without output.
+            // The work is used up, so the payload is a flood of blocks without output.
             Inflated::Part => Err(Violation::InvalidDeflate),
         }
     }
 
-    /// Frees the idle ones.
+    /// Frees the idle inflaters.
     pub(crate) fn clear(&self) {
         lock(&self.idle).clear();
     }
 }
 
+/// Returns an item to its pool, or frees it if the pool is full.
 fn keep<T>(idle: &Mutex<Vec<T>>, one: T) {
     let mut idle = lock(idle);
     if idle.len() < IDLE_MAX {

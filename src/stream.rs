@@ -58,16 +58,16 @@ pub struct WebsocketStream {
     close_reply: Option<Vec<u8>>,
     /// Why nothing more can be received.
     ended: Option<StreamEnd>,
-    /// Nothing more may be sent: a close frame was sent, or a write failed midway.
+    /// Whether nothing more may be sent, because a close frame was sent or a write failed midway.
     closed: bool,
     /// The request of the handshake.
     head: Option<Box<Head>>,
-    /// The handshake response is at the front of `pending_out`, and no byte of it has been sent.
+    /// Whether the handshake response is at the front of `pending_out`, and no byte of it has been sent.
     handshake_pending: bool,
     /// Read when the stream was created, since the operating system forgets the address of a client that has gone.
     peer: Option<SocketAddr>,
     buffer: Vec<u8>,
-    /// If compression was agreed.
+    /// `None` if no compression was negotiated.
     #[cfg(feature = "deflate")]
     compression: Option<StreamCompression>,
 }
@@ -89,7 +89,7 @@ impl StreamEnd {
     }
 }
 
-/// A stream taken apart, for the engine to go on with.
+/// The parts of a stream with which the engine continues.
 pub(crate) struct StreamParts {
     pub(crate) socket: TcpStream,
     pub(crate) peer: Option<SocketAddr>,
@@ -97,17 +97,17 @@ pub(crate) struct StreamParts {
     /// Whether at least a part of the answer to the handshake has been sent.
     pub(crate) answered: bool,
     pub(crate) messages: Vec<Message>,
-    /// None if nothing was ever read.
+    /// `None` if nothing was ever read.
     pub(crate) protocol: Option<FrameReader>,
     /// Bytes to send before anything else.
     pub(crate) pending_out: Vec<u8>,
-    /// Nothing more is to be received.
+    /// Whether nothing more is received.
     pub(crate) ended: bool,
-    /// The close frame that is the answer to that end.
+    /// The close frame that answers the end of receiving.
     pub(crate) close_reply: Option<Vec<u8>>,
-    /// Nothing more may be sent after `pending_out`.
+    /// Whether nothing may be sent after `pending_out`.
     pub(crate) closed: bool,
-    /// If compression was agreed.
+    /// `None` if no compression was negotiated.
     #[cfg(feature = "deflate")]
     pub(crate) compression: Option<Agreement>,
 }
@@ -115,12 +115,13 @@ pub(crate) struct StreamParts {
 impl WebsocketStream {
     /// Wraps a stream whose handshake is done.
     pub fn new(stream: Stream) -> Self {
-        // If this fails, the client has reset the connection, and nothing may be written any more.
+        // If this fails, the client has reset the connection, and writes would raise SIGPIPE.
         let mut closed = false;
         #[allow(irrefutable_let_patterns)] // Humphrey's `tls` may be on.
         if let Stream::Tcp(socket) = &stream {
             closed = suppress_sigpipe(socket).is_err();
-            // Otherwise the kernel may delay a message. That the client has gone will be noticed soon enough.
+            // Otherwise the kernel may delay a message. The call fails only if the client has disconnected, which the
+            // next read or write reports.
             let _ = socket.set_nodelay(true);
         }
         Self {
@@ -152,7 +153,7 @@ impl WebsocketStream {
         pending
     }
 
-    /// The stream with compression, as the answer to the handshake agrees.
+    /// Enables the compression that the handshake response agrees to.
     #[cfg(feature = "deflate")]
     pub(crate) fn with_compression(
         mut self,
@@ -164,7 +165,7 @@ impl WebsocketStream {
         self
     }
 
-    /// Answers the handshake. False if the client has gone.
+    /// Answers the handshake. Returns false if the client has disconnected.
     pub(crate) fn answer_handshake(&mut self) -> bool {
         let pending_out = std::mem::take(&mut self.pending_out);
         self.handshake_pending = false;
@@ -272,11 +273,11 @@ impl WebsocketStream {
                     self.received
                         .push_back(Message::from_payload(payload, text));
                 }
-                // The protocol passes it on only if compression was agreed.
+                // This event occurs only if compression was negotiated.
                 #[cfg(feature = "deflate")]
                 Ok(Some(ProtocolEvent::Compressed { text, payload })) => {
                     let Some(compression) = &self.compression else {
-                        debug_assert!(false, "compression was not agreed");
+                        debug_assert!(false, "compression was not negotiated");
                         return;
                     };
                     match compression.inflate(&payload, text) {
@@ -289,7 +290,7 @@ impl WebsocketStream {
                 }
                 #[cfg(not(feature = "deflate"))]
                 Ok(Some(ProtocolEvent::Compressed { .. })) => {
-                    debug_assert!(false, "compression was not agreed");
+                    debug_assert!(false, "compression was not negotiated");
                 }
                 Ok(Some(ProtocolEvent::Ping(payload))) if !self.closed => {
                     // RFC 6455 §5.5.3: only the latest ping needs a pong.
@@ -318,14 +319,14 @@ impl WebsocketStream {
         }
     }
 
-    /// Ends receiving, since the client has broken the protocol.
+    /// Ends receiving after a violation of the protocol by the client.
     fn end_with(&mut self, violation: Violation) {
         let reason = violation.to_string();
         let frame = encode::close(Some((violation.close_code(), &reason)));
         self.end(StreamEnd::Violation(violation), frame);
     }
 
-    /// Ends receiving, with the last frame that will be sent.
+    /// Ends receiving, and schedules the close frame, the last frame to be sent.
     fn end(&mut self, end: StreamEnd, close_frame: Vec<u8>) {
         self.ended = Some(end);
         if !self.closed {
@@ -373,8 +374,9 @@ impl WebsocketStream {
         }
     }
 
-    /// Sends a message, and waits until the socket has taken it. A route with compression
-    /// (`websocket_handler_with_compression`, feature `deflate`) compresses long ones, if the client has agreed.
+    /// Sends a message, and waits until the socket has accepted it. On a route with compression
+    /// (`websocket_handler_with_compression`, feature `deflate`), long messages are compressed if the client has
+    /// negotiated it.
     ///
     /// # Errors
     ///

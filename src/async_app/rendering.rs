@@ -1,4 +1,4 @@
-//! The contents of a broadcast, and its forms on the wire besides its own frame: an event of an event stream, and a
+//! The content of a broadcast, and its encodings other than a plain frame: as an event of an event stream, and as a
 //! frame with its id.
 
 use bytes::{Bytes, BytesMut};
@@ -12,7 +12,7 @@ use crate::protocol::procedures;
 /// The content that is published to a room.
 pub(super) enum Content<'a> {
     Message(&'a Message),
-    /// Made by a closure for the id that it gets; made again if another message takes that id.
+    /// A closure that creates the message for an id. It is called again if another message takes that id first.
     OfId(&'a dyn Fn(Option<HistoryId>) -> Message),
 }
 
@@ -44,9 +44,9 @@ pub(super) fn frame_with_id(room: &str, id: HistoryId, message: &Message) -> Byt
     WithId::frame(room, message, id).bytes
 }
 
-/// Most bytes that a frame with an id is longer than the message's own frame, without the room's name: the id's 16 and
-/// 20 digits, a longer header, and spare bytes to replace the id.
-pub(super) const FRAME_WITH_ID_MORE_BYTES_MAX: usize = 72;
+/// The maximum number of bytes that an id adds to a message's frame, besides the room's name: its 16 and 20 digits, a
+/// longer header, and spare bytes to replace the id.
+pub(super) const FRAME_ID_BYTES_MAX: usize = 72;
 
 /// Spare bytes in front of a rendering, so that a replaced id can have more digits.
 const SPARE_BYTES: usize = 8;
@@ -221,7 +221,7 @@ pub(super) mod tests {
             let message = Message::new_binary(vec![7; len]);
             let most = HistoryId::new(u64::MAX, u64::MAX);
             let frame = frame_with_id("news", most, &message);
-            let reserved = message.frame().len() + "news".len() + FRAME_WITH_ID_MORE_BYTES_MAX;
+            let reserved = message.frame().len() + "news".len() + FRAME_ID_BYTES_MAX;
             assert!(frame.len() <= reserved);
         }
     }

@@ -5,16 +5,16 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::history::History;
-use super::rendering::{FRAME_WITH_ID_MORE_BYTES_MAX, frame_with_id};
+use super::rendering::{FRAME_ID_BYTES_MAX, frame_with_id};
 use super::room_entry::RoomHistory;
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::message::Message;
 
-/// The replay for one connection that joins a room.
+/// The replay for one connection that joins a room: the messages after `since`, or the whole history.
 pub(super) struct ReplayFrames<'a> {
     room: &'a str,
     since: Option<HistoryId>,
-    /// Whether the connection receives frames with room and id, which have to be rendered.
+    /// Whether the connection receives frames that contain the room and the id. Only these have to be rendered.
     with_ids: bool,
     rendered: HashMap<HistoryId, Bytes>,
 }
@@ -29,19 +29,20 @@ impl<'a> ReplayFrames<'a> {
         }
     }
 
-    /// Returns the number of messages to replay, and an upper bound of their length as frames.
+    /// Counts the messages to replay, and returns that number and the maximum total length of their frames in bytes.
     pub(super) fn measure(&self, history: &History) -> Result<(usize, usize), HistoryGone> {
         let kept = history.since(self.since)?;
-        let more = match self.with_ids {
-            true => self.room.len() + FRAME_WITH_ID_MORE_BYTES_MAX,
+        let id_bytes_max = match self.with_ids {
+            true => self.room.len() + FRAME_ID_BYTES_MAX,
             false => 0,
         };
         let messages = kept.len();
-        let bytes = kept.map(|(_, message, _)| message.frame().len() + more);
+        let bytes = kept.map(|(_, message, _)| message.frame().len() + id_bytes_max);
         Ok((messages, bytes.sum()))
     }
 
-    /// Renders what is kept now. The lock is held only while references to the messages are taken.
+    /// Renders the frames of all messages that the history contains now, without holding its lock while rendering. Call
+    /// it again if the history has changed much before the join.
     pub(super) fn render(&mut self, kept: &RoomHistory) -> Result<(), HistoryGone> {
         if !self.with_ids {
             return Ok(());
@@ -51,13 +52,13 @@ impl<'a> ReplayFrames<'a> {
             .since(self.since)?
             .map(|(id, message, _)| (id, message.clone()))
             .collect();
-        // Of an earlier attempt, only what is still kept.
-        let mut before = std::mem::take(&mut self.rendered);
+        // Reuse the frames of an earlier call, and drop those of messages that the history no longer contains.
+        let mut earlier = std::mem::take(&mut self.rendered);
         let room = self.room;
         self.rendered = messages
             .into_iter()
             .map(|(id, message)| {
-                let frame = before
+                let frame = earlier
                     .remove(&id)
                     .unwrap_or_else(|| frame_with_id(room, id, &message));
                 (id, frame)
@@ -66,8 +67,8 @@ impl<'a> ReplayFrames<'a> {
         Ok(())
     }
 
-    /// Returns the frames of the messages that are kept now. Only those that were published since
-    /// [`render`](Self::render) are rendered here, where the caller holds the lock.
+    /// Returns the frames of all messages that the history contains now. Renders those that were published after the
+    /// last call of [`render`](Self::render), while the caller holds the lock.
     pub(super) fn frames(&self, history: &History) -> Result<Vec<Bytes>, HistoryGone> {
         let frame = |(id, message, _): (HistoryId, &Message, u64)| match self.with_ids {
             true => match self.rendered.get(&id) {
@@ -97,8 +98,8 @@ mod tests {
         RoomHistory::new(History::new(messages_max, 1 << 20))
     }
 
-    /// Returns the frames, rendered without those from before.
-    fn rendered_anew(kept: &RoomHistory, since: Option<HistoryId>) -> Vec<Bytes> {
+    /// Renders all frames from scratch.
+    fn render_from_scratch(kept: &RoomHistory, since: Option<HistoryId>) -> Vec<Bytes> {
         let frames = ReplayFrames::new("news", since, true);
         frames.frames(&kept.history()).unwrap()
     }
@@ -116,17 +117,21 @@ mod tests {
             let before = RENDERED.get();
             let frames = replay.frames(&kept.history()).unwrap();
             assert_eq!(RENDERED.get() - before, 3);
-            assert_eq!(frames, rendered_anew(&kept, since));
+            assert_eq!(frames, render_from_scratch(&kept, since));
 
             replay.render(&kept).unwrap();
             let before = RENDERED.get();
             assert_eq!(replay.frames(&kept.history()).unwrap(), frames);
-            assert_eq!(RENDERED.get(), before, "after a second attempt");
+            assert_eq!(
+                RENDERED.get(),
+                before,
+                "the second render left frames to render"
+            );
         }
     }
 
     #[test]
-    fn replay_follows_a_history_that_drops_messages_meanwhile() {
+    fn replay_reflects_messages_dropped_from_the_history() {
         let kept = kept(10);
         push(&kept, 10);
         let first = kept.history().since(None).unwrap().next().unwrap().0;
@@ -136,9 +141,12 @@ mod tests {
         since.render(&kept).unwrap();
         push(&kept, 4);
         let frames = whole.frames(&kept.history()).unwrap();
-        assert_eq!(frames, rendered_anew(&kept, None));
+        assert_eq!(frames, render_from_scratch(&kept, None));
         assert_eq!(frames.len(), 10);
-        assert!(since.frames(&kept.history()).is_err(), "there is a gap");
+        assert!(
+            since.frames(&kept.history()).is_err(),
+            "the gap is not reported"
+        );
         assert!(since.render(&kept).is_err());
     }
 

@@ -7,8 +7,8 @@
 //!    └───────────▶ Finished ◀──────┘
 //! ```
 //!
-//! An idle connection holds no memory beyond the struct. A message that stands whole in the input is
-//! handed out in place; only what the network or the client cut is copied.
+//! An idle connection holds no memory beyond the struct. A message that is complete in the input is returned without a
+//! copy. Only messages that arrive in parts are copied.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -26,17 +26,17 @@ use super::role::{Role, ServerRole};
 /// The header of a masked frame with the shortest form of the length.
 const SMALL_HEADER_BYTES: usize = 2 + KEY_BYTES;
 
-/// What a connection accepts from its peer.
+/// The messages that a connection accepts from its peer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReceiveRules {
-    /// Bytes of a message. More are a violation.
+    /// The maximum length of a message in bytes. A longer message is a violation.
     pub(crate) message_bytes_max: usize,
-    /// permessage-deflate was agreed (RFC 7692).
+    /// Whether permessage-deflate was negotiated (RFC 7692).
     pub(crate) compressed: bool,
 }
 
 impl ReceiveRules {
-    /// Without an extension.
+    /// Rules for a connection without extensions.
     pub(crate) fn plain(message_bytes_max: usize) -> Self {
         Self {
             message_bytes_max,
@@ -44,8 +44,8 @@ impl ReceiveRules {
         }
     }
 
-    /// Bytes of a compressed payload. Deflate makes a message longer by 5 bytes a block at most, and nobody makes blocks that
-    /// are shorter than some hundred bytes.
+    /// The maximum length of a compressed payload in bytes. Deflate adds at most 5 bytes per block, and the blocks of
+    /// real compressors contain at least some hundred bytes.
     fn compressed_bytes_max(self) -> usize {
         let message_bytes_max = self.message_bytes_max;
         message_bytes_max
@@ -54,18 +54,19 @@ impl ReceiveRules {
     }
 }
 
-/// What has been received and is not complete, and what the connection accepts.
+/// Reads the frames of one connection: its rules, and the progress of the frame and message being received.
 #[derive(Debug)]
 pub(crate) struct FrameReader<R: Role = ServerRole> {
     rules: ReceiveRules,
     progress: Progress<R>,
 }
 
-/// How far a stream of frames has been read, without the rules: a shard has them once for many connections.
+/// The progress of the frame and message that a connection is receiving. It does not contain the rules, which a shard
+/// stores once for all its connections.
 #[derive(Debug)]
 pub(crate) struct Progress<R: Role = ServerRole> {
     state: ReadState,
-    /// None if there are no parts.
+    /// The received parts of an incomplete message or control frame. `None` if there are none.
     parts: Option<Box<UnfinishedParts>>,
     role: PhantomData<R>,
 }
@@ -79,7 +80,7 @@ enum ReadState {
     },
     /// Inside a payload.
     MessagePayload(FrameInProgress),
-    /// After a violation or a close frame: the rest is of no interest (RFC 6455 §7.1.7, §5.5.1).
+    /// After a violation or a close frame. All further input is discarded (RFC 6455 §7.1.7, §5.5.1).
     Finished,
 }
 
@@ -93,18 +94,20 @@ impl ReadState {
 /// A frame whose header has been read and accepted.
 #[derive(Debug, Clone, Copy)]
 struct FrameInProgress {
-    /// See [`FrameInProgress::remaining`]. As bytes, so that the state takes no more memory than a header does.
+    /// See [`FrameInProgress::remaining`]. An array of bytes needs no alignment, so [`ReadState`] is no larger than a
+    /// header.
     remaining: [u8; size_of::<usize>()],
-    /// The masking key as it applies to the next payload byte; nothing where the peer does not mask.
+    /// The masking key, rotated to the next payload byte. Unused if the peer does not mask.
     key: [u8; KEY_BYTES],
     opcode: Opcode,
     fin: bool,
-    /// The message begins with it, and is compressed (RFC 7692 §6).
+    /// Whether this is the first frame of a compressed message (RFC 7692 §6).
     compressed: bool,
 }
 
 impl FrameInProgress {
-    /// Payload bytes that have not arrived; at most the longest message's, or 125.
+    /// Returns the number of payload bytes that have not arrived. It is at most the message limit, or 125 for a control
+    /// frame.
     fn remaining(self) -> usize {
         usize::from_ne_bytes(self.remaining)
     }
@@ -117,43 +120,44 @@ impl FrameInProgress {
 /// Parts of payloads that have arrived.
 #[derive(Debug, Default)]
 struct UnfinishedParts {
-    /// Of a data message.
+    /// Parts of a data message.
     message: Option<Assembler>,
-    /// Of a control frame. Apart from `message`, because control frames may stand between fragments
-    /// (RFC 6455 §5.4).
+    /// Parts of a control frame. Separate from `message`, because control frames may arrive between fragments (RFC 6455
+    /// §5.4).
     control: Vec<u8>,
 }
 
-/// Something complete that the peer sent.
+/// A complete message or control frame from the peer.
 #[derive(Debug)]
 pub(crate) enum ProtocolEvent<'a> {
     /// A data message (RFC 6455 §5.6). If `text`, the payload is valid UTF-8.
     Message {
         /// Text, not binary.
         text: bool,
-        /// What it says.
+        /// The unmasked payload.
         payload: MessagePayload<'a>,
     },
-    /// A data message whose payload is to be inflated (RFC 7692 §7.2.2). Only where that was agreed.
+    /// A data message whose payload the caller must inflate (RFC 7692 §7.2.2). Occurs only if compression was
+    /// negotiated.
     Compressed {
-        /// Text, not binary. Whether it is UTF-8 shows when it is inflated.
+        /// Text, not binary. The payload has not been checked for UTF-8.
         #[cfg_attr(not(feature = "deflate"), allow(dead_code))]
         text: bool,
-        /// Without the sync flush's end.
+        /// The compressed payload, without the end of the sync flush.
         #[cfg_attr(not(feature = "deflate"), allow(dead_code))]
         payload: MessagePayload<'a>,
     },
-    /// To be answered with a pong of the same payload (RFC 6455 §5.5.2).
+    /// A ping. It requires a pong with the same payload (RFC 6455 §5.5.2).
     Ping(ControlPayload),
-    /// The answer to a ping, or unsolicited (RFC 6455 §5.5.3).
+    /// A pong: the reply to a ping, or unsolicited (RFC 6455 §5.5.3).
     Pong(#[cfg_attr(not(any(test, fuzzing, feature = "client")), allow(dead_code))] ControlPayload),
-    /// The peer closes; nothing it sends after this counts (RFC 6455 §5.5.1).
+    /// A close frame. All later input is discarded (RFC 6455 §5.5.1).
     Close(CloseFrame),
 }
 
 /// The unmasked payload of a data message.
 pub(crate) enum MessagePayload<'a> {
-    /// The whole message stood in the input: no copy was made.
+    /// The message was complete in the input, so it was not copied.
     Whole(&'a [u8]),
     /// Assembled from parts. The first [`HEADER_BYTES_MAX`] bytes are headroom (content undefined),
     /// so that a frame header can be written in front without a copy.
@@ -171,7 +175,7 @@ impl MessagePayload<'_> {
 }
 
 impl fmt::Debug for MessagePayload<'_> {
-    /// Length and kind: payloads are long, and private.
+    /// Shows only length and kind, because payloads are long and may contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self {
             Self::Whole(_) => "Whole",
@@ -194,8 +198,7 @@ impl Deref for ControlPayload {
 }
 
 impl FrameReader<ServerRole> {
-    /// A server's connection of which nothing has arrived. Messages of more than `message_bytes_max`
-    /// bytes are a violation.
+    /// Creates the reader of a server's connection. Messages of more than `message_bytes_max` bytes are a violation.
     pub(crate) fn new(message_bytes_max: usize) -> Self {
         Self::in_role(message_bytes_max)
     }
@@ -207,8 +210,8 @@ impl FrameReader<ServerRole> {
 }
 
 impl<R: Role> FrameReader<R> {
-    /// A connection in the role `R` of which nothing has arrived. Messages of more than
-    /// `message_bytes_max` bytes are a violation.
+    /// Creates the reader of a connection in the role `R`. Messages of more than `message_bytes_max` bytes are a
+    /// violation.
     pub(crate) fn in_role(message_bytes_max: usize) -> Self {
         Self {
             rules: ReceiveRules::plain(message_bytes_max),
@@ -216,7 +219,7 @@ impl<R: Role> FrameReader<R> {
         }
     }
 
-    /// permessage-deflate was agreed.
+    /// Accepts compressed messages from now on, because permessage-deflate was negotiated.
     #[cfg(feature = "deflate")]
     pub(crate) fn accept_compressed(&mut self) {
         self.rules.compressed = true;
@@ -230,7 +233,7 @@ impl<R: Role> FrameReader<R> {
         self.progress.receive(input, self.rules)
     }
 
-    /// Bytes held of what is not complete.
+    /// Returns the bytes that an incomplete message or frame occupies.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn held_bytes(&self) -> usize {
         self.progress.held_bytes()
@@ -243,7 +246,7 @@ impl<R: Role> FrameReader<R> {
 }
 
 impl<R: Role> Default for Progress<R> {
-    /// Nothing has arrived.
+    /// Creates the state of a connection on which nothing has arrived.
     fn default() -> Self {
         Self {
             state: ReadState::BETWEEN_FRAMES,
@@ -254,12 +257,10 @@ impl<R: Role> Default for Progress<R> {
 }
 
 impl<R: Role> Progress<R> {
-    /// Takes bytes from the front of `input` until one event is complete, or all of them: then
-    /// `Ok(None)`, and `input` is empty. Unmasks in place. Where the rules change, that holds for messages that have
-    /// not begun.
+    /// Consumes bytes from the front of `input` until one event is complete, and unmasks them in place. Returns
+    /// `Ok(None)` once `input` is empty. Changed rules apply to messages that have not begun.
     ///
-    /// After an error or [`ProtocolEvent::Close`] nothing more is to be fed; further calls take everything
-    /// and return `Ok(None)`.
+    /// After an error or [`ProtocolEvent::Close`], further calls discard all input and return `Ok(None)`.
     #[inline]
     pub(crate) fn receive<'a>(
         &mut self,
@@ -285,8 +286,8 @@ impl<R: Role> Progress<R> {
         received
     }
 
-    /// Takes a message that is one short frame and stands whole at the front of the input, unless anything is wrong with it.
-    /// Most messages are like this: `advance` would do the same in three times as many instructions.
+    /// Takes a valid message that is one short frame and complete at the front of the input. This is a fast path for
+    /// most messages: `advance` takes three times as many instructions for them.
     #[inline]
     fn whole_small<'a>(
         &mut self,
@@ -295,7 +296,7 @@ impl<R: Role> Progress<R> {
     ) -> Option<(bool, &'a [u8])> {
         const TEXT: u8 = FIN | Opcode::Text as u8;
         const BINARY: u8 = FIN | Opcode::Binary as u8;
-        // A client has one connection, and mostly long messages: it does without the short way.
+        // The fast path is for servers. It gains a client little, which has one connection and mostly long messages.
         if !R::PEER_MASKS
             || !matches!(self.state, ReadState::Header { len: 0, .. })
             || self.parts.is_some()
@@ -305,7 +306,7 @@ impl<R: Role> Progress<R> {
         let &[first @ (TEXT | BINARY), second, a, b, c, d, ..] = &**input else {
             return None;
         };
-        // Masked, and no longer form of the length.
+        // The frame is masked, and its length is in the 7-bit form.
         let len = usize::from(second.checked_sub(MASK)?);
         if len > LEN_7_MAX || len > message_bytes_max {
             return None;
@@ -315,7 +316,7 @@ impl<R: Role> Progress<R> {
         mask::unmask(payload, [a, b, c, d], 0);
         let text = first == TEXT;
         if text && std::str::from_utf8(payload).is_err() {
-            // As it was, for who tells what is wrong with it.
+            // Restore the input for `advance`, which reports the violation.
             mask::unmask(payload, [a, b, c, d], 0);
             return None;
         }
@@ -324,7 +325,7 @@ impl<R: Role> Progress<R> {
         Some((text, frame.get(SMALL_HEADER_BYTES..).unwrap_or_default()))
     }
 
-    /// Bytes of payload and state held for a frame or message that is not complete.
+    /// Returns the bytes of payload and state that an incomplete frame or message occupies.
     pub(crate) fn held_bytes(&self) -> usize {
         let header = match self.state {
             ReadState::Header { len, .. } => usize::from(len),
@@ -337,13 +338,13 @@ impl<R: Role> Progress<R> {
         header + parts
     }
 
-    /// Gives up on whatever has begun, and on all that follows.
+    /// Drops the incomplete message, and discards all further input.
     pub(crate) fn abandon(&mut self) {
         self.state = ReadState::Finished;
         self.parts = None;
     }
 
-    /// A frame or message has begun and is not complete.
+    /// Returns whether a frame or message has begun and is incomplete.
     pub(crate) fn is_mid_message(&self) -> bool {
         let mid_frame = match self.state {
             ReadState::Header { len, .. } => len > 0,
@@ -411,8 +412,8 @@ impl<R: Role> Progress<R> {
         }
     }
 
-    /// Takes the rest of a header, `held` bytes of which have arrived before. `None`: it is not
-    /// complete, and `input` is used up.
+    /// Reads the rest of a header of which `held` bytes have arrived before. Returns `None`, with `input` consumed, if
+    /// the header is still incomplete.
     #[inline]
     fn read_header(
         &mut self,
@@ -435,7 +436,7 @@ impl<R: Role> Progress<R> {
         let so_far = bytes.get(..held + taken).unwrap_or_default();
         match self.judge_header(so_far, rules)? {
             Some((frame, header_len)) => {
-                // The bytes held did not suffice, so the header ends inside the input.
+                // The earlier bytes were incomplete, so the header ends inside the input.
                 consume(input, header_len.saturating_sub(held));
                 Ok(Some(frame))
             }
@@ -450,9 +451,9 @@ impl<R: Role> Progress<R> {
         }
     }
 
-    /// Judges the header at the front of `bytes` as far as it has arrived; frame and header length
-    /// once it is complete.
-    #[inline(always)] // Once for each message.
+    /// Checks the header at the front of `bytes` as far as it has arrived. Returns the frame and the length of the
+    /// header once the header is complete.
+    #[inline(always)] // Runs once per message.
     fn judge_header(
         &self,
         bytes: &[u8],
@@ -466,7 +467,7 @@ impl<R: Role> Progress<R> {
             opcode,
             compressed,
         } = header::first_byte(first, rules.compressed)?;
-        // RFC 6455 §5.4: fragments of one message follow each other, control frames aside.
+        // RFC 6455 §5.4: only control frames may arrive between the fragments of a message.
         match opcode {
             Opcode::Continuation if self.message().is_none() => {
                 return Err(Violation::UnexpectedContinuation);
@@ -505,8 +506,8 @@ impl<R: Role> Progress<R> {
         Ok(Some((frame, header_len)))
     }
 
-    /// Checks an announced length against the limit, together with what the message already has
-    /// (RFC 6455 §10.4: limits hold for the message, not only for the frame).
+    /// Checks that the message stays within the limit with a frame of the announced length. Limits apply to the
+    /// message, not only to the frame (RFC 6455 §10.4).
     #[inline]
     fn admit(
         &self,
@@ -517,7 +518,7 @@ impl<R: Role> Progress<R> {
         let message = self.message();
         let held = message.map_or(0, Assembler::payload_len);
         let bytes_max = match begins_compressed || message.is_some_and(Assembler::is_compressed) {
-            // What it is inflated to is held to the limit when it is known.
+            // The inflated length is checked while inflating.
             true => rules.compressed_bytes_max(),
             false => rules.message_bytes_max,
         };
@@ -558,7 +559,7 @@ impl<R: Role> Progress<R> {
         self.assemble(frame, part)
     }
 
-    /// Takes a part of a message that is not whole in the input.
+    /// Appends a part of a message that is not complete in the input.
     fn assemble<'a>(
         &mut self,
         frame: FrameInProgress,
@@ -577,7 +578,7 @@ impl<R: Role> Progress<R> {
             return Ok(None);
         }
         let message = parts.message.take();
-        // None of a control frame: it would be in the midst of this one.
+        // There is no part of a control frame, because frames are not interleaved.
         self.parts = None;
         message
             .map(|message| {

@@ -1,5 +1,5 @@
-//! Compression of blocking streams. Each message is compressed by itself, so the streams of a route share compressors, and none
-//! has a history.
+//! Compression of blocking streams. Each message is compressed independently, so all streams of a route share their
+//! compressors and inflaters.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::protocol::deflate::fits_window;
 use crate::protocol::deflate::negotiate::Agreement;
 use crate::protocol::error::Violation;
 
-/// What all streams of a route share.
+/// The settings, compressors and inflaters that the streams of a route share.
 pub(crate) struct RouteCompression {
     settings: Compression,
     compressors: Compressors,
@@ -35,7 +35,7 @@ impl RouteCompression {
     }
 }
 
-/// The compression that a stream has agreed to.
+/// The negotiated compression of a stream.
 pub(super) struct StreamCompression {
     route: Arc<RouteCompression>,
     agreement: Agreement,
@@ -54,7 +54,7 @@ impl StreamCompression {
         self.agreement
     }
 
-    /// The compressed frame of a message. `None` if the message is sent uncompressed.
+    /// Compresses a message into a frame. Returns `None` if the message is to be sent uncompressed.
     pub(super) fn compress(&self, message: &Message) -> Option<Bytes> {
         let route = &*self.route;
         let len = message.bytes().len();
@@ -66,7 +66,11 @@ impl StreamCompression {
             .flatten()
     }
 
-    /// Inflates a received message, up to the limit for messages.
+    /// Inflates a received message.
+    ///
+    /// # Errors
+    ///
+    /// If the payload is invalid, or the message is longer than the default of `Limits::message_bytes_max`.
     pub(super) fn inflate(
         &self,
         payload: &MessagePayload<'_>,

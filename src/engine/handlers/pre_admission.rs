@@ -1,5 +1,4 @@
-//! Handshakes that a host with a runtime of its own has read and will answer: they are authorised here before the
-//! connection is handed over.
+//! Authorises handshakes that a host with its own runtime reads and answers, before the host hands the connection over.
 
 #![cfg_attr(not(feature = "axum"), allow(dead_code))] // Only hosts behind features use this.
 
@@ -27,39 +26,41 @@ use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 use crate::user_threads::while_nonblocking;
 
-/// Authorises a handshake that a host has read, with the checks of handshakes that the engine reads: form, limits,
-/// origins, and the program's handler, which may block.
+/// Authorises a handshake that a host has read. It makes the same checks as for handshakes that the engine reads: form,
+/// limits and origins, and then the handshake handler of the program, which may block.
 ///
-/// `then` gets the verdict on a handler thread, or at once if no handler is called. The verdict is 503 if the engine
-/// has stopped, or stops meanwhile.
+/// Calls `on_verdict` once: on a handler thread, or before this function returns if no handler is called. The verdict
+/// is a rejection with 503 if the engine has stopped or stops before the handler returns.
 pub(crate) fn authorize(
     hub: &Arc<Hub>,
     head: Head,
     peer: SocketAddr,
-    then: Box<dyn FnOnce(Verdict) + Send>,
+    on_verdict: Box<dyn FnOnce(Verdict) + Send>,
 ) {
-    let then = OnVerdict(Some(then));
-    // On a thread of the host: what is logged must not block it.
+    let on_verdict = OnVerdict(Some(on_verdict));
+    // The logger of the program may block, but a thread of the host's runtime must not.
     match while_nonblocking(|| pre_admit(hub, head, peer)) {
-        Err(reject) => then.tell(Verdict::Rejected(reject)),
-        Ok(accepted) if !hub.subscriptions.handshake => then.tell(Verdict::Accepted(accepted)),
+        Err(reject) => on_verdict.tell(Verdict::Rejected(reject)),
+        Ok(accepted) if !hub.subscriptions.handshake => {
+            on_verdict.tell(Verdict::Accepted(accepted))
+        }
         Ok(accepted) => {
-            // If there are no handler threads any more, dropping `then` reports the verdict.
-            let _ = push_work(hub, Work::Authorize(accepted, then));
+            // If the handler threads have ended, this drops `on_verdict`, which reports 503.
+            let _ = push_work(hub, Work::Authorize(accepted, on_verdict));
         }
     }
 }
 
 /// Sets the attachment of an accepted handshake's session, in place of the one that the handshake handler returned.
 ///
-/// # Errors
-/// The attachment has another type than the program's: the error is the name of the type that the program expects.
+/// # Errors If the attachment does not have the type that the program expects, the error is the name of the expected
+/// type.
 pub(crate) fn attach(
     hub: &Arc<Hub>,
     accepted: &mut Accepted,
     attachment: Attachment,
 ) -> Result<(), &'static str> {
-    // Without a program the engine has stopped, and the client gets that answer.
+    // Without a program, the engine has stopped. The connection will be closed, so the type does not matter.
     if let Some(program) = hub.jobs.program() {
         let (kept_type, name) = program.attachment_type();
         if (*attachment).type_id() != kept_type {
@@ -71,8 +72,8 @@ pub(crate) fn attach(
     Ok(())
 }
 
-/// Takes over a connection whose handshake was accepted ([`authorize`]) and answered. `early` is what the client has
-/// sent behind its request.
+/// Takes over a connection whose handshake [`authorize`] has accepted and the host has answered. `early` contains the
+/// bytes that the client has sent after its request.
 pub(crate) fn adopt_accepted(
     hub: &Hub,
     mut accepted: Box<Accepted>,
@@ -125,7 +126,8 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
     permit.bytes = request.bytes();
     let authorizing_bytes = hub.authorizing_bytes.fetch_add(permit.bytes, Relaxed) + permit.bytes;
     let limits = &hub.settings.limits;
-    // The same share of memory that the shards have for handshakes they authorise themselves. One always fits.
+    // This share of the memory equals that of the shards for handshakes that they authorise themselves. A single
+    // handshake always fits.
     if authorizing_bytes
         > (limits.received_bytes_max / 8).max(limits.head_bytes_max.saturating_mul(2))
     {
@@ -133,7 +135,6 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
         return Err(too_many());
     }
     let granted = match hub.subscriptions.handshake {
-        // The handshake handler decides.
         true => Granted::default(),
         false => {
             let known = hub.subscriptions.subprotocols;

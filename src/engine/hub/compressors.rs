@@ -1,5 +1,4 @@
-//! Messages that the sending thread compresses: long broadcasts, and messages to one client. They refer to no
-//! other message.
+//! Compresses messages on the sending thread, each one independently: long broadcasts, and messages to a single client.
 
 use bytes::Bytes;
 
@@ -11,7 +10,7 @@ use crate::engine::parts::mailbox::PushError;
 use crate::protocol::encode;
 
 impl Hub {
-    /// The form in which a broadcast is sent.
+    /// Chooses the form in which a broadcast is sent, and compresses a long one.
     pub(super) fn form_of(&self, frame: &Bytes, uncompressed: bool) -> Form {
         let Some(compression) = &self.settings.compression else {
             return Form::Any;
@@ -31,7 +30,7 @@ impl Hub {
         }
     }
 
-    /// Whether a message to one client is compressed, if the client can inflate it.
+    /// Returns whether a message to a single client is to be compressed, provided that the client can inflate it.
     pub(crate) fn compresses_reply(&self, frame: &Bytes) -> bool {
         let Some(compression) = &self.settings.compression else {
             return false;
@@ -41,7 +40,8 @@ impl Hub {
             && self.compressors.are_needed()
     }
 
-    /// Leaves a frame for a connection, compressed if that makes it shorter. Returns the plain frame if it is refused.
+    /// Queues a frame for a connection, compressed if that makes it shorter. If the mailbox refuses it, the error
+    /// contains the uncompressed frame.
     pub(crate) fn send_compressed(
         &self,
         session: &Session,

@@ -46,13 +46,13 @@ impl Granted {
         let _ = (settings, request);
     }
 
-    /// Continues with the compression that a host has agreed to in its answer.
+    /// Sets the compression that a host has already agreed to in its 101 response.
     #[cfg(feature = "deflate")]
     pub(crate) fn continue_compression(&mut self, agreement: Agreement) {
         self.compression = Some((Ability::new(agreement), agreement.to_string()));
     }
 
-    /// What the client can inflate, as agreed.
+    /// Returns the messages that the client can inflate, according to the negotiation.
     pub(crate) fn compression(&self) -> Ability {
         #[cfg(feature = "deflate")]
         if let Some((ability, _)) = &self.compression {
@@ -243,16 +243,16 @@ pub(crate) struct OnVerdict(pub(crate) Option<Box<dyn FnOnce(Verdict) + Send>>);
 
 impl OnVerdict {
     pub(crate) fn tell(mut self, verdict: Verdict) {
-        if let Some(then) = self.0.take() {
-            then(verdict);
+        if let Some(on_verdict) = self.0.take() {
+            on_verdict(verdict);
         }
     }
 }
 
 impl Drop for OnVerdict {
     fn drop(&mut self) {
-        if let Some(then) = self.0.take() {
-            then(Verdict::Rejected(shutting_down()));
+        if let Some(on_verdict) = self.0.take() {
+            on_verdict(Verdict::Rejected(shutting_down()));
         }
     }
 }

@@ -1,10 +1,9 @@
-//! The compression that a connection has agreed to, and the epoch whose history it shares.
+//! The negotiated compression of a connection, and the epoch whose history it shares.
 
 #[cfg(feature = "deflate")]
 use crate::protocol::deflate::{fits_window, negotiate::Agreement};
 
-/// The state of a connection's compression, in a few bytes. Without the feature it takes none, and compression is never
-/// agreed.
+/// The state of a connection's compression. Without the feature, its size is zero and compression is never negotiated.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ConnCompression {
     /// The epoch that the connection follows, above the eight bits of its [`Ability`].
@@ -12,21 +11,21 @@ pub(crate) struct ConnCompression {
     bits: u64,
 }
 
-/// What a client can inflate, as agreed in its handshake. The default is nothing.
+/// The messages that a client can inflate, as negotiated in its handshake. By default it can inflate none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Ability {
-    /// The bits of the client's window, and [`Self::STATELESS`]. 0: nothing was agreed.
+    /// The size of the client's window as a power of two, and [`Self::STATELESS`]. 0 if nothing was negotiated.
     #[cfg(feature = "deflate")]
     bits: u8,
 }
 
-/// The number of an epoch: a series of compressed messages, the first of which refers to no other. It is never reused on a
-/// shard.
+/// The number of an epoch, a series of compressed messages of which the first refers to no other. A shard never reuses
+/// a number.
 #[cfg(feature = "deflate")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Epoch(u64);
 
-/// The window, in bits, of the compressor whose history the members of an audience share.
+/// The window size, as a power of two, of the compressor whose history the members of an audience share.
 #[cfg(feature = "deflate")]
 pub(crate) const SHARED_WINDOW_BITS: u8 = 13;
 
@@ -44,7 +43,7 @@ impl ConnCompression {
 
 #[cfg(feature = "deflate")]
 impl Ability {
-    /// The client has required that each message be compressed by itself (`server_no_context_takeover`).
+    /// Set if the client requires that each message be compressed independently (`server_no_context_takeover`).
     const STATELESS: u8 = 0x80;
 
     pub(crate) fn new(agreement: Agreement) -> Self {
@@ -70,7 +69,7 @@ impl Ability {
         self.bits & Self::STATELESS == 0 && self.bits >= SHARED_WINDOW_BITS
     }
 
-    /// Whether the client can inflate a message of this length that refers to no other.
+    /// Returns whether the client can inflate an independently compressed message of `len` bytes.
     pub(crate) fn can_inflate(self, len: usize) -> bool {
         self.is_agreed() && fits_window(self.window_bits(), len)
     }
@@ -136,8 +135,8 @@ impl ConnCompression {
         self.bits = epoch.0 << 8 | u64::from(self.ability().bits);
     }
 
-    /// Stops following: the client's window does not hold an audience's history any more. It gets plain frames until it
-    /// follows again.
+    /// Stops following, because the client's window no longer contains the audience's history. The client receives
+    /// uncompressed frames until it follows again.
     #[inline]
     pub(crate) fn leave_epoch(&mut self) {
         self.bits = self.ability().bits.into();

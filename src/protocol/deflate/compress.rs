@@ -12,15 +12,15 @@ pub(crate) struct CompressorSize {
     pub(crate) memory_level: u8,
 }
 
-/// A compressor.
+/// Compresses messages. They share a history until the next restart.
 pub(crate) struct Compressor {
     deflate: Deflate,
     level: u8,
-    /// Headroom for a frame header, then compressed bytes.
+    /// The headroom for a frame header, followed by compressed bytes.
     buffer: Vec<u8>,
 }
 
-/// The compressed message would not be shorter.
+/// The error if the compressed message would not be shorter than the plain one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotShorter;
 
@@ -41,19 +41,19 @@ impl Compressor {
         }
     }
 
-    /// Starts anew. The next message may refer to `history` and to nothing else.
+    /// Replaces the history. The next message may refer to `history` only.
     pub(crate) fn restart(&mut self, history: &[u8]) {
         self.deflate.reset();
         if !history.is_empty() {
-            // It fails only in the middle of a stream.
+            // This fails only in the middle of a stream.
             let set = self.deflate.set_dictionary(history);
             debug_assert!(set.is_ok());
         }
     }
 
-    /// Compresses a message into one frame, which may refer to the messages since the restart. The compressed payload must be
-    /// shorter than the plain one plus `longer_by` bytes. After an error the compressor must be restarted, since its window
-    /// holds a message that the peer does not receive.
+    /// Compresses a message into one frame, which may refer to the messages since the restart. Fails unless the
+    /// compressed payload is shorter than the plain one plus `longer_by` bytes. After an error, the caller must restart
+    /// the compressor, because its window contains a message that the peer does not receive.
     pub(crate) fn compress(
         &mut self,
         kind: MessageKind,
@@ -62,7 +62,7 @@ impl Compressor {
         longer_by: usize,
     ) -> Result<&[u8], NotShorter> {
         if level != self.level {
-            // Changing the level writes no output, since each message ends with a flush.
+            // Changing the level writes no output, because each message ends with a flush.
             if self.deflate.set_level(level.into()).is_err() {
                 return Err(NotShorter);
             }
@@ -72,7 +72,8 @@ impl Compressor {
         Ok(self.frame(kind, end))
     }
 
-    /// Compresses a message into one frame, as [`compress`](Self::compress) does, unless its beginning shows that it is noise.
+    /// Compresses a message into one frame, as [`compress`](Self::compress) does. Gives up early if the beginning of a
+    /// long message does not compress.
     pub(crate) fn compress_unless_noise(
         &mut self,
         kind: MessageKind,
@@ -91,8 +92,8 @@ impl Compressor {
         self.compress(kind, payload, level, 0)
     }
 
-    /// Compresses a payload into the buffer, behind the headroom. Returns the end of the output, which must be shorter than
-    /// `bytes_max`.
+    /// Compresses a payload into the buffer, after the headroom. Returns the end of the output, or an error if the
+    /// output has at least `bytes_max` bytes.
     fn deflate(&mut self, payload: &[u8], bytes_max: usize) -> Result<usize, NotShorter> {
         let room = HEADER_BYTES_MAX + bytes_max + SYNC_FLUSH_END.len();
         if self.buffer.len() < room {
@@ -103,7 +104,7 @@ impl Compressor {
         let status = self.deflate.compress(payload, out, DeflateFlush::SyncFlush);
         let read = (self.deflate.total_in() - before_in) as usize;
         let at = HEADER_BYTES_MAX + (self.deflate.total_out() - before_out) as usize;
-        // If the output has filled the buffer, there may be more.
+        // If the output fills the buffer, it may be incomplete.
         let is_whole = matches!(status, Ok(Status::Ok | Status::BufError))
             && read == payload.len()
             && at < room;
@@ -128,7 +129,7 @@ impl Compressor {
         &self.buffer[begin..end]
     }
 
-    /// Frees the memory of a long message.
+    /// Shrinks the buffer to at most `bytes_max` bytes.
     pub(crate) fn shrink(&mut self, bytes_max: usize) {
         if self.buffer.len() > bytes_max {
             self.buffer.truncate(bytes_max);
@@ -137,5 +138,5 @@ impl Compressor {
     }
 }
 
-/// The length of the beginning that is compressed first, to recognise noise.
+/// The length of the beginning that `compress_unless_noise` tries first.
 const PROBE_BYTES: usize = 4096;

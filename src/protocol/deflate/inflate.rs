@@ -1,4 +1,4 @@
-//! Inflates messages in bounded steps, since a few bytes can inflate to very many.
+//! Inflates messages in bounded steps, because a few bytes can inflate to very many.
 
 use zlib_rs::{Inflate, InflateFlush, Status};
 
@@ -8,38 +8,38 @@ use crate::protocol::encode::HEADER_BYTES_MAX;
 use crate::protocol::error::Violation;
 use crate::protocol::utf8::Utf8;
 
-/// Most output bytes of a step.
+/// The maximum number of output bytes per step.
 pub(crate) const STEP_BYTES: usize = 64 << 10;
 
-/// The work of a step beside its bytes.
+/// The fixed work of a step, in output bytes.
 const STEP_WORK_BYTES: usize = 64;
 
-/// Most input bytes that are inflated before the work of the step is checked. Empty blocks yield no output, and their tables
-/// must be built all the same.
+/// The maximum number of input bytes between two checks of a step's work. Empty blocks yield no output, but the decoder
+/// builds tables for them.
 const INPUT_BYTES_MAX: usize = 4 << 10;
 
-/// The work of an input byte, in output bytes: input can be costly without any output.
+/// The work of an input byte, in output bytes. Input costs time even if it yields no output.
 const INPUT_WORK_FACTOR: usize = 8;
 
-/// The work of a restart behind a final block, which copies the history.
+/// The work of a restart after a final block, in output bytes. It copies the history.
 const RESTART_WORK_BYTES: usize = 32 << 10;
 
-/// Most bytes that a message can refer back to.
+/// The maximum distance of a reference, in bytes.
 const HISTORY_BYTES: usize = 1 << WINDOW_BITS_MAX;
 
-/// The bytes appended to a payload: the end of the sync flush, and an empty final block. If the payload ends inside a block,
-/// the stream does not end here, and so the payload is invalid.
+/// The bytes appended to a payload: the end of the sync flush, and an empty final block. If the stream does not end
+/// with it, the payload ends inside a block and is invalid.
 const END: [u8; 9] = [0x00, 0x00, 0xFF, 0xFF, 0x01, 0x00, 0x00, 0xFF, 0xFF];
 
-/// A decompressor.
+/// Inflates the messages of a connection, or independent messages of any connections.
 pub(crate) struct Inflater {
     inflate: Inflate,
     buffer: Box<[u8]>,
-    /// The end of the output so far, if the next message may refer to it.
+    /// The end of the output so far, with context takeover.
     history: Option<Vec<u8>>,
 }
 
-/// Whether a message may refer to the one before it (RFC 7692 §7.1.1).
+/// Whether a message may refer to earlier messages: context takeover (RFC 7692 §7.1.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Takeover {
     No,
@@ -125,7 +125,7 @@ impl Inflater {
                     }
                 }
                 Ok(Status::Ok | Status::BufError) => {
-                    // As the buffer is not full, all output of the input is in it.
+                    // The buffer is not full, so it contains the output of all input.
                     let is_over = is_end && read == input.len() && filled < bytes_max;
                     if is_over && self.history.is_none() {
                         return Err(InvalidData);
@@ -148,7 +148,7 @@ impl Inflater {
         })
     }
 
-    /// Begins another stream behind a final block. It may refer to the output before it.
+    /// Begins another stream after a final block. It may refer to the output of the previous one.
     fn restart(&mut self, before: &[u8], filled: usize) {
         let new = &self.buffer[..filled];
         let before = self.history.as_deref().unwrap_or(before);
@@ -166,39 +166,40 @@ impl Inflater {
 /// The progress of inflating a message.
 #[derive(Default)]
 pub(crate) struct Inflation {
-    /// Bytes of the payload that were processed.
+    /// The number of processed bytes of the payload.
     at: usize,
     utf8: Utf8,
-    /// Headroom for a frame header, then the inflated bytes. Empty before the beginning.
+    /// The headroom for a frame header, followed by the inflated bytes. Empty at first.
     out: Vec<u8>,
 }
 
 /// The result of inflating a message.
 pub(crate) enum Inflated {
-    /// The message, behind headroom for a frame header.
+    /// The whole message, after headroom for a frame header.
     Whole(Vec<u8>),
-    /// The allowance is used up.
+    /// The allowance is used up, and the message is incomplete.
     Part,
 }
 
-/// The work of any message that an honest peer makes of that many bytes: a few restarts, and no empty blocks.
+/// Returns the maximum work of a payload from a real compressor, in output bytes. Such a payload causes few restarts,
+/// and contains no floods of empty blocks.
 pub(crate) fn honest_work_max(payload_len: usize, message_bytes_max: usize) -> usize {
     let input = INPUT_WORK_FACTOR.saturating_mul(payload_len);
     let bytes = input.saturating_add(message_bytes_max);
-    // Steps count by themselves, each for a thousandth of its bytes.
+    // The fixed work of the steps is about a thousandth of their bytes.
     bytes
         .saturating_add(bytes / 256)
         .saturating_add(64 * RESTART_WORK_BYTES)
 }
 
 impl Inflation {
-    /// The memory of the output so far, in bytes.
+    /// Returns the memory of the output so far, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.out.capacity()
     }
 
-    /// Inflates until the message is complete or the allowance of work is used up. If `text`, the message must be UTF-8; it
-    /// must not be longer than `message_bytes_max`.
+    /// Inflates until the message is complete or the allowance of work is used up. Fails if the payload is invalid, if
+    /// the message is longer than `message_bytes_max`, or if `text` is set and the message is not UTF-8.
     pub(crate) fn advance(
         &mut self,
         inflater: &mut Inflater,
@@ -212,7 +213,7 @@ impl Inflation {
         }
         while *allowance > 0 {
             let so_far = self.out.get(HEADER_BYTES_MAX..).unwrap_or_default();
-            // One byte more than allowed shows that the message is too long.
+            // Inflating one byte more than the limit shows that the message is too long.
             let room = (message_bytes_max - so_far.len()).saturating_add(1);
             let step = inflater
                 .step(payload, &mut self.at, so_far, room)

@@ -1,5 +1,5 @@
-//! permessage-deflate (RFC 7692): the negotiation in the handshake, and the compression and inflation of single messages.
-//! The callers decide which messages share a history.
+//! permessage-deflate (RFC 7692): the negotiation in the handshake, and the compression and inflation of single
+//! messages. The caller decides which messages share a history.
 //!
 //! | module | knows |
 //! |---|---|
@@ -17,11 +17,11 @@ mod tests;
 /// the message (RFC 7692 §7.2.1, §7.2.2).
 const SYNC_FLUSH_END: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 
-/// The largest window, 32 KiB, in bits (RFC 7692 §7.1.2).
+/// The largest window, 32 KiB, as a power of two (RFC 7692 §7.1.2).
 pub(crate) const WINDOW_BITS_MAX: u8 = 15;
 
-/// Whether a client with this window can inflate a message of this length that refers to no other: any with the largest window,
-/// and otherwise those that its window holds (RFC 7692 §7.1.2.1).
+/// Returns whether a client can inflate an independently compressed message of `len` bytes. A client with the largest
+/// window can inflate any message. Others can inflate a message that fits into their window (RFC 7692 §7.1.2.1).
 pub(crate) fn fits_window(window_bits: u8, len: usize) -> bool {
     window_bits >= WINDOW_BITS_MAX || len <= 1 << window_bits
 }

@@ -12,21 +12,21 @@ const CLIENT_NO_CONTEXT_TAKEOVER: &str = "client_no_context_takeover";
 const SERVER_MAX_WINDOW_BITS: &str = "server_max_window_bits";
 const CLIENT_MAX_WINDOW_BITS: &str = "client_max_window_bits";
 
-/// The smallest window, 256 bytes, in bits (RFC 7692 §7.1.2.1).
+/// The smallest window, 256 bytes, as a power of two (RFC 7692 §7.1.2.1).
 const WINDOW_BITS_MIN: u8 = 8;
 
-/// What a server has agreed with a client about the messages that the server sends. The client always sends without context
-/// takeover, so that the server keeps no state between its messages.
+/// The negotiated parameters of the messages that the server sends. The client always sends without context takeover,
+/// so that the server keeps no state between its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Agreement {
-    /// Each message is compressed by itself (RFC 7692 §7.1.1.1).
+    /// Whether each message is compressed independently (RFC 7692 §7.1.1.1).
     pub(crate) server_no_context_takeover: bool,
-    /// The client's window in bits (RFC 7692 §7.1.2.1), if the client has limited it.
+    /// The size of the client's window as a power of two (RFC 7692 §7.1.2.1), if the client limits it.
     server_max_window_bits: Option<u8>,
 }
 
 impl Agreement {
-    /// The window in bits with which the client inflates.
+    /// Returns the size of the client's window as a power of two.
     pub(crate) fn window_bits(self) -> u8 {
         self.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX)
     }
@@ -64,7 +64,7 @@ fn accept_offer(offer: &str) -> Option<Agreement> {
         .then_some(())?;
     let server_max_window_bits = match parameters.server_max_window_bits {
         None => None,
-        // An offer must have a value (RFC 7692 §7.1.2.1).
+        // In an offer, this parameter requires a value (RFC 7692 §7.1.2.1).
         Some(None) => return None,
         Some(Some(bits)) => Some(Some(bits).filter(|&bits| is_window(bits))?),
     };
@@ -83,7 +83,7 @@ fn is_window(bits: u8) -> bool {
 struct Parameters {
     server_no_context_takeover: bool,
     client_no_context_takeover: bool,
-    /// With or without a value.
+    /// `Some(None)` if the parameter has no value.
     server_max_window_bits: Option<Option<u8>>,
     client_max_window_bits: Option<Option<u8>>,
 }
@@ -93,7 +93,7 @@ impl Parameters {
     /// parameter.
     fn of(element: &str) -> Option<Self> {
         let mut parts = split_unquoted(element, ';');
-        // Extension tokens are case-sensitive, as no rule makes them otherwise (RFC 6455 §9.1).
+        // RFC 6455 §9.1 does not make extension tokens case-insensitive.
         (parts.next() == Some(NAME)).then_some(())?;
         let mut parameters = Self::default();
         for part in parts {
@@ -167,13 +167,13 @@ fn number(digits: &str) -> Option<u8> {
     is_canonical.then(|| digits.parse().ok())?
 }
 
-/// The offer of a client, which inflates with context takeover and any window, and sends plain messages: these satisfy any limit of
-/// its own window.
+/// The offer of this library's client. It inflates with context takeover and any window. It sends uncompressed
+/// messages, so it can accept any limit on its own window.
 #[cfg(feature = "client")]
 pub(crate) const OFFER: &str = "permessage-deflate; client_max_window_bits";
 
-/// Whether a server that has received [`OFFER`] compresses messages. `None` if the client must fail the connection, since the
-/// response contains something that it did not offer (RFC 7692 §7.1).
+/// Returns whether a server that has received [`OFFER`] compresses messages. `None` if the client must fail the
+/// connection, because the response contains something that the client did not offer (RFC 7692 §7.1).
 #[cfg(any(test, fuzzing, feature = "client"))]
 pub(crate) fn answered<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<bool> {
     let mut elements = values
@@ -185,7 +185,7 @@ pub(crate) fn answered<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<
     };
     let parameters = Parameters::of(element)?;
     let is_single = elements.next().is_none();
-    // In a response, both have a value (RFC 7692 §7.1.2).
+    // In a response, both window parameters require a value (RFC 7692 §7.1.2).
     let has_window = |bits: Option<Option<u8>>| bits.is_none_or(|bits| bits.is_some_and(is_window));
     let is_valid = has_window(parameters.server_max_window_bits)
         && has_window(parameters.client_max_window_bits);

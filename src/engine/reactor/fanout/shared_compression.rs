@@ -1,16 +1,17 @@
-//! Broadcasts, compressed once for many members with the history of their audience.
+//! Compresses a broadcast once for many members of its audience, which share one compression history.
 //!
-//! A compressed message may refer to what its client was sent compressed before, and to nothing else: plain frames do not enter
-//! a client's window (RFC 7692 §7.2.3). So all members that were sent the same compressed frames, beginning with one that
-//! refers to nothing, can be sent the same next one. Such a series is an *epoch*, and these members *follow* it.
+//! A compressed message may refer only to earlier compressed messages to the same client, because uncompressed frames
+//! do not enter the client's window (RFC 7692 §7.2.3). If the first message of a series refers to no other, all members
+//! that have received the series can receive the same next message. Such a series is an *epoch*, and these members
+//! *follow* it.
 //!
-//! An epoch begins with a message that is compressed by itself, from which on all members that can follow it. A member that
-//! joins later, is excluded from a broadcast (`except`), or is sent another compressed frame does not follow, and is sent
-//! plain frames. While such members wait, the next epoch begins some messages later. A member of several audiences
-//! follows one of them, and is sent the messages of others plain.
+//! An epoch begins with an independently compressed message, which all able members begin to follow. A member does not
+//! follow, and receives uncompressed frames, if it joins later, is excluded from a broadcast (`except`), or receives
+//! another compressed frame. If there are such members, the next epoch begins some messages later. A member of several
+//! audiences follows one of them, and receives the messages of the others uncompressed.
 //!
-//! **Invariant:** the last bytes of a follower's window equal its history's `tail`, as far as that goes. The compressor
-//! knows which audience it served last; a message to another audience restarts it with that audience's tail.
+//! **Invariant:** a follower's window ends with the `tail` of its audience's history. The compressor contains the
+//! history of the last audience. For a message to another audience, it is restarted with the tail of that audience.
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,36 +27,39 @@ use crate::protocol::deflate::compress::{Compressor, CompressorSize};
 use crate::protocol::encode::{self, MessageKind};
 use crate::transport::ShardTransport;
 
-/// Shorter messages gain nothing.
+/// The minimum length of a payload that is compressed. Shorter ones gain nothing.
 const COMPRESSED_FROM_BYTES: usize = 64;
 
-/// The bytes of an audience's messages that are kept, to restart the compressor after it has served another audience.
+/// The last bytes of an audience's messages that are kept to restart the compressor after a message to another
+/// audience.
 const TAIL_BYTES: usize = 4 << 10;
 
-/// Most audiences of a shard whose history is kept. The least recently used ones are dropped.
+/// The maximum number of audiences of a shard whose history is kept. The least recently used ones are dropped.
 const HISTORIES_MAX: usize = 1024;
 
-/// Fewest messages in an epoch while members wait for the next one.
+/// The minimum number of messages in an epoch while members wait for the next one.
 const EPOCH_MESSAGES_MIN: u32 = 16;
 
-/// Fewest messages in an epoch while members follow another audience, which may be silent by now.
+/// The minimum number of messages in an epoch while members follow another audience, which may have become silent.
 const EPOCH_MESSAGES_SHARED: u32 = 256;
 
-/// Messages that are sent plain before an epoch is tried again, if no member follows. Doubled with each try, since an attempt
-/// looks at every member.
+/// The number of uncompressed messages before the next attempt to begin an epoch, after one without followers. It
+/// doubles with each attempt, because an attempt visits every member.
 const PAUSE_MESSAGES: u32 = 16;
 const PAUSE_MESSAGES_MAX: u32 = 4096;
 
-/// How many bytes compression must save for each message that it is tried on, and an epoch for each member that its begin looks
-/// at. These are exchange rates: compressing a message that resembles those before it costs about 0.2 µs and saves some 75
-/// bytes at a single recipient, which pays, so a byte is worth a few nanoseconds.
+/// The bytes that an epoch must save per compressed message, and per member that is visited when the epoch begins, to
+/// be profitable. They convert time to bytes: compressing a message that resembles earlier ones takes about 0.2 µs and
+/// saves about 75 bytes per recipient. That is worthwhile even for a single recipient, so a saved byte is worth a few
+/// nanoseconds.
 const MESSAGE_COST_BYTES: u64 = 16;
 const MEMBER_COST_BYTES: u64 = 8;
 
-/// Messages of an epoch between two looks at what it saves.
+/// The number of messages between two reviews of an epoch's savings.
 const REVIEW_MESSAGES: u32 = 64;
 
-/// How much longer than plain the first message of an epoch may be, since later messages refer to it.
+/// The number of bytes by which the first message of an epoch may become longer. Later messages refer to it, and save
+/// more.
 const FIRST_LONGER_BYTES: usize = 8;
 
 /// The size of a compressor for all audiences of a shard.
@@ -70,13 +74,13 @@ pub(crate) struct SharedCompression {
     /// The number of connections that can follow an epoch.
     able: usize,
     compressor: Option<Box<Compressor>>,
-    /// The audience whose history the compressor has.
+    /// The audience whose history the compressor contains.
     served: Option<Audience>,
     histories: HashMap<Audience, AudienceHistory>,
-    /// When each epoch that a connection may follow was last used, by its number.
+    /// The `clock` at the last use of each epoch that a connection may follow, by the number of the epoch.
     epochs: HashMap<u64, u64>,
     next_epoch: Epoch,
-    /// The number of messages so far.
+    /// The number of broadcasts so far.
     clock: u64,
 }
 
@@ -84,40 +88,40 @@ pub(crate) struct SharedCompression {
 #[derive(Default)]
 struct AudienceHistory {
     epoch: Option<Epoch>,
-    /// The end of the messages that were compressed since the epoch began.
+    /// The last bytes of the messages that were compressed since the epoch began.
     tail: Vec<u8>,
-    /// Messages since the epoch began.
+    /// The number of messages since the epoch began.
     since: u32,
-    /// When the epoch began, by `SharedCompression::clock`.
+    /// The `SharedCompression::clock` at the begin of the epoch.
     begun: u64,
     used: u64,
-    /// The members that received the last batch compressed.
+    /// The number of members that received the last batch compressed.
     followers: usize,
     /// Whether members wait for the next epoch.
-    is_awaited: bool,
+    has_waiting_members: bool,
     /// Whether members follow another audience.
-    is_shared: bool,
-    /// Messages that are sent plain before an epoch is tried again.
+    has_members_elsewhere: bool,
+    /// The number of uncompressed messages before the next attempt to begin an epoch.
     pause: u32,
     /// The length of the last pause.
     last_pause: u32,
-    /// The number of members that the begin of the epoch has looked at.
+    /// The number of members that were visited when the epoch began.
     members: u64,
-    /// Bytes that the epoch has saved with its first `noted` messages: the others are not sent yet.
+    /// The bytes saved by the first `sent` messages of the epoch. The others are still in a batch.
     saved: u64,
-    noted: u32,
-    /// What `noted` was at the last review.
+    sent: u32,
+    /// The value of `sent` at the last review.
     reviewed: u32,
-    /// The last epoch has saved less than it cost.
-    was_in_vain: bool,
+    /// Whether the last epoch was unprofitable.
+    was_unprofitable: bool,
 }
 
 /// The members that follow a new epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entrants {
-    /// Those that can follow, and follow no other audience.
+    /// The members that can follow, and follow no other audience.
     Free,
-    /// All that can follow and whose window holds a message of that many bytes, which was compressed with the largest window.
+    /// The members that can follow and can inflate an independently compressed message of this length.
     Inflating(usize),
 }
 
@@ -127,36 +131,37 @@ impl AudienceHistory {
         self.pause = self.last_pause;
     }
 
-    /// Has the next message begin an epoch, if there is none. After one that was in vain, some messages are sent plain first.
+    /// Lets the next message begin an epoch if there is none. After an unprofitable epoch, some messages are sent
+    /// uncompressed first.
     fn resume(&mut self) {
-        match self.was_in_vain {
+        match self.was_unprofitable {
             true => self.pause = self.pause.min(PAUSE_MESSAGES),
             false => (self.pause, self.last_pause) = (0, 0),
         }
     }
 
-    /// Whether the epoch saves less than it costs, as far as that is known.
-    fn is_in_vain(&self) -> bool {
-        let messages = u64::from(self.noted) * MESSAGE_COST_BYTES;
+    /// Returns whether the epoch has saved less than it has cost so far.
+    fn is_unprofitable(&self) -> bool {
+        let messages = u64::from(self.sent) * MESSAGE_COST_BYTES;
         match self.wants_epoch() {
-            // Another one like this would have to be begun, too.
+            // The next epoch will have the cost of visiting the members again.
             true => {
-                self.noted >= self.since / 2
+                self.sent >= self.since / 2
                     && self.saved < messages + self.members * MEMBER_COST_BYTES
             }
             false => self.saved < messages,
         }
     }
 
-    /// Whether it is time to compare what the epoch saves with what it costs.
+    /// Returns whether the savings of the epoch are to be reviewed now.
     fn is_due_for_review(&self) -> bool {
-        self.wants_epoch() || self.noted - self.reviewed >= REVIEW_MESSAGES
+        self.wants_epoch() || self.sent - self.reviewed >= REVIEW_MESSAGES
     }
 
-    /// Notes whether the epoch was worth its cost. If not, the next ones begin ever later.
-    fn note_worth(&mut self, was_in_vain: bool) {
-        self.was_in_vain = was_in_vain;
-        if was_in_vain {
+    /// Records whether the epoch is unprofitable. After each unprofitable epoch in a row, the pause doubles.
+    fn record_profit(&mut self, was_unprofitable: bool) {
+        self.was_unprofitable = was_unprofitable;
+        if was_unprofitable {
             self.pause();
         } else {
             self.last_pause = 0;
@@ -165,8 +170,8 @@ impl AudienceHistory {
 
     fn wants_epoch(&self) -> bool {
         self.epoch.is_none()
-            || self.is_awaited && self.since >= EPOCH_MESSAGES_MIN
-            || self.is_shared && self.since >= EPOCH_MESSAGES_SHARED
+            || self.has_waiting_members && self.since >= EPOCH_MESSAGES_MIN
+            || self.has_members_elsewhere && self.since >= EPOCH_MESSAGES_SHARED
     }
 
     fn keep_tail(&mut self, payload: &[u8]) {
@@ -178,7 +183,7 @@ impl AudienceHistory {
         self.tail.extend_from_slice(payload);
     }
 
-    /// What the compressor is told of the audience after it has served another.
+    /// Returns the history with which the compressor is restarted for this audience.
     fn dictionary(&self) -> &[u8] {
         &self.tail[self.tail.len().saturating_sub(TAIL_BYTES)..]
     }
@@ -204,7 +209,7 @@ impl SharedCompression {
         self.joined(Audience::Everyone, compression);
     }
 
-    /// An audience has a new member.
+    /// Records a new member of an audience.
     pub(crate) fn joined(&mut self, audience: Audience, compression: ConnCompression) {
         if compression.can_follow()
             && let Some(history) = self.histories.get_mut(&audience)
@@ -216,7 +221,7 @@ impl SharedCompression {
     pub(crate) fn left(&mut self, compression: ConnCompression) {
         self.able -= usize::from(compression.can_follow());
         if self.able == 0 {
-            // No connection needs this state any more.
+            // No connection needs this state now.
             self.compressor = None;
             self.served = None;
             self.histories = HashMap::new();
@@ -224,20 +229,20 @@ impl SharedCompression {
         }
     }
 
-    /// The kind and payload of a message, if it can be compressed for an audience.
+    /// Returns the kind and payload of a message, if it can be compressed for an audience.
     fn candidate<'a>(&self, frame: &'a [u8]) -> Option<(MessageKind, &'a [u8])> {
         let compression = self.compression.as_ref()?;
         if self.able == 0 {
             return None;
         }
-        // Event streams are audiences too; their events do not begin like frames.
+        // Event streams are audiences too. Their events do not parse as frames.
         let (kind, payload) = encode::data_payload(frame)?;
         let is_compressed = compression.compresses(kind)
             && (COMPRESSED_FROM_BYTES..ALONE_FROM_BYTES).contains(&payload.len());
         is_compressed.then_some((kind, payload))
     }
 
-    /// The history of an audience. If there are too many, the least recently used ones are dropped.
+    /// Returns the history of an audience. If there are too many histories, drops the least recently used ones.
     fn history_of(&mut self, audience: Audience) -> &mut AudienceHistory {
         if self.histories.len() >= HISTORIES_MAX && !self.histories.contains_key(&audience) {
             let mut used: Vec<u64> = self
@@ -252,7 +257,7 @@ impl SharedCompression {
         self.histories.entry(audience).or_default()
     }
 
-    /// Removes epochs that no history has any more.
+    /// Removes epochs that no longer belong to a history.
     fn forget_epochs(&mut self) {
         let live: HashSet<u64> = self
             .histories
@@ -262,8 +267,8 @@ impl SharedCompression {
         self.epochs.retain(|epoch, _| live.contains(epoch));
     }
 
-    /// Compresses a message for the followers of an audience's epoch. `None`: there is no epoch, or the message is sent
-    /// plain.
+    /// Compresses a message for the followers of an audience's epoch. Returns `None` if there is no epoch, or if the
+    /// message is to be sent uncompressed.
     fn compress_next(
         &mut self,
         audience: Audience,
@@ -298,14 +303,15 @@ impl SharedCompression {
         }
     }
 
-    /// Compresses a message by itself, so that an epoch can begin with it.
+    /// Compresses a message independently, so that an epoch can begin with it.
     fn compress_first(
         &mut self,
         audience: Audience,
         kind: MessageKind,
         payload: &[u8],
     ) -> Option<Bytes> {
-        // Those of the former epoch: who follows this one is known only once the message is worth compressing.
+        // This is the number for the previous epoch. The followers of the new one are determined only if the message
+        // compresses well.
         let followers = self.histories.get(&audience).map_or(0, |h| h.followers);
         let compression = self.compression.as_ref()?;
         let level = compression.level_for(payload.len(), followers);
@@ -321,12 +327,12 @@ impl SharedCompression {
         Some(Bytes::copy_from_slice(frame))
     }
 
-    /// Whether a member takes part in a new epoch of an audience. One that follows another audience stays there, unless
-    /// that audience was silent since this one's last epoch began.
-    fn is_free(&self, compression: ConnCompression, former: Option<Epoch>, begun: u64) -> bool {
+    /// Returns whether a member can follow a new epoch of an audience. A member that follows another audience does so
+    /// only if that audience has been silent since the previous epoch of this one began.
+    fn is_free(&self, compression: ConnCompression, previous: Option<Epoch>, begun: u64) -> bool {
         compression.can_follow()
             && compression.epoch().is_none_or(|epoch| {
-                Some(epoch) == former
+                Some(epoch) == previous
                     || self
                         .epochs
                         .get(&epoch.number())
@@ -334,7 +340,7 @@ impl SharedCompression {
             })
     }
 
-    /// Records the followers of a batch, which were counted as it was sent.
+    /// Records the followers of a batch, which were counted when the batch was sent.
     pub(crate) fn note_followers(&mut self, audience: Audience, epoch: Epoch, seen: Followers) {
         let Some(history) = self.histories.get_mut(&audience) else {
             return;
@@ -343,24 +349,24 @@ impl SharedCompression {
             return;
         }
         history.followers = seen.following as usize;
-        history.is_awaited = seen.waiting > 0;
-        history.is_shared = seen.elsewhere > 0;
+        history.has_waiting_members = seen.waiting > 0;
+        history.has_members_elsewhere = seen.elsewhere > 0;
         history.saved += seen.plain_bytes.saturating_sub(seen.compressed_bytes);
-        history.noted = history.since;
+        history.sent = history.since;
         if seen.following == 0 {
             // Without followers, compression ends.
             history.epoch = None;
             self.epochs.remove(&epoch.number());
             match seen.waiting {
                 0 => history.pause(),
-                // The next message may begin another.
-                _ => history.note_worth(history.is_in_vain()),
+                // The next message may begin another epoch.
+                _ => history.record_profit(history.is_unprofitable()),
             }
         }
     }
 
-    /// Ends an audience's epoch if it saves less than it costs. Returns whether it has ended.
-    fn give_up_in_vain(&mut self, audience: Audience) -> bool {
+    /// Ends an audience's epoch if a review finds it unprofitable. Returns whether it has ended.
+    fn end_if_unprofitable(&mut self, audience: Audience) -> bool {
         let history = self.history_of(audience);
         let Some(epoch) = history.epoch else {
             return false;
@@ -368,24 +374,24 @@ impl SharedCompression {
         if !history.is_due_for_review() {
             return false;
         }
-        history.reviewed = history.noted;
-        let is_in_vain = history.is_in_vain();
-        history.note_worth(is_in_vain);
-        if is_in_vain {
+        history.reviewed = history.sent;
+        let is_unprofitable = history.is_unprofitable();
+        history.record_profit(is_unprofitable);
+        if is_unprofitable {
             history.epoch = None;
             self.epochs.remove(&epoch.number());
         }
-        is_in_vain
+        is_unprofitable
     }
 
-    /// The epoch of an audience, if it has one.
+    /// Returns the epoch of an audience, if it has one.
     pub(crate) fn epoch_of(&self, audience: Audience) -> Option<Epoch> {
         self.histories.get(&audience)?.epoch
     }
 }
 
 impl<T: ShardTransport> Core<T> {
-    /// Compresses a broadcast, if any members can follow. May send the batches gathered before.
+    /// Compresses a broadcast, if any members can follow. This may send earlier batches.
     pub(super) fn compress(
         &mut self,
         audience: Audience,
@@ -399,7 +405,7 @@ impl<T: ShardTransport> Core<T> {
             history.pause -= 1;
             return None;
         }
-        if shared.give_up_in_vain(audience) {
+        if shared.end_if_unprofitable(audience) {
             return None;
         }
         if shared.history_of(audience).wants_epoch() {
@@ -411,7 +417,7 @@ impl<T: ShardTransport> Core<T> {
                 self.cx.counters().compressed.add_alone(1);
                 compressed
             }
-            // The followers get it plain.
+            // The followers receive it uncompressed.
             None => frame.clone(),
         };
         Some(CompressedFrame {
@@ -430,7 +436,7 @@ impl<T: ShardTransport> Core<T> {
     ) -> Option<CompressedFrame> {
         let shared = &mut self.cx.fanout.shared_compression;
         let Some(frame) = shared.compress_first(audience, kind, payload) else {
-            // The longer this goes on, the rarer it is tried.
+            // Attempts become rarer while messages do not compress.
             shared.history_of(audience).pause();
             return None;
         };
@@ -443,8 +449,8 @@ impl<T: ShardTransport> Core<T> {
         })
     }
 
-    /// Begins an epoch with a long message that its sender has compressed by itself: every member that can inflate it gets
-    /// it compressed.
+    /// Begins an epoch with a long message that the sending thread has compressed independently. Every member that can
+    /// inflate it receives it compressed.
     pub(super) fn begin_epoch_with(
         &mut self,
         audience: Audience,
@@ -454,24 +460,24 @@ impl<T: ShardTransport> Core<T> {
         let (_, payload) = encode::data_payload(plain)?;
         self.cx.fanout.shared_compression.clock += 1;
         let epoch = self.enter_epoch(audience, payload, Entrants::Inflating(plain.len()));
-        // The compressor has not seen this message.
+        // The shard's compressor does not contain this message.
         self.cx.fanout.shared_compression.served = None;
         Some(CompressedFrame {
-            // No connection follows this one.
+            // No connection follows the epoch `NONE`.
             epoch: epoch.unwrap_or(Epoch::NONE),
             frame: compressed,
             alone: true,
         })
     }
 
-    /// Begins an audience's next epoch, which members that can then follow. `None` if there are none.
+    /// Begins the next epoch of an audience, and makes members follow it. Returns `None` if no member can.
     fn enter_epoch(
         &mut self,
         audience: Audience,
         payload: &[u8],
         entrants: Entrants,
     ) -> Option<Epoch> {
-        // Frames that were compressed before are for the followers of the former epoch.
+        // Earlier frames are for the followers of the previous epoch.
         self.flush_batches();
         let fanout = &mut self.cx.fanout;
         let shared = &mut fanout.shared_compression;
@@ -479,7 +485,7 @@ impl<T: ShardTransport> Core<T> {
         shared.next_epoch = epoch.next();
         let clock = shared.clock;
         let history = shared.history_of(audience);
-        let (former, begun) = (history.epoch, history.begun);
+        let (previous, begun) = (history.epoch, history.begun);
         let slots: Vec<u32> = match audience {
             Audience::Everyone => fanout.members.as_slice().to_vec(),
             Audience::Room(room) => fanout.rooms.members(room).collect(),
@@ -493,12 +499,12 @@ impl<T: ShardTransport> Core<T> {
                     Entrants::Inflating(len) => {
                         ws.compression.can_follow() && ws.compression.ability().can_inflate(len)
                     }
-                    Entrants::Free => shared.is_free(ws.compression, former, begun),
+                    Entrants::Free => shared.is_free(ws.compression, previous, begun),
                 };
                 if enters {
                     ws.compression.follow(epoch);
-                } else if former.is_some_and(|former| ws.compression.follows(former)) {
-                    // That epoch is over.
+                } else if previous.is_some_and(|previous| ws.compression.follows(previous)) {
+                    // The previous epoch has ended.
                     ws.compression.leave_epoch();
                 }
                 ws.compression
@@ -511,8 +517,8 @@ impl<T: ShardTransport> Core<T> {
             }
         }
         let shared = &mut self.cx.fanout.shared_compression;
-        if let Some(former) = former {
-            shared.epochs.remove(&former.number());
+        if let Some(previous) = previous {
+            shared.epochs.remove(&previous.number());
         }
         let history = shared.history_of(audience);
         if following == 0 {
@@ -528,15 +534,15 @@ impl<T: ShardTransport> Core<T> {
             begun: clock,
             used: clock,
             followers: following,
-            is_awaited: waiting > 0,
-            is_shared: elsewhere > 0,
+            has_waiting_members: waiting > 0,
+            has_members_elsewhere: elsewhere > 0,
             pause: 0,
             last_pause: history.last_pause,
             members,
             saved: 0,
-            noted: 0,
+            sent: 0,
             reviewed: 0,
-            was_in_vain: history.was_in_vain,
+            was_unprofitable: history.was_unprofitable,
         };
         history.keep_tail(payload);
         shared.epochs.insert(epoch.number(), clock);

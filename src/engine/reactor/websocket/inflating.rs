@@ -1,12 +1,13 @@
-//! Compressed messages from clients. A few bytes can inflate to very many (a decompression bomb), so both the bytes
-//! inflated in a turn and those held are bounded.
+//! Inflates compressed messages from clients. A few bytes can inflate to very many (a decompression bomb), so both the
+//! bytes inflated in a turn and the bytes held are bounded.
 //!
-//! Most messages are inflated where they are read. One that is too long for the rest of the turn's allowance is parked,
-//! with the input behind it, and its connection is not read meanwhile. Each parked message is first tried as a whole: one
-//! that turns out to be short does not wait for long ones. Of the long ones, a shard inflates one at a time, a part in
-//! each turn. So at most one message per shard is partly inflated.
+//! Most messages are inflated when they are read. A message that is too long for the rest of the turn's allowance is
+//! parked together with the input after it, and its connection is not read until the message is inflated. The first
+//! attempt on a parked message inflates at most [`SHORT_BYTES`], so short messages do not wait for long ones. Of the
+//! long messages, a shard inflates one at a time, a part in each turn. So at most one message per shard is partly
+//! inflated.
 //!
-//! While handlers must catch up (`ReceiveBudget`), nothing is inflated, just as nothing is read.
+//! While the shard pauses reading for lack of memory (`ReceiveBudget`), it inflates nothing either.
 
 use std::collections::VecDeque;
 
@@ -21,24 +22,25 @@ use crate::protocol::encode::HEADER_BYTES_MAX;
 use crate::protocol::error::Violation;
 use crate::transport::ShardTransport;
 
-/// Most bytes inflated in a turn: for messages where they are read, and as many again for parked ones.
+/// The maximum number of bytes inflated in a turn when messages are read, and again for parked messages.
 const BYTES_PER_TURN: usize = 512 << 10;
 
-/// The work of inflating a short message, at most. The try to inflate a longer one is repeated later from its beginning, so this
-/// is also what such a try wastes.
+/// The maximum work of inflating a short message, in bytes. An attempt on a longer message is repeated from its
+/// beginning, so this is also the work that the attempt wastes.
 const SHORT_BYTES: usize = 128 << 10;
 
 /// The inflaters of a shard, and its parked messages.
 pub(crate) struct Inflations {
-    /// The inflater for messages where they are read, and for tries of parked ones. It keeps no part of a message.
+    /// The inflater for messages when they are read, and for the first attempt on parked ones. It keeps no part of a
+    /// message.
     at_once: Option<Inflater>,
     /// The inflater for the first long message.
     waiting: Option<Inflater>,
-    /// Bytes that may still be inflated at once in this turn.
+    /// The number of bytes that may still be inflated in this turn when messages are read.
     allowance: usize,
-    /// Connections with a parked message of unknown length, longest waiting first.
+    /// Connections with a parked message before its first attempt, in the order of arrival.
     untried: VecDeque<Key>,
-    /// Connections with a long message, longest waiting first.
+    /// Connections with a long message, in the order of arrival.
     long: VecDeque<Key>,
 }
 
@@ -49,17 +51,17 @@ enum Queue {
     Long,
 }
 
-/// A compressed message that waits to be inflated, and the input behind it.
+/// A compressed message that waits to be inflated, and the input after it.
 pub(crate) struct Parked {
     text: bool,
     payload: Vec<u8>,
     inflation: Inflation,
-    /// The input behind the message, from `rest_at` on.
+    /// The input after the message, from `rest_at` on.
     rest: Vec<u8>,
     rest_at: usize,
-    /// The bytes of all this that the receive budget counts.
+    /// The bytes of this value that the receive budget counts.
     counted: usize,
-    /// Whether a try has shown that the message is not short.
+    /// Whether an attempt has shown that the message is long.
     is_long: bool,
     is_queued: bool,
 }
@@ -69,7 +71,7 @@ impl Parked {
         self.payload.capacity() + self.rest.capacity() + self.inflation.held_bytes()
     }
 
-    /// Inflates more of a long message, or tries to inflate all of another one.
+    /// Inflates another part of a long message, or makes the first attempt on a parked one.
     fn advance(
         &mut self,
         inflater: &mut Inflater,
@@ -82,7 +84,7 @@ impl Parked {
             let inflation = &mut self.inflation;
             return inflation.advance(inflater, payload, text, message_bytes_max, allowance);
         }
-        // The whole of it, also at the end of the turn's allowance: else the try would show nothing.
+        // The attempt may exceed the turn's allowance. With less work, it could not tell short messages from long ones.
         let mut left = SHORT_BYTES;
         let inflated =
             Inflation::default().advance(inflater, payload, text, message_bytes_max, &mut left);
@@ -106,7 +108,7 @@ impl Inflations {
         self.allowance = BYTES_PER_TURN;
     }
 
-    /// Whether a parked message can be inflated now.
+    /// Returns whether a parked message can be inflated now.
     pub(crate) fn has_work(&self, budget: &ReceiveBudget) -> bool {
         let is_empty = self.untried.is_empty() && self.long.is_empty();
         !is_empty && !budget.is_inflating_paused()
@@ -121,19 +123,19 @@ impl Inflations {
 }
 
 impl WebSocket {
-    /// Whether a message is parked. Nothing is read meanwhile.
+    /// Returns whether a message is parked. Nothing is read as long as it is.
     pub(crate) fn is_parked(&self) -> bool {
         self.cold.as_ref().is_some_and(|cold| cold.parked.is_some())
     }
 
-    /// Bytes of a parked message, and of the input behind it, as the receive budget counts them.
+    /// Returns the bytes of a parked message and of the input after it, as the receive budget counts them.
     pub(super) fn parked_bytes(&self) -> usize {
         let parked = self.cold.as_ref().and_then(|cold| cold.parked.as_ref());
         parked.map_or(0, |parked| parked.counted)
     }
 
-    /// Processes a compressed message. Returns false if it is parked: the input behind it must then be passed to
-    /// [`park_rest`](Self::park_rest).
+    /// Processes a compressed message. Returns false if the message is parked. The caller must then pass the input
+    /// after it to [`park_rest`](Self::park_rest).
     pub(super) fn take_compressed<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -160,7 +162,8 @@ impl WebSocket {
                     self.take_inflated(cx, whole, text);
                     return true;
                 }
-                // The work is repeated later, since only the first long message may hold a part.
+                // The part is dropped and the work repeated later, because only one long message per shard may keep a
+                // part.
                 Ok(Inflated::Part) => is_long = before >= SHORT_BYTES,
                 Err(violation) => {
                     self.on_bad_message(cx, violation);
@@ -208,7 +211,7 @@ impl WebSocket {
         self.on_violation(cx, "the protocol", violation.close_code(), &reason);
     }
 
-    /// Keeps the input that was read behind the parked message.
+    /// Stores the input that was read after the parked message.
     pub(super) fn park_rest(&mut self, rest: Vec<u8>, rest_at: usize, budget: &mut ReceiveBudget) {
         if let Some(parked) = self.cold.as_mut().and_then(|cold| cold.parked.as_mut()) {
             (parked.rest, parked.rest_at) = (rest, rest_at);
@@ -252,14 +255,15 @@ impl WebSocket {
         }
     }
 
-    /// Has the index of held-back messages follow what is parked: a client that does not read its replies holds that back, too.
+    /// Updates the index of held-back bytes. A client that does not read its replies also holds its parked message
+    /// back.
     fn note_parked_held_back<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let limits = &cx.shard.hub.settings.limits;
         self.note_held_back(limits, &mut cx.shard.receive_budget);
     }
 
-    /// Inflates the parked message as a whole, or more of it if it is long. Returns whether it leaves the queue: it is
-    /// complete, has turned out to be long, or waits for its handlers.
+    /// Inflates the parked message, or a part of it if it is long. Returns whether the message leaves the queue,
+    /// because it is complete, turns out to be long, or waits for its handlers.
     fn inflate_parked<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -273,7 +277,7 @@ impl WebSocket {
             return true;
         };
         if !may_go_on {
-            // The part is not kept: the message will be inflated from its beginning.
+            // Drop the part to free its memory. The message will be inflated from its beginning.
             parked.inflation = Inflation::default();
             parked.is_queued = false;
             self.count_parked(&mut cx.shard.receive_budget);
@@ -288,7 +292,7 @@ impl WebSocket {
                 let inflater = inflater.get_or_insert_with(|| Inflater::new(Takeover::No));
                 parked.advance(inflater, queue, message_bytes_max, allowance)
             }
-            // A close frame was sent, so the content does not matter.
+            // The shard has sent a close frame, so the content does not matter.
             false => Ok(Inflated::Whole(Vec::new())),
         };
         if matches!(inflated, Ok(Inflated::Part)) {
@@ -316,15 +320,15 @@ impl WebSocket {
 }
 
 impl<T: ShardTransport> Core<T> {
-    /// Inflates parked messages, of each kind in the order in which they arrived.
+    /// Inflates parked messages: first the untried ones and then the long ones, each in the order of arrival.
     pub(crate) fn inflate_waiting(&mut self) {
-        // Half of the turn's allowance is for long messages, so that they are not starved.
+        // Reserve half of the turn's allowance for long messages, so that they do not starve.
         let mut for_untried = BYTES_PER_TURN / 2;
         self.inflate_queue(Queue::Untried, &mut for_untried);
         let mut for_long = BYTES_PER_TURN / 2 + for_untried;
         self.inflate_queue(Queue::Long, &mut for_long);
         if self.cx.inflations.long.is_empty() {
-            // Long messages are rare, so the inflater is not kept.
+            // Long messages are rare, so free their inflater.
             self.cx.inflations.waiting = None;
         }
     }
@@ -334,9 +338,9 @@ impl<T: ShardTransport> Core<T> {
             let Some(&key) = self.cx.inflations.queue(queue).front() else {
                 break;
             };
-            let is_over = self.with_ws(key, |ws, cx| ws.inflate_parked(cx, queue, allowance));
-            // The connection has ended, or its message is in this queue no more.
-            if is_over.unwrap_or(true) {
+            let leaves = self.with_ws(key, |ws, cx| ws.inflate_parked(cx, queue, allowance));
+            // The connection has ended, or its message has left this queue.
+            if leaves.unwrap_or(true) {
                 self.cx.inflations.queue(queue).pop_front();
                 *allowance = allowance.saturating_sub(STEP_BYTES / 64);
             }
