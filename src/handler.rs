@@ -57,13 +57,14 @@ where
 /// Creates a Humphrey WebSocket route from a blocking handler, as [`websocket_handler`] does, that compresses messages for
 /// clients that negotiate permessage-deflate (RFC 7692).
 ///
-/// [`WebsocketStream::send`] compresses each message by itself, from [`Compression::replies_from`] on (1 KiB by default), and
-/// sends it uncompressed if that is not shorter. [`WebsocketStream::recv`] inflates what the client has compressed. The limit
-/// of 16 MiB for a message holds for the inflated one: the first byte beyond it ends the connection with 1009. The connections
-/// share up to 4 idle compressors of about 400 KiB, and up to 4 idle decompressors of about 115 KB.
+/// [`WebsocketStream::send`] compresses each message of at least [`Compression::replies_from`] bytes (1 KiB by default)
+/// independently, and sends it uncompressed if compression does not make it shorter. [`WebsocketStream::recv`] inflates
+/// compressed messages of the client. The limit of 16 MiB applies to the inflated message: a longer one ends the
+/// connection with 1009. The streams of the route share up to 4 idle compressors of about 400 KiB, and up to 4 idle
+/// inflaters of about 115 KB.
 ///
-/// A stream that the handler hands over to an [`AsyncWebsocketApp`](crate::AsyncWebsocketApp) stays able to receive compressed
-/// messages. Whether the app compresses what it sends is up to the app
+/// If the handler hands the stream over to an [`AsyncWebsocketApp`](crate::AsyncWebsocketApp), the app still accepts
+/// compressed messages from the client. It compresses its own messages if it is configured to
 /// ([`with_compression`](crate::AsyncWebsocketApp::with_compression)).
 ///
 /// ```no_run

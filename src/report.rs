@@ -27,7 +27,7 @@ macro_rules! say {
     }};
 }
 
-/// Logs one line, or writes it to standard error if nobody has set a logger, unless `$once` has shown one before.
+/// Logs one line. Without a logger, writes it to standard error, unless `$once` has already written a line.
 macro_rules! log_or_stderr {
     ($level:ident, $log_level:ident, $name:literal, $once:expr, $($text:tt)*) => {{
         if $crate::report::has_logger() {
@@ -38,7 +38,7 @@ macro_rules! log_or_stderr {
     }};
 }
 
-/// Each place in the code is a kind of its own.
+/// Logs as `log_or_stderr` does. Each place in the code that calls it writes at most one line to standard error.
 macro_rules! once_per_place {
     ($level:ident, $log_level:ident, $name:literal, $($text:tt)*) => {{
         static ONCE: $crate::report::Once = $crate::report::Once::new();
@@ -55,14 +55,13 @@ macro_rules! warning {
 macro_rules! info { ($($text:tt)*) => { $crate::report::say!(info, Info, $($text)*) }; }
 macro_rules! debug { ($($text:tt)*) => { $crate::report::say!(debug, Debug, $($text)*) }; }
 
-/// Logs a line that a client can cause, unless one of the same [`Limited`] was logged within the last minute:
-/// `limited!(limited, warning, "…")`.
+/// Logs a line that a client can cause, at most once a minute for each [`Limited`]: `limited!(limited, warning, "…")`.
 macro_rules! limited {
     (@ $limited:expr, $level:ident, $log_level:ident, $name:literal, $($text:tt)*) => {
-        if let Some(left_out) = $limited.due() {
+        if let Some(omitted) = $limited.due() {
             let once = $limited.once();
             $crate::report::log_or_stderr!(
-                $level, $log_level, $name, once, "{}{left_out}", format_args!($($text)*)
+                $level, $log_level, $name, once, "{}{omitted}", format_args!($($text)*)
             );
         }
     };
@@ -73,8 +72,8 @@ macro_rules! limited {
         $crate::report::limited!(@ $limited, warn, Warn, "warning", $($text)*)
     };
     ($limited:expr, info, $($text:tt)*) => {
-        if let Some(left_out) = $limited.due() {
-            $crate::report::info!("{}{left_out}", format_args!($($text)*));
+        if let Some(omitted) = $limited.due() {
+            $crate::report::info!("{}{omitted}", format_args!($($text)*));
         }
     };
 }
@@ -89,11 +88,11 @@ pub(crate) fn has_logger() -> bool {
     }) {
         return true;
     }
-    // The logger of `log` that stands for none has no fields. One that the program has silenced seldom has none.
+    // The default logger of `log`, which does nothing, has no fields. The logger of a program usually has some.
     log::max_level() != log::LevelFilter::Off || size_of_val(log::logger()) > 0
 }
 
-/// Whether warnings and errors that no logger gets go to standard error.
+/// Whether warnings and errors go to standard error if there is no logger.
 static ON_STDERR: AtomicBool = AtomicBool::new(true);
 
 /// Keeps warnings and errors from standard error, in the whole process from now on.
@@ -101,7 +100,7 @@ pub(crate) fn silence_stderr() {
     ON_STDERR.store(false, Relaxed);
 }
 
-/// Whether a kind of line was written to standard error.
+/// Remembers whether a line was written to standard error.
 #[derive(Debug)]
 pub(crate) struct Once(AtomicBool);
 
@@ -110,8 +109,8 @@ impl Once {
         Self(AtomicBool::new(false))
     }
 
-    /// Writes a line to standard error, unless one of its kind was. Standard error may block, so nonblocking code leaves it to
-    /// another thread.
+    /// Writes a line to standard error on the first call only. Standard error may block, so for code that must not
+    /// block, another thread writes the line.
     #[cold]
     pub(crate) fn show(&self, level: &'static str, text: fmt::Arguments<'_>) {
         if !ON_STDERR.load(Relaxed) || self.0.swap(true, Relaxed) {
@@ -122,7 +121,7 @@ impl Once {
              with_warnings_on_stderr(false)]\n"
         );
         let write = move || {
-            // Nobody is left to tell of an error.
+            // An error of standard error can't be reported anywhere.
             let _ = io::stderr().write_all(line.as_bytes());
         };
         if user_threads::must_not_block() {
@@ -133,10 +132,10 @@ impl Once {
     }
 }
 
-/// Lines that may wait for a logger that blocks. Further ones are left out.
+/// The maximum number of lines that wait for a blocked logger. Further lines are dropped.
 const WAITING_MAX: usize = 1_024;
 
-/// Runs this on the thread of the log: one, so that lines keep their order.
+/// Runs a closure on the log thread. There is only one, so that lines keep their order.
 fn on_log_thread(line: UserCode) {
     static LOGGER: OnceLock<UserThreads> = OnceLock::new();
     let logger = LOGGER.get_or_init(|| UserThreads::new("humphrey_ws log", 1));
@@ -145,11 +144,12 @@ fn on_log_thread(line: UserCode) {
     }
 }
 
-/// Hands a line to the program's logger. The logger is user code, which may block or send to clients, so a line of nonblocking
-/// code is handed over by another thread.
+/// Passes a line to the program's logger. The logger is user code, which may block or send to clients. So for code that
+/// must not block, another thread passes the line on.
 #[cfg(not(feature = "tracing"))]
 pub(crate) fn log(level: log::Level, target: &'static str, text: fmt::Arguments<'_>) {
-    // Checks the level first; the logger's own filter is user code, which may block.
+    // Check the level before formatting. The filter of the logger can't be asked here, because it is user code, which
+    // may block.
     if level > log::STATIC_MAX_LEVEL || level > log::max_level() {
         return;
     }
@@ -161,20 +161,20 @@ pub(crate) fn log(level: log::Level, target: &'static str, text: fmt::Arguments<
     on_log_thread(Box::new(move || log::log!(target: target, level, "{text}")));
 }
 
-/// Limits a log line that clients can cause to one a minute; the next line has the number of those left out.
+/// Limits a log line that clients can cause to one a minute. The next line contains the number of omitted ones.
 #[derive(Debug)]
 pub(crate) struct Limited {
     /// When the next line may be logged, in milliseconds since the first line of the process.
     next: AtomicU64,
-    left_out: AtomicU64,
+    omitted: AtomicU64,
     once: Once,
 }
 
-/// How many lines like this one were left out since the last. Standard error gets one line in all, so it says nothing there.
+/// The number of lines omitted since the last one. Not written to standard error, which gets only one line in all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LeftOut {
+pub(crate) enum Omitted {
     Number(u64),
-    Unsaid,
+    Unstated,
 }
 
 impl Limited {
@@ -183,39 +183,39 @@ impl Limited {
     pub(crate) const fn new() -> Self {
         Self {
             next: AtomicU64::new(0),
-            left_out: AtomicU64::new(0),
+            omitted: AtomicU64::new(0),
             once: Once::new(),
         }
     }
 
-    /// What to append to the line if it is due now; `None` if it is left out.
-    pub(crate) fn due(&self) -> Option<LeftOut> {
+    /// Returns the suffix of the line if it is to be logged now, and `None` if it is to be omitted.
+    pub(crate) fn due(&self) -> Option<Omitted> {
         if !has_logger() {
-            self.left_out.fetch_add(1, Relaxed);
-            return (!self.once.0.load(Relaxed)).then_some(LeftOut::Unsaid);
+            self.omitted.fetch_add(1, Relaxed);
+            return (!self.once.0.load(Relaxed)).then_some(Omitted::Unstated);
         }
         static START: OnceLock<Instant> = OnceLock::new();
         let since_start = START.get_or_init(Instant::now).elapsed();
         self.due_at(u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Whether a line was written to standard error.
+    /// Returns the record of whether a line was written to standard error.
     pub(crate) fn once(&self) -> &Once {
         &self.once
     }
 
-    fn due_at(&self, now: u64) -> Option<LeftOut> {
+    fn due_at(&self, now: u64) -> Option<Omitted> {
         let next = self.next.load(Relaxed);
-        // Of several threads at once, one logs the line.
+        // If several threads arrive here at once, one of them logs the line.
         let is_due = next <= now
             && self
                 .next
                 .compare_exchange(next, now.saturating_add(Self::PAUSE_MS), Relaxed, Relaxed)
                 .is_ok();
         if is_due {
-            Some(LeftOut::Number(self.left_out.swap(0, Relaxed)))
+            Some(Omitted::Number(self.omitted.swap(0, Relaxed)))
         } else {
-            self.left_out.fetch_add(1, Relaxed);
+            self.omitted.fetch_add(1, Relaxed);
             None
         }
     }
@@ -227,10 +227,10 @@ impl Default for Limited {
     }
 }
 
-impl fmt::Display for LeftOut {
+impl fmt::Display for Omitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unsaid => Ok(()),
+            Self::Unstated => Ok(()),
             Self::Number(0) => f.write_str(" (logged at most once a minute)"),
             Self::Number(n) => write!(
                 f,
@@ -240,20 +240,20 @@ impl fmt::Display for LeftOut {
     }
 }
 
-/// What a connection does, and what its handlers do, belongs to its span.
+/// The `tracing` span of a connection. It contains the events of the connection and of its handlers.
 #[cfg(feature = "tracing")]
 #[derive(Debug, Clone)]
 pub(crate) struct Span(tracing::Span);
 
-/// Without `tracing` there are no spans, and this is nothing.
+/// Replaces the span in builds without `tracing`.
 #[cfg(not(feature = "tracing"))]
 #[derive(Debug, Clone)]
 pub(crate) struct Span;
 
 #[cfg(feature = "tracing")]
 impl Span {
-    /// A connection's span: which, from where, whose behind proxies, and what was asked for; without the query, where
-    /// secrets may be.
+    /// Creates the span of a connection, with its id, peer address, client address behind proxies, and path. It omits
+    /// the query, which may contain secrets.
     pub(crate) fn connection(
         id: impl fmt::Display,
         peer: std::net::SocketAddr,
@@ -292,21 +292,21 @@ mod tests {
     #[test]
     fn line_is_logged_once_a_minute_with_a_count() {
         let limited = Limited::new();
-        assert_eq!(limited.due_at(5), Some(LeftOut::Number(0)));
+        assert_eq!(limited.due_at(5), Some(Omitted::Number(0)));
         for now in [5, 6, 60_004] {
             assert_eq!(limited.due_at(now), None);
         }
-        assert_eq!(limited.due_at(60_005), Some(LeftOut::Number(3)));
+        assert_eq!(limited.due_at(60_005), Some(Omitted::Number(3)));
         assert_eq!(limited.due_at(60_006), None);
-        assert_eq!(limited.due_at(1_000_000), Some(LeftOut::Number(1)));
-        assert!(LeftOut::Number(3).to_string().contains("3 more"));
+        assert_eq!(limited.due_at(1_000_000), Some(Omitted::Number(1)));
+        assert!(Omitted::Number(3).to_string().contains("3 more"));
     }
 
     #[test]
     fn each_kind_of_one_place_is_shown_once() {
         assert!(!has_logger(), "no test of the library sets one");
         for kind in [Limited::new(), Limited::new()] {
-            assert_eq!(kind.due(), Some(LeftOut::Unsaid));
+            assert_eq!(kind.due(), Some(Omitted::Unstated));
             for _ in 0..2 {
                 limited!(kind, warning, "expected in a test");
             }

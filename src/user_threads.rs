@@ -1,7 +1,7 @@
 //! Threads for user code that would otherwise run inside a shard's turn: user code may block, a shard must not.
 //!
-//! This module also knows whether the calling thread must not block, such as a shard in its turn, so that other code can
-//! refuse to block there.
+//! This module also records whether the current thread must not block, such as a shard in its turn. Code that may block
+//! checks this, and fails instead.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -17,20 +17,21 @@ use crate::sync::ignore_poison;
 /// User code to run once.
 pub(crate) type UserCode = Box<dyn FnOnce() + Send>;
 
-/// How long a thread stays idle before it ends.
+/// The time without work after which a thread ends.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
 thread_local! {
     static MUST_NOT_BLOCK: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the calling thread runs code of [`while_nonblocking`].
+/// Returns whether the current thread is inside [`while_nonblocking`].
 #[inline]
 pub(crate) fn must_not_block() -> bool {
     MUST_NOT_BLOCK.get()
 }
 
-/// Runs code on which others rely, such as a shard's turn: [`must_not_block`] returns true meanwhile.
+/// Runs code that must not block, such as a shard's turn. [`must_not_block`] returns true on this thread until the code
+/// returns.
 pub(crate) fn while_nonblocking<R>(code: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
@@ -42,7 +43,7 @@ pub(crate) fn while_nonblocking<R>(code: impl FnOnce() -> R) -> R {
     code()
 }
 
-/// Runs user code whose panic is nobody else's concern. The panic hook has reported it.
+/// Runs user code and catches its panic, which the panic hook has already reported.
 pub(crate) fn run_caught(code: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
         // Dropping the payload of a panic may panic again.

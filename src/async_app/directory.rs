@@ -8,16 +8,16 @@ use std::sync::{Arc, RwLock};
 use crate::engine::{ConnectionId, Session};
 use crate::sync::ignore_poison;
 
-/// A shard that adds or removes a session waits for one stripe only, and at most while that stripe grows. A stripe of
-/// addresses has 1/64 of all: with 1,000,000 connections, some 16,000 entries move. A stripe of slots has all slots of its
-/// shards, and is changed by them alone, at 8 bytes a slot: growing it moves as many pointers as the shard has connections.
+/// The number of stripes with their own lock. A shard that adds or removes a session waits for one stripe only, at most
+/// while the stripe grows. With 1,000,000 connections, the growth of a stripe of addresses moves about 16,000 entries.
+/// A stripe of slots is changed only by its shards, and its growth moves one pointer per connection of the shard.
 const STRIPES: usize = 64;
 
-/// All sessions that are open, by id and by address. Each stripe has a lock of its own.
+/// All open sessions, by id and by address. Each stripe has its own lock.
 pub(super) struct Directory {
     /// Shards `n`, `n + STRIPES` and so on are in stripe `n`.
     sessions: [RwLock<Shards>; STRIPES],
-    /// By the address's hash.
+    /// The stripe of an address is determined by its hash.
     addresses: [RwLock<Addresses>; STRIPES],
     hasher: RandomState,
 }
@@ -25,11 +25,11 @@ pub(super) struct Directory {
 /// For each shard of a stripe, its sessions by slot.
 type Shards = Vec<Vec<Option<Arc<Session>>>>;
 
-/// Addresses are what 0.5.1 named its clients by.
+/// The open sessions by address, by which 0.5.1 identified clients.
 #[derive(Default)]
 struct Addresses {
     ipv4: HashMap<(Ipv4Addr, u16), SessionIndex>,
-    /// Kept in a map of their own, since they take twice the memory.
+    /// A separate map, because these addresses take twice the memory.
     others: HashMap<SocketAddr, SessionIndex>,
 }
 

@@ -160,8 +160,8 @@ impl Subscription {
 
     /// Sets the user that the event stream belongs to, as [`Accept::user`](crate::Accept::user) does for WebSockets.
     /// The stream counts towards the user's connections, and ends when
-    /// [`AsyncSender::close_user`](crate::AsyncSender::close_user) closes them. A key of more than 255 bytes is refused
-    /// with 500, as there.
+    /// [`AsyncSender::close_user`](crate::AsyncSender::close_user) closes them. If the key has more than 255 bytes, an
+    /// error is logged, and the client gets 500.
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, Reject, Subscription};

@@ -152,7 +152,7 @@ impl AppShared {
         self.send(hub, id, session, message, blocking)
     }
 
-    /// Sends a message to one connection. Its session is looked up if it is needed and not given.
+    /// Sends a message to one connection. Looks the session up if it is needed and not given.
     fn send(
         &self,
         hub: &Hub,
@@ -202,7 +202,7 @@ impl AppShared {
         .map_err(|refused| self.refused(refused))
     }
 
-    /// Broadcasts a message that no history keeps, to the members of a room or (`None`) to every client.
+    /// Broadcasts a message without a history, to the members of a room or (`None`) to every client.
     fn broadcast_unkept(
         &self,
         hub: &Hub,
@@ -321,7 +321,7 @@ impl AppShared {
         since: Option<HistoryId>,
     ) -> Result<usize, JoinError> {
         let Some(name) = name else {
-            // The room of all clients has no history.
+            // The room of all clients never has a history.
             return match (session, since) {
                 (None, _) => Err(join_error("", JoinErrorReason::Closed)),
                 (Some(_), Some(_)) => Err(join_error("", JoinErrorReason::HistoryGone)),
@@ -339,14 +339,14 @@ impl AppShared {
             };
             let mut replay = ReplayFrames::new(name, since, session.takes_ids());
             loop {
-                // Measured before rendering, since the connection may have to wait for room.
+                // Reserve space before rendering, because the reservation may block.
                 let (messages, bytes) = replay.measure(&kept.history())?;
                 // With a margin, since the room may be sent more meanwhile.
                 let reserved =
                     hub.reserve_join(session, messages + 16, bytes * 5 / 4 + (4 << 10))?;
                 replay.render(kept)?;
-                // The join is pushed under the lock that also orders the room's messages, so the next message follows
-                // the replay and is not in it.
+                // Push the join while holding the lock that orders the room's messages. So the next message follows the
+                // replay, and is not contained in it.
                 let history = kept.history();
                 let frames = replay.frames(&history)?;
                 let messages = frames.len();
@@ -460,7 +460,7 @@ impl AppShared {
     pub(super) fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) {
         if let Some(hub) = self.hub.get() {
             let command = Command::Close(id.key(), code, reason_prefix(reason).into());
-            // An engine that is stopping refuses too, and closes every connection anyway.
+            // A stopping engine also refuses the command, but it closes every connection anyway.
             if hub.post(id, command, true) == Err(PushError::Full) {
                 warn_of_refused("close a connection");
             }
@@ -549,10 +549,10 @@ impl AppShared {
     }
 }
 
-/// Warns of an action that would have blocked a shard. The action is not done: the shard can't wait for space in a mailbox
-/// that only it, or a shard that waits for it, can empty.
+/// Warns of an action that was not done because it would have blocked a shard. The shard can't wait for space in a
+/// mailbox that only it can empty, or that another shard can empty which waits for this one.
 fn warn_of_refused(action: &str) {
-    /// Limited, so that a subscriber that acts on this line too is not called without end.
+    /// The limit prevents an endless recursion if a `tracing` subscriber reacts to this line with the same action.
     static REFUSED: Limited = Limited::new();
     limited!(
         REFUSED,

@@ -1,4 +1,4 @@
-//! Calls that may wait, made where nothing may block: in a shard's turn.
+//! Tests of calls that wait for a full mailbox, made inside a shard's turn, where nothing may block.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ use crate::user_threads::while_nonblocking;
 const DEADLINE: Duration = Duration::from_secs(20);
 const MAILBOX: usize = 1 << 16;
 
-/// Calls everything that waits for a mailbox, and returns what the joins return.
+/// Calls every operation that waits for a mailbox. Returns the errors of the joins.
 fn call_all(sender: &AsyncSender, id: ConnectionId) -> Vec<Option<JoinErrorReason>> {
     let reason = |joined: Result<(), JoinError>| joined.err().map(|error| error.reason);
     sender.room("old").leave(id);
@@ -59,7 +59,7 @@ fn calls_in_a_turn_do_not_wait_for_a_full_mailbox() {
         .unwrap();
     let id = open.recv_timeout(DEADLINE).unwrap();
 
-    // Full for as long as the test likes.
+    // Keep the mailbox full until the test empties it.
     let mailbox = &running.engine.hub.shards[0].mailbox;
     while mailbox.try_reserve(MAILBOX).is_err() {
         thread::yield_now();
@@ -75,7 +75,7 @@ fn calls_in_a_turn_do_not_wait_for_a_full_mailbox() {
     assert_eq!(sender.room("old").members(), [id]);
     assert!(sender.room("new").is_empty() && sender.room("kept").is_empty());
 
-    // Elsewhere, they wait for space.
+    // Outside a turn, the calls wait for space.
     let (returned, returns) = mpsc::channel();
     let caller = sender.clone();
     thread::spawn(move || returned.send(call_all(&caller, id)).unwrap());

@@ -23,7 +23,7 @@ pub(crate) fn fit_connections(limits: &mut Limits) {
         "Limits::connections_max is lowered from {wanted} to {possible}, because this process may open only {descriptors} \
          file descriptors: raise that limit (ulimit -n, LimitNOFILE of systemd), or lower connections_max"
     );
-    // A program that has kept the default has asked for nothing that it does not get.
+    // A program that keeps the default has not asked for a certain number, so do not warn it.
     if wanted == Limits::default().connections_max {
         info!("{text}");
     } else {

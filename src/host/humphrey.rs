@@ -23,8 +23,9 @@ use crate::sync::ignore_poison;
 /// The sending end of the channel through which a Humphrey app hands connections over.
 pub(crate) type ConnectHook = Arc<Mutex<Sender<WebsocketStream>>>;
 
-/// The hooks of apps, which get streams whose handshake is still unanswered. A program can also make a hook itself, as in
-/// 0.5.1, and that gets streams whose handshake is answered. Both hooks have the same type, hence this list.
+/// The hooks of apps, which receive streams whose handshake is still unanswered. As in 0.5.1, a program can also create
+/// a hook itself, which receives streams whose handshake is answered. Both have the same type, so this list tells them
+/// apart.
 static HOOKS_OF_APPS: Mutex<Vec<Weak<Mutex<Sender<WebsocketStream>>>>> = Mutex::new(Vec::new());
 
 /// Registers the hook of an app.
@@ -52,7 +53,7 @@ pub(crate) fn handshake(request: &Request, stream: Stream) -> Option<WebsocketSt
     ))
 }
 
-/// As [`handshake()`] does, and negotiates compression in the answer.
+/// Converts a request as [`handshake()`] does, and also negotiates compression.
 #[cfg(feature = "deflate")]
 pub(crate) fn handshake_with_compression(
     request: &Request,

@@ -342,8 +342,8 @@ mod tests {
     use super::*;
     use crate::metrics::{Calls, CompressionMetrics, Dropped, HandshakeFailures, Refused};
 
-    /// Every field has a value of its own; a new field does not compile until it has one, too. It is one literal, so
-    /// its length is that of the list of metrics.
+    /// Returns metrics in which every field has a different value, and their number. It is one literal, so a new field
+    /// does not compile until it has a value here. The function is as long as the list of metrics.
     fn distinct() -> (Metrics, usize) {
         let mut last = 1_000;
         let mut next = || {

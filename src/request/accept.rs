@@ -15,7 +15,8 @@ const OWN_HEADERS: [&str; 5] = [
 ];
 const OWN_PREFIX: &str = "Sec-WebSocket-";
 
-/// The longest user key, in bytes of UTF-8: as long as a room's name. Keys are stored as long as their connections.
+/// The maximum length of a user key in bytes of UTF-8, which is that of a room's name. A key is stored as long as its
+/// connection exists.
 pub(crate) const USER_BYTES_MAX: usize = 255;
 
 /// Accepts a handshake: the positive verdict of a [handshake
@@ -83,8 +84,9 @@ impl<StreamState> Accept<StreamState> {
         self
     }
 
-    /// Sets the user that the connection belongs to. Any key that identifies a user will do: an id, a name, the `sub`
-    /// of a token. It may have up to 255 bytes in UTF-8; if it is longer, an error is logged, and the client gets 500.
+    /// Sets the user that the connection belongs to. The key can be any string that identifies a user, such as an id, a
+    /// name, or the `sub` of a token. It may have up to 255 bytes in UTF-8. If it is longer, an error is logged, and
+    /// the client gets 500.
     ///
     /// The program can then list the user's connections
     /// ([`AsyncSender::connections_of`](crate::AsyncSender::connections_of)), close them together

@@ -49,8 +49,8 @@ pub(crate) trait WriteMany<T>: Send + 'static {
     /// The number of writes from which it pays to gather them.
     const GATHER_MIN: usize;
 
-    /// Calls `write` for each target, and makes the writes that it returns as `ShardTransport::write` would. Each must be to
-    /// another transport. Calls `outcome` with the tag, length and result of each write.
+    /// Calls `write` for each target, and makes the returned writes like `ShardTransport::write`. Each write must be to
+    /// a different transport. Then calls `outcome` with the tag, length and result of each write.
     fn write_many<'a, K: Copy, G: Copy>(
         &mut self,
         targets: &[K],

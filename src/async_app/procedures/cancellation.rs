@@ -125,13 +125,13 @@ impl Cancellation {
     /// up to 16 threads; while all of them are blocked, further functions wait, and while 65,536 wait, calls from the
     /// app's clients are refused. If the call is answered first, the function is dropped.
     ///
-    /// A panic of the function is caught on either thread, and ends nothing else.
+    /// A panic of the function is caught. It does not end the connection or the thread.
     pub fn on_cancel(&self, done: impl FnOnce() + Send + 'static) {
         let mut actions = self.0.lock();
         if self.is_cancelled() {
             drop(actions);
-            // As on the pool's threads: whether the client or this call comes first is a race, and must not decide
-            // whether a panic ends the connection.
+            // Catch panics, as the pool does. The cancellation may arrive before or after this call, and that race must
+            // not decide whether a panic ends the connection.
             run_caught(done);
         } else if !self.0.ended.load(SeqCst) {
             actions.push(Box::new(done));

@@ -196,7 +196,7 @@ impl ProcedurePeer {
             let answer = procedures::response(id, payload);
             return MessageVerdict::Answer(Message::new_binary(answer));
         }
-        // Cancellations whose connections have gone are not in flight any more, but may still wait.
+        // Calls of ended connections no longer count as in flight, but their cancellations may still wait for a thread.
         let is_behind = self.timers.aside.waiting() >= CANCELS_WAITING_MAX;
         if state.in_flight >= self.calls_max || is_behind {
             counters.calls_refused.add(1);
@@ -217,7 +217,7 @@ impl ProcedurePeer {
     fn received_reset(&self, counters: &Counters, id: u32) {
         let mut state = self.lock();
         let call = match self.version {
-            // The reset is its only end, and the client may reuse the id.
+            // No reply follows the reset, so the client may reuse the id.
             Version::Old => state.by_id.remove(&id),
             Version::V1 => state.by_id.get(&id).cloned(),
         };
@@ -231,7 +231,7 @@ impl ProcedurePeer {
     fn received_outcome(&self, id: u32, message: &Message) -> MessageVerdict {
         let mut state = self.lock();
         match state.outgoing.remove(&id) {
-            // The answer came too late.
+            // The answer arrived after the end of the call.
             None => MessageVerdict::Done,
             Some(OutgoingCall::Waiting(waiter)) => {
                 drop(state);

@@ -218,8 +218,8 @@ fn authorize(
     granted(hub, request, || program.handshake(request))
 }
 
-/// Runs `decide` and checks its answer. A rejection or subprotocol that can't be sent, or a user key that is too long,
-/// becomes an internal error.
+/// Runs `decide` and checks its answer. If the answer has an invalid rejection or subprotocol, or a user key that is
+/// too long, the client gets 500.
 fn granted(
     hub: &Arc<Hub>,
     request: &RequestHead,
@@ -259,7 +259,7 @@ fn granted(
         attachment,
         user_slot,
         expiry,
-        // Negotiated once the request was accepted.
+        // Compression is negotiated later, once the request is accepted.
         #[cfg(feature = "deflate")]
         compression: None,
     })

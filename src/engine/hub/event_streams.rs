@@ -22,7 +22,7 @@ use crate::sync::lock;
 pub(crate) struct Beginning<'a> {
     /// The head of the response, and the bytes before the first event.
     pub(crate) preface: Vec<u8>,
-    /// The rooms whose messages it receives, as returned by [`SharedRoom::follow`].
+    /// The rooms whose messages the stream receives, as returned by [`SharedRoom::follow`].
     pub(crate) rooms: &'a [Arc<SharedRoom>],
     pub(crate) keep_alive: Duration,
     /// Kept messages of the rooms, to be sent after the preface.
@@ -40,7 +40,7 @@ impl Hub {
         Some(&self.everyone_streams).filter(|streams| streams.len() > 0)
     }
 
-    /// Counts an event stream in the room that it follows, unless that room is retired: see [`SharedRoom::follow`].
+    /// Counts a new event stream of a room, unless the room is retired. See [`SharedRoom::follow`].
     pub(crate) fn follow(&self, room: &Arc<SharedRoom>) -> Option<Arc<SharedRoom>> {
         room.follow(|| self.next_channel())
     }
@@ -59,8 +59,8 @@ impl Hub {
     }
 
     /// Begins an event stream: its client receives the replay, then the messages sent to the rooms from now on. Never
-    /// blocks, so it may be called with locks held. If it fails, the caller must call [`SharedRoom::leave`] for the rooms that
-    /// it has followed.
+    /// blocks, so it may be called while holding locks. If it fails, the caller must call [`SharedRoom::leave`] for
+    /// each room of the stream.
     pub(crate) fn begin_stream(
         &self,
         mut reserved: Reserved<'_>,

@@ -97,7 +97,7 @@ impl ShardHandle {
     }
 }
 
-/// Where a broadcast goes: its recipients, and the forms in which some of them receive it.
+/// The recipients of a broadcast, and the encodings that some of them receive.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Destination<'a> {
     /// The room; `None`: every connection.
@@ -203,8 +203,8 @@ impl Hub {
         self.settings.limits.message_bytes_max
     }
 
-    /// Leaves a command for a connection. While the mailbox of its shard is full, blocks if `blocks` and the thread may
-    /// block, and otherwise refuses.
+    /// Pushes a command for a connection into the mailbox of its shard. If the mailbox is full, waits if `blocks` is
+    /// set and the thread may block, and otherwise fails.
     pub(crate) fn post(
         &self,
         to: ConnectionId,
@@ -359,8 +359,9 @@ impl Hub {
         let id = session.id;
         let expiries = &self.shards[usize::from(id.shard)].expiries;
         let must_notify = expiries.set(id.key(), expiry);
-        // The shard closes a session before it forgets the expiry, so one of the two sees what the other has done: both have a
-        // fence in between.
+        // The shard first closes a session and then forgets its expiry. This thread first sets the expiry and then
+        // reads the status. Both execute a fence in between, so at least one of them removes the expiry of a closed
+        // session.
         fence(SeqCst);
         if session.status() == Status::Closed {
             expiries.forget(id.key());

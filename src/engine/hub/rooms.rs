@@ -118,7 +118,7 @@ pub(crate) struct Reserved<'a> {
 }
 
 impl<'a> Reserved<'a> {
-    /// Reserves space. Blocks while the mailbox is full, unless the thread must not block.
+    /// Reserves space in a mailbox. Blocks while the mailbox is full, unless the thread must not block.
     pub(crate) fn new(
         mailbox: &'a Mailbox<Command, Control, Box<dyn Wake>>,
         weight: usize,

@@ -160,7 +160,7 @@ pub(crate) struct Upgraded {
     pub(crate) has_output_ended: bool,
     /// The messages that the host has read, and its position in the stream.
     pub(crate) received: Option<Received>,
-    /// The compression that the host has agreed to, if it has answered the handshake without the engine.
+    /// The negotiated compression, if the host has answered the handshake itself.
     #[cfg(feature = "deflate")]
     pub(crate) compression: Option<Agreement>,
     /// Bytes behind the request that the host has read, and not decoded.

@@ -16,7 +16,7 @@ const DECLINED: [(&str, &[&str]); 2] = [
     ("CFNetwork/", &[]),
 ];
 
-/// Negotiates compression with the client of a handshake. `None` without an offer that can be accepted.
+/// Negotiates compression with the client of a handshake. Returns `None` if the client makes no acceptable offer.
 pub(crate) fn negotiate(compression: &Compression, request: &Head) -> Option<Agreement> {
     let user_agent = request.header("User-Agent").unwrap_or_default();
     if !compression.apple && is_declined(user_agent) {

@@ -1,4 +1,4 @@
-//! A room, as any thread sees it: its members, and the shards that they are on.
+//! The state of a room that all threads share: its members, and the shards of its members.
 //!
 //! The engine knows rooms by number. Membership is kept twice: a [`SharedRoom`] answers any thread at once; each shard with
 //! members has a list of its own (`reactor::rooms`), which follows through the mailbox. So joins, leaves and messages

@@ -1,10 +1,11 @@
-//! When sessions expire.
+//! The expiry times of sessions.
 //!
-//! A session expires at a fixed moment, as its token does. Unlike the deadlines in `timers`, that moment does not move
-//! when the process was stopped or the shard was late, so it is compared with the monotonic clock itself.
+//! A session expires at a fixed time, like the token that it was opened with. The deadlines in `timers` are extended if
+//! the process was suspended or the shard ran late. An expiry is not, so it is compared with the monotonic clock
+//! directly.
 //!
-//! Expiries are kept outside the sessions, since most sessions have none, and idle ones must stay small. A refresh does
-//! not wake the shard.
+//! Expiries are stored outside the sessions, because most sessions have none and an idle session must stay small.
+//! Setting a later expiry does not wake the shard.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::SeqCst;
@@ -15,11 +16,11 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::engine::parts::id::Key;
 use crate::sync::lock;
 
-/// Fine enough to close sessions within a second. At this step, four bytes last for 17 years.
+/// The resolution. It is fine enough to close sessions within a second, and a `u32` of these steps lasts for 17 years.
 const STEP: Duration = Duration::from_millis(125);
 
-/// A moment of the monotonic clock, in steps of 125 ms since the process first asked for one, rounded up. 0 is always past.
-/// The last step stands for "never".
+/// A time of the monotonic clock, as the number of steps of 125 ms since the first use in this process, rounded up. 0
+/// is always in the past. [`NEVER`] is never used as a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Expiry(u32);
 
@@ -31,7 +32,7 @@ impl Expiry {
         *EPOCH.get_or_init(Instant::now)
     }
 
-    /// The step in which `instant` lies. `None` if it is after all steps, so never.
+    /// Rounds `instant` up to a step. Returns `None` if it is too far in the future to be represented.
     pub(crate) fn at(instant: Instant) -> Option<Self> {
         let steps = instant
             .saturating_duration_since(Self::epoch())
@@ -41,7 +42,8 @@ impl Expiry {
         steps.filter(|&steps| steps != NEVER).map(Self)
     }
 
-    /// The moment at which the system's clock will show `time`, if it is not changed meanwhile. `None`: never.
+    /// Returns the expiry at which the system clock will show `time` if nobody changes the clock. Returns `None` if
+    /// that is too far in the future to be represented.
     pub(crate) fn at_time(time: SystemTime) -> Option<Self> {
         match time.duration_since(SystemTime::now()) {
             Ok(left) => Instant::now().checked_add(left).and_then(Self::at),
@@ -54,15 +56,16 @@ impl Expiry {
     }
 
     fn has_come(self, now: Instant) -> bool {
-        // The clock may be read for the first time in the turn that is going on.
+        // The epoch may be later than `now`, which is the time at which the current turn began.
         self.0 == 0 || self.instant() <= now
     }
 }
 
-/// The sessions of a shard that expire. Any thread may set an expiry.
+/// The expiries of a shard's sessions. Any thread may set one.
 pub(crate) struct Expiries {
     queue: Mutex<ExpiryQueue>,
-    /// The step of the first expiry, or [`NEVER`]. A shard's turn takes the lock only if a session has expired.
+    /// The first expiry, or [`NEVER`]. The shard reads it without the lock, which it takes only if a session has
+    /// expired.
     first: AtomicU32,
 }
 
@@ -79,7 +82,7 @@ impl Default for Expiries {
 struct ExpiryQueue {
     by_time: BTreeSet<(Expiry, Key)>,
     by_key: BTreeMap<Key, Expiry>,
-    /// Whether the shard was notified of an earlier expiry, and has not looked yet.
+    /// Whether the shard was notified of an earlier expiry, and has not read it yet.
     is_notified: bool,
 }
 
@@ -106,8 +109,8 @@ impl Expiries {
         (first != NEVER).then_some(Expiry(first))
     }
 
-    /// Sets or, with `None`, removes when a connection's session expires. Returns whether the shard must be notified,
-    /// since it may sleep for longer than that.
+    /// Sets the expiry of a connection's session, or removes it (`None`). Returns whether the caller must notify the
+    /// shard, which may otherwise sleep past the expiry.
     pub(crate) fn set(&self, key: Key, expiry: Option<Expiry>) -> bool {
         self.change(|queue| {
             let first = queue.by_time.first().map(|&(first, _)| first);
@@ -122,21 +125,21 @@ impl Expiries {
         })
     }
 
-    /// Records that the shard was notified, and is about to look when the first session expires.
+    /// Records that the shard was notified. The shard calls this before it reads the first expiry.
     pub(crate) fn clear_notified(&self) {
         self.change(|queue| queue.is_notified = false);
     }
 
     /// Removes a connection that has ended.
     pub(crate) fn forget(&self, key: Key) {
-        // Behind the session's status: see `Hub::set_expiry`.
+        // The fence is between the change of the session's status and this read. See `Hub::set_expiry`.
         fence(SeqCst);
         if self.first().is_some() {
             self.change(|queue| queue.remove(key));
         }
     }
 
-    /// Takes a connection whose session has expired.
+    /// Removes and returns a connection whose session has expired.
     pub(crate) fn take_due(&self, now: Instant) -> Option<Key> {
         if !self.first()?.has_come(now) {
             return None;
@@ -226,12 +229,12 @@ mod tests {
         let expiries = Expiries::default();
         expiries.set(key(1), Expiry::at(start + Duration::from_secs(100)));
         std::thread::scope(|scope| {
-            let (looked, looks) = std::sync::mpsc::channel();
+            let (sender, receiver) = std::sync::mpsc::channel();
             let expiries = &expiries;
             let held = lock(&expiries.queue);
-            scope.spawn(move || looked.send((expiries.take_due(start), expiries.wait(start))));
-            let seen = looks.recv_timeout(Duration::from_secs(20));
-            // Released first, so that the thread ends also where it waits for the lock.
+            scope.spawn(move || sender.send((expiries.take_due(start), expiries.wait(start))));
+            let seen = receiver.recv_timeout(Duration::from_secs(20));
+            // Release the lock before the assertion, so that the thread ends even if it waits for the lock.
             drop(held);
             assert_eq!(seen, Ok((None, Some(Duration::from_secs(100)))));
         });
@@ -243,13 +246,13 @@ mod tests {
         let at = |s| Expiry::at(start + Duration::from_secs(s));
         let expiries = Expiries::default();
         assert!(expiries.set(key(1), at(100)));
-        // The shard has not looked yet.
+        // The shard has not reacted to the first notification yet.
         assert!(!expiries.set(key(1), at(90)));
         expiries.clear_notified();
         assert!(!expiries.set(key(2), at(95)), "later than another");
         assert!(!expiries.set(key(1), at(120)), "a refresh");
         assert!(expiries.set(key(2), at(80)));
-        // Removed before the shard looks, and set again.
+        // The expiries are removed and set again before the shard reacts.
         expiries.forget(key(1));
         expiries.set(key(2), None);
         expiries.clear_notified();

@@ -146,7 +146,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         self.room_for(weight).map(drop)
     }
 
-    /// Locks the state once there is space. Blocks until then.
+    /// Locks the state once there is space. Blocks until then, unless the thread must not block.
     #[inline]
     fn room_for(&self, weight: usize) -> Result<MutexGuard<'_, MailboxState<D, C>>, PushError> {
         let state = lock(&self.state);
@@ -163,7 +163,7 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         mut state: MutexGuard<'a, MailboxState<D, C>>,
         weight: usize,
     ) -> Result<MutexGuard<'a, MailboxState<D, C>>, PushError> {
-        // A shard would wait for itself, or for another shard that waits for it.
+        // Otherwise a shard could wait for itself, or for another shard that waits for it.
         if must_not_block() {
             return Err(PushError::Full);
         }

@@ -30,8 +30,8 @@ pub(crate) enum Stage {
 }
 
 impl<T: ShardTransport> Conn<T> {
-    /// Runs an event on the connection, then changes its stage as the event demands. Returns whether the connection must
-    /// be removed.
+    /// Runs an event on the connection, and then applies the change of stage that the event has requested. Returns
+    /// whether the connection must be removed.
     #[inline]
     fn act<R>(
         &mut self,
@@ -147,7 +147,7 @@ impl<T: ShardTransport> Core<T> {
 }
 
 impl<T: ShardTransport> ConnCx<'_, T> {
-    /// Changes a connection's stage as its event demands. Returns whether the connection must be removed.
+    /// Applies the change of stage that an event has requested. Returns whether the connection must be removed.
     #[cold]
     fn settle(&mut self, stage: &mut Stage) -> bool {
         loop {
@@ -213,7 +213,7 @@ impl<T: ShardTransport> ConnCx<'_, T> {
     }
 }
 
-/// The stage of a lingering connection: its input is dropped.
+/// The stage of a lingering connection, whose input is discarded.
 struct Lingering;
 
 impl<T: ShardTransport> Reader<T> for Lingering {
@@ -229,7 +229,7 @@ impl<T: ShardTransport> Reader<T> for Lingering {
 }
 
 impl Stage {
-    /// Reads once, if the stage takes input.
+    /// Reads once, if the stage accepts input.
     #[inline]
     pub(crate) fn read<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self {

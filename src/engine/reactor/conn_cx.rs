@@ -10,7 +10,7 @@ use crate::engine::reactor::ShardCx;
 use crate::engine::reactor::opening::Upgrade;
 use crate::transport::ShardTransport;
 
-/// A connection's transport, and its state in the event loop, whatever its stage.
+/// A connection's transport, and its state in the event loop, which does not depend on the stage.
 pub(crate) struct Socket<T> {
     /// `None` once it broke.
     pub(crate) transport: Option<T>,
@@ -110,11 +110,14 @@ impl<T: ShardTransport> ConnCx<'_, T> {
 
     /// Ends HTTP: a WebSocket or an event stream begins.
     pub(crate) fn upgrade(&mut self, upgrade: Upgrade) {
-        debug_assert!(matches!(self.after, After::Stay), "the HTTP stage goes on");
+        debug_assert!(
+            matches!(self.after, After::Stay),
+            "the connection stays in the HTTP stage"
+        );
         self.after = After::Upgrade(upgrade);
     }
 
-    /// Whether the connection leaves its stage, which then has nothing more to do.
+    /// Returns whether the connection leaves its stage. The stage then does nothing more.
     pub(crate) fn is_over(&self) -> bool {
         !matches!(self.after, After::Stay)
     }

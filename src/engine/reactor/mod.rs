@@ -75,7 +75,7 @@ use crate::transport::ShardTransport;
 /// more waits for the next turn. As much as one write sends, so that what arrives together can leave together.
 pub(crate) const READ_BYTES: usize = 128 << 10;
 
-/// Most expired sessions closed in one turn, so that thousands of them do not delay other connections.
+/// The maximum number of expired sessions closed in one turn, so that thousands of them do not delay other connections.
 pub(crate) const EXPIRED_PER_TURN: usize = 1_024;
 
 /// Evicted connections that are written to in one turn.
@@ -592,7 +592,7 @@ impl<T: ShardTransport> ShardCx<T> {
         self.forget_connection();
     }
 
-    /// Stops counting what a connection held in a stage that it leaves.
+    /// Releases the resources that a connection held in the stage that it leaves.
     fn release(&mut self, slot: u32, stage: Stage) {
         match stage {
             Stage::Http(http) => self.release_http(slot, *http),

@@ -136,7 +136,7 @@ enum Ending {
 #[derive(Debug)]
 struct EndingTurn {
     end: Ending,
-    /// Bytes that the client's socket takes before it is full.
+    /// The bytes that the client's socket accepts before it is full.
     room: usize,
     /// Whether the end comes before the messages.
     end_first: bool,
@@ -205,11 +205,11 @@ impl EndingTurn {
     /// Returns the frames that were sent to the client.
     fn play(&self, world: &mut World, client: usize) -> Vec<Frame> {
         world.stall(client, self.room);
-        // The shard processes none of this before the turn at the end.
+        // The shard processes all of this in the single turn at the end.
         if self.speaks {
-            // Its handlers are running when the shard sees the end.
-            let spoken = [client_text("one"), client_text("two")].concat();
-            world.pipe(client).client_sends(&spoken);
+            // The handlers of these messages are running when the shard notices the end.
+            let messages = [client_text("one"), client_text("two")].concat();
+            world.pipe(client).client_sends(&messages);
         }
         if self.end_first {
             self.end(world, client);
@@ -250,7 +250,7 @@ impl EndingTurn {
         let told = handled.len() as u64 - 2;
         assert_eq!(
             read, told,
-            "{self:?}: received, and neither handled nor counted"
+            "{self:?}: a received message was neither handled nor counted"
         );
         let replies = u64::from(handled.contains(&Told::message("two")));
         let dropped = &metrics.dropped;
@@ -261,11 +261,11 @@ impl EndingTurn {
         assert_eq!(
             got.len() as u64 + lost,
             sent + replies,
-            "{self:?}: sent, and neither delivered nor counted"
+            "{self:?}: a sent message was neither delivered nor counted"
         );
     }
 
-    /// From the client: everything that could be read.
+    /// Asserts that every message from the client that could be read was handled.
     fn check_handled(&self, handled: &[Told]) {
         if !matches!(self.end, Ending::Reset | Ending::Program) {
             let mut expected = vec![Told::Open, Told::Close];
@@ -276,8 +276,8 @@ impl EndingTurn {
         }
     }
 
-    /// To the client: in order and without gaps, and everything if it kept reading and the connection did not break.
-    /// Takes the close frame out.
+    /// Asserts that the client received its messages in order and without gaps, and all of them if it kept reading and
+    /// the connection did not break. Removes the close frame.
     fn check_received(&self, got: &mut Vec<Frame>, sent: &[Frame]) {
         let closed = matches!(got.last(), Some(Frame::Close(..)));
         if closed {

@@ -415,9 +415,9 @@ fn sessions_expiring_together_close_over_several_turns() {
 }
 
 #[test]
-fn event_stream_that_has_expired_already_gets_401() {
+fn event_stream_with_a_past_expiry_is_refused_with_401() {
     let mut scene = Scene::new(SlowConsumer::Disconnect);
-    // A moment that has passed when the handler sets it.
+    // The expiry is in the past when the handler sets it.
     let stream = scene.ask("/events?expired");
     let world = &mut scene.world;
     world.run_handlers();

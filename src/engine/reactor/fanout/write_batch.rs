@@ -1,7 +1,8 @@
-//! Writes to many connections, with one system call or one for each, as the shard's writer does (`ShardTransport::Writer`).
+//! Writes to many connections. The shard's writer (`ShardTransport::Writer`) makes one system call for all of them, or
+//! one for each.
 //!
-//! Outcomes are processed after all writes, and nothing else happens in between: each outcome finds the outbox in the
-//! state in which the write found it.
+//! Outcomes are processed after all writes, and nothing else happens in between. So an outbox has not changed between
+//! its write and the processing of the outcome.
 
 use std::io;
 

@@ -1,10 +1,10 @@
-//! A connection in its WebSocket stage.
+//! The WebSocket stage of a connection.
 //!
-//! An event stream has this stage too, with another encoding of its messages: it receives nothing, and ends without a
+//! An event stream has this stage too. Its messages have another encoding, it receives nothing, and it ends without a
 //! close frame.
 //!
-//! `advance` moves a connection along whenever one of its states ([`WebSocket`]) has changed. A peer's close frame or
-//! violation is answered when earlier messages are handled, so that their replies come before the close frame.
+//! `advance` takes the next steps of a connection after one of its states ([`WebSocket`]) has changed. A peer's close
+//! frame or violation is answered once earlier messages are handled, so that their replies precede the close frame.
 
 #[cfg(all(any(test, fuzzing), not(loom)))]
 mod audit;
@@ -342,7 +342,8 @@ impl WebSocket {
         .min()
     }
 
-    /// Makes a WebSocket after the handshake. [`WebSocket::begin`] must follow once it has its stage.
+    /// Creates the state of a WebSocket after the handshake. The caller must then call [`WebSocket::begin`] once the
+    /// connection is in this stage.
     pub(crate) fn open<T: ShardTransport>(opening: Opening, cx: &mut ConnCx<'_, T>) -> Self {
         let Opening {
             request,
