@@ -1,4 +1,5 @@
-//! Inline handlers, which run on reactor threads: all guarantees hold for them, and while handlers move to and from the pool.
+//! Tests that all guarantees hold for inline handlers, which run on reactor threads, and while handlers move between
+//! reactor threads and the pool.
 
 mod support;
 
@@ -39,12 +40,12 @@ where
 
 /// A gate that blocks handlers until it is opened.
 #[derive(Default)]
-struct Door {
+struct Gate {
     open: Mutex<bool>,
     opened: Condvar,
 }
 
-impl Door {
+impl Gate {
     fn pass(&self) {
         let mut open = self.open.lock().unwrap();
         while !*open {
@@ -62,15 +63,16 @@ impl Door {
     }
 }
 
-/// The handler replies with the thread that it runs on. `block` waits at the gate, and `sleep` sleeps some milliseconds.
-fn where_app(threads: usize) -> AsyncWebsocketApp<Door> {
-    AsyncWebsocketApp::new_with_config(Door::default(), threads, 1)
+/// Creates an app whose handler replies with the name of its thread. The message `block` then waits at the gate, and
+/// `sleep` sleeps for 5 ms.
+fn thread_name_app(threads: usize) -> AsyncWebsocketApp<Gate> {
+    AsyncWebsocketApp::new_with_config(Gate::default(), threads, 1)
         .with_shards(1)
-        .with_message_handler(|stream, message, door: Arc<Door>| {
+        .with_message_handler(|stream, message, gate: Arc<Gate>| {
             stream.send(Message::new(thread_name()));
             match message.text() {
                 Some("block") => {
-                    door.pass();
+                    gate.pass();
                     stream.send(Message::new("after"));
                 }
                 Some("sleep") => thread::sleep(Duration::from_millis(5)),
@@ -79,8 +81,8 @@ fn where_app(threads: usize) -> AsyncWebsocketApp<Door> {
         })
 }
 
-/// Sends messages until the handler runs on that kind of thread.
-fn until_on(client: &mut Client, place: &str, message: &str) {
+/// Sends messages until the handler replies from a thread of this kind.
+fn send_until_on(client: &mut Client, place: &str, message: &str) {
     let deadline = Instant::now() + DEADLINE;
     loop {
         client.send(message);
@@ -93,11 +95,11 @@ fn until_on(client: &mut Client, place: &str, message: &str) {
 
 #[test]
 fn fast_handlers_run_inline_only_if_allowed() {
-    let (running, address) = start(where_app(4));
-    until_on(&mut Client::connect(address), HERE, "quick");
+    let (running, address) = start(thread_name_app(4));
+    send_until_on(&mut Client::connect(address), HERE, "quick");
     running.shutdown(STOP);
 
-    let running = where_app(4)
+    let running = thread_name_app(4)
         .with_adaptive_handlers(false)
         .with_address("127.0.0.1:0")
         .start()
@@ -112,7 +114,7 @@ fn fast_handlers_run_inline_only_if_allowed() {
 
 #[test]
 fn single_handler_thread_runs_all_handlers() {
-    let (running, address) = start(where_app(1));
+    let (running, address) = start(thread_name_app(1));
     let mut client = Client::connect(address);
     for _ in 0..100 {
         client.send("quick");
@@ -123,37 +125,38 @@ fn single_handler_thread_runs_all_handlers() {
 
 #[test]
 fn handlers_move_to_the_pool_while_slow() {
-    let (running, address) = start(where_app(4));
+    let (running, address) = start(thread_name_app(4));
     let mut client = Client::connect(address);
     for _ in 0..2 {
-        until_on(&mut client, HERE, "quick");
-        until_on(&mut client, POOL, "sleep");
+        send_until_on(&mut client, HERE, "quick");
+        send_until_on(&mut client, POOL, "sleep");
     }
     running.shutdown(STOP);
 }
 
-/// Blocks a handler that runs on a reactor thread.
-fn block_here(client: &mut Client, door: &Door) {
+/// Makes a handler block on a reactor thread.
+fn block_reactor(client: &mut Client, gate: &Gate) {
     loop {
-        until_on(client, HERE, "quick");
+        send_until_on(client, HERE, "quick");
         client.send("block");
         if client.receive_text() == HERE {
             return;
         }
-        // A pause of the machine can make a fast handler look slow, so this may take several attempts.
-        door.open();
+        // If the machine pauses, a fast handler looks slow and the next one runs in the pool. So this may take several
+        // attempts.
+        gate.open();
         assert_eq!(client.receive_text(), "after");
-        door.close();
+        gate.close();
     }
 }
 
 #[test]
 fn blocked_inline_handler_hands_its_reactor_over() {
-    let app = where_app(4);
-    let door = app.get_state();
+    let app = thread_name_app(4);
+    let gate = app.get_state();
     let (running, address) = start(app);
     let mut blocker = Client::connect(address);
-    block_here(&mut blocker, &door);
+    block_reactor(&mut blocker, &gate);
     blocker.send("behind");
     let sender = running.sender();
     eventually("the handler counts as blocked", || {
@@ -166,26 +169,26 @@ fn blocked_inline_handler_hands_its_reactor_over() {
         assert_eq!(
             other.receive_text(),
             POOL,
-            "there is no spare thread for inline handlers"
+            "a handler ran inline without a spare thread"
         );
     }
-    assert_goes_on(&running, address);
+    assert_still_serves(&running, address);
     assert_eq!(blocker.receive_text(), "to all");
     assert_eq!(other.receive_text(), "to all");
     // After the gate opens, the blocked handler continues, and later messages follow in order.
-    door.open();
+    gate.open();
     assert_eq!(blocker.receive_text(), "after");
     let place = blocker.receive_text();
     assert!(place == HERE || place == POOL, "{place}");
     eventually("no handler is blocked", || {
         sender.metrics().handlers_blocked == 0
     });
-    until_on(&mut other, HERE, "quick");
+    send_until_on(&mut other, HERE, "quick");
     running.shutdown(STOP);
 }
 
 /// Asserts that handshakes, pings and broadcasts are served.
-fn assert_goes_on(running: &RunningApp, address: SocketAddr) {
+fn assert_still_serves(running: &RunningApp, address: SocketAddr) {
     let mut newcomer = raw_websocket(address);
     newcomer.write_all(&client_frame(0x89, b"ping")).unwrap();
     assert_eq!(read_frame(&mut newcomer).unwrap(), (0x8a, b"ping".to_vec()));
@@ -197,7 +200,7 @@ fn assert_goes_on(running: &RunningApp, address: SocketAddr) {
 /// The number of running handlers, and its maximum so far.
 #[derive(Default)]
 struct Gauge {
-    door: Door,
+    gate: Gate,
     running: AtomicUsize,
     most: AtomicUsize,
 }
@@ -214,7 +217,7 @@ fn reactors_serve_while_handlers_block_every_thread() {
             let running = gauge.running.fetch_add(1, SeqCst) + 1;
             gauge.most.fetch_max(running, SeqCst);
             if message.text() == Some("block") {
-                gauge.door.pass();
+                gauge.gate.pass();
             }
             gauge.running.fetch_sub(1, SeqCst);
             stream.send(message);
@@ -247,7 +250,7 @@ fn reactors_serve_while_handlers_block_every_thread() {
         let broadcast = read_frame(newcomer).unwrap();
         assert_eq!(broadcast, (0x81, b"to all".to_vec()));
     }
-    gauge.door.open();
+    gauge.gate.open();
     for client in &mut clients {
         let mut received = [client.receive_text(), client.receive_text()];
         received.sort();
@@ -302,7 +305,7 @@ fn inline_panic_closes_its_connection_with_1011() {
     let (running, address) = start(app);
     let mut other = Client::connect(address);
     let place = loop {
-        until_on(&mut other, HERE, "quick");
+        send_until_on(&mut other, HERE, "quick");
         let mut client = Client::connect(address);
         client.send("panic");
         let (texts, close) = client.receive_to_close();
@@ -312,7 +315,7 @@ fn inline_panic_closes_its_connection_with_1011() {
         }
     };
     assert_eq!(place, [HERE]);
-    until_on(&mut other, HERE, "quick");
+    send_until_on(&mut other, HERE, "quick");
     assert!(running.sender().metrics().handler_panics > 0);
     running.shutdown(STOP);
 }
@@ -321,13 +324,13 @@ fn inline_panic_closes_its_connection_with_1011() {
 fn shutdown_during_a_blocked_inline_handler_is_complete() {
     let (tell, told) = channel();
     let tell = Mutex::new(tell);
-    let app = where_app(4).with_disconnect_handler(move |_, _| {
+    let app = thread_name_app(4).with_disconnect_handler(move |_, _| {
         tell.lock().unwrap().send(()).unwrap();
     });
-    let door = app.get_state();
+    let gate = app.get_state();
     let (running, address) = start(app);
     let mut blocker = Client::connect(address);
-    block_here(&mut blocker, &door);
+    block_reactor(&mut blocker, &gate);
     running.sender().shutdown(Duration::from_millis(300));
     let (_, close) = blocker.receive_to_close();
     assert_eq!(u16::from(close.unwrap().code), 1001);
@@ -337,7 +340,7 @@ fn shutdown_during_a_blocked_inline_handler_is_complete() {
         told.try_recv().is_err(),
         "two handlers of one connection ran at the same time"
     );
-    door.open();
+    gate.open();
     told.recv_timeout(DEADLINE).unwrap();
 }
 
@@ -366,7 +369,7 @@ fn jobs_left_over_by_a_turn_run_in_the_next() {
 
 #[test]
 fn handlers_are_counted_and_timed_on_every_thread() {
-    let (running, address) = start(where_app(4));
+    let (running, address) = start(thread_name_app(4));
     let mut client = Client::connect(address);
     for n in 0..300 {
         client.send(if n % 10 == 9 { "sleep" } else { "quick" });
@@ -467,7 +470,7 @@ fn panicking_panic_payload_ends_no_thread() {
     let mut other = Client::connect(address);
     for (place, message) in [(HERE, "quick"), (POOL, "sleep")] {
         loop {
-            until_on(&mut other, place, message);
+            send_until_on(&mut other, place, message);
             let mut client = Client::connect(address);
             client.send("panic");
             let (texts, close) = client.receive_to_close();
@@ -477,6 +480,6 @@ fn panicking_panic_payload_ends_no_thread() {
             }
         }
     }
-    until_on(&mut other, HERE, "quick");
+    send_until_on(&mut other, HERE, "quick");
     running.shutdown(STOP);
 }

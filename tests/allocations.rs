@@ -1,4 +1,4 @@
-//! The allocations of messages: a fixed number for each message, and none for each recipient.
+//! Tests that a message causes a fixed number of allocations, which does not depend on the number of recipients.
 //!
 //! All threads of this process are counted, so clients here allocate nothing: they write frames that were encoded before, and
 //! read into preallocated buffers. Each step waits for the previous one, so each message gets its own turns of the engine:
@@ -37,7 +37,7 @@ const REBROADCAST: usize = 3;
 /// Bytes of these allocations besides the payload. A message is copied once when it is received or created.
 const BYTES: usize = 150;
 
-/// With io_uring, a list of the writes and one of their recipients.
+/// With io_uring, a broadcast also allocates a list of the writes and a list of their recipients.
 const LISTS: usize = if cfg!(feature = "io-uring") { 2 } else { 0 };
 /// Bytes in these lists for each recipient.
 const LISTED_BYTES: usize = if cfg!(feature = "io-uring") { 32 } else { 0 };

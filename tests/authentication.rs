@@ -137,11 +137,11 @@ struct Guest {
 type Arrival = (Instant, AsyncStream<Guest>);
 
 /// Closes streams that do not identify themselves in time. All have the same timeout, so a queue suffices.
-fn doorman(patience: Duration) -> Sender<Arrival> {
-    let (sender, line) = channel::<Arrival>();
+fn login_timer(timeout: Duration) -> Sender<Arrival> {
+    let (sender, arrivals) = channel::<Arrival>();
     thread::spawn(move || {
-        for (since, stream) in line {
-            thread::sleep((since + patience).saturating_duration_since(Instant::now()));
+        for (since, stream) in arrivals {
+            thread::sleep((since + timeout).saturating_duration_since(Instant::now()));
             if stream.state.name.get().is_none() {
                 stream.close(CloseCode::POLICY_VIOLATION, "log in first");
             }
@@ -150,11 +150,11 @@ fn doorman(patience: Duration) -> Sender<Arrival> {
     sender
 }
 
-fn with_first_message(way: Way, door: Sender<Arrival>) -> (RunningApp, SocketAddr) {
-    let door = Mutex::new(door);
+fn with_first_message(way: Way, arrivals: Sender<Arrival>) -> (RunningApp, SocketAddr) {
+    let arrivals = Mutex::new(arrivals);
     start_by(way, users(), |app| {
         app.with_connect_handler(move |stream, _| {
-            let _ = door.lock().unwrap().send((Instant::now(), stream));
+            let _ = arrivals.lock().unwrap().send((Instant::now(), stream));
         })
         .with_message_handler(|stream: AsyncStream<Guest>, message, users| {
             if let Some(name) = stream.state.name.get() {
@@ -176,7 +176,7 @@ fn with_first_message(way: Way, door: Sender<Arrival>) -> (RunningApp, SocketAdd
 #[test]
 fn first_message_identifies_the_client() {
     for way in WAYS {
-        let (_running, address) = with_first_message(way, doorman(DEADLINE));
+        let (_running, address) = with_first_message(way, login_timer(DEADLINE));
         let mut stranger = Client::connect(address);
         let mut ada = Client::connect(address);
         ada.send("4711");
@@ -196,7 +196,7 @@ fn first_message_identifies_the_client() {
 #[test]
 fn unidentified_client_is_closed_after_the_deadline() {
     for way in WAYS {
-        let (_running, address) = with_first_message(way, doorman(Duration::from_millis(100)));
+        let (_running, address) = with_first_message(way, login_timer(Duration::from_millis(100)));
         let mut silent = Client::connect(address);
         let (_, frame) = silent.receive_to_close();
         let frame = frame.unwrap();
@@ -209,9 +209,9 @@ fn unidentified_client_is_closed_after_the_deadline() {
 
 #[test]
 fn client_identified_before_the_deadline_stays() {
-    let (door, arrivals) = channel();
-    let doorman = doorman(Duration::ZERO);
-    let (_running, address) = with_first_message(Way::Own, door);
+    let (sender, arrivals) = channel();
+    let login_timer = login_timer(Duration::ZERO);
+    let (_running, address) = with_first_message(Way::Own, sender);
     let mut ada = Client::connect(address);
     ada.send("4711");
     ada.send("hi");
@@ -219,7 +219,7 @@ fn client_identified_before_the_deadline_stays() {
     let mut silent = Client::connect(address);
     // Both timeouts expire, one after the other.
     for arrival in arrivals.iter().take(2) {
-        doorman.send(arrival).unwrap();
+        login_timer.send(arrival).unwrap();
     }
     let (_, frame) = silent.receive_to_close();
     assert_eq!(frame.unwrap().code, Code::Policy);
@@ -269,9 +269,9 @@ fn connections_of_a_user_are_bounded_listed_and_closed() {
     for way in WAYS {
         let (running, address) = with_sessions(way);
         let sender = running.sender();
-        let come = |target: &str| connect(request(address, target), address);
-        let (mut first, mut second) = (come("/?user=ada"), come("/?user=ada"));
-        let (mut grace, mut nobody) = (come("/?user=grace"), come("/"));
+        let open = |target: &str| connect(request(address, target), address);
+        let (mut first, mut second) = (open("/?user=ada"), open("/?user=ada"));
+        let (mut grace, mut nobody) = (open("/?user=grace"), open("/"));
         assert_eq!(rejected(request(address, "/?user=ada"), address), 429);
         assert_eq!(sender.metrics().refused.user_connections_max, 1);
         first.send("never");
@@ -296,7 +296,7 @@ fn connections_of_a_user_are_bounded_listed_and_closed() {
             client.send("never");
             assert_eq!(client.receive_text(), user);
         }
-        come("/?user=ada");
+        open("/?user=ada");
     }
 }
 

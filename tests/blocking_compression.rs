@@ -1,5 +1,5 @@
-//! The blocking API with compression, on a Humphrey route: clients written byte by byte, which deflate with another library,
-//! and the library's own client.
+//! Tests compression in the blocking API, on a Humphrey route. Most clients write their frames byte by byte and deflate
+//! with another library. One test uses the client of this library.
 
 use crate::support;
 
@@ -35,7 +35,7 @@ fn echo(mut stream: WebsocketStream, _: Arc<()>) {
     }
 }
 
-/// Connects with these header lines. Returns the answer to the offer, too.
+/// Connects with additional header lines. Returns the socket, and the server's answer to the offer of compression.
 fn connect_with(address: SocketAddr, lines: &str) -> (TcpStream, Option<String>) {
     let mut client = tcp(address);
     let request = upgrade_request("/").replace("\r\n\r\n", &format!("\r\n{lines}\r\n\r\n"));
@@ -51,21 +51,21 @@ fn connect_with(address: SocketAddr, lines: &str) -> (TcpStream, Option<String>)
 fn connect(address: SocketAddr, parameters: &str) -> TcpStream {
     let lines = format!("Sec-WebSocket-Extensions: permessage-deflate{parameters}");
     let (client, answer) = connect_with(address, &lines);
-    let agreed = format!("permessage-deflate; client_no_context_takeover{parameters}");
-    assert_eq!(answer, Some(agreed));
+    let expected = format!("permessage-deflate; client_no_context_takeover{parameters}");
+    assert_eq!(answer, Some(expected));
     client
 }
 
 fn inflated(payload: &[u8]) -> Vec<u8> {
     let end = [0, 0, 0xFF, 0xFF, 1, 0, 0, 0xFF, 0xFF];
-    decompress_to_vec(&[payload, &end].concat()).expect("a deflate stream")
+    decompress_to_vec(&[payload, &end].concat()).expect("a valid deflate stream")
 }
 
 fn text_of(len: usize) -> String {
     "{\"price\":1.0}".chars().cycle().take(len).collect()
 }
 
-/// Sends a message uncompressed, and returns the first byte of the echo and what it says.
+/// Sends an uncompressed message. Returns the first byte of the echo, and its inflated payload.
 fn echoed(client: &mut TcpStream, first: u8, payload: &[u8]) -> (u8, Vec<u8>) {
     client.write_all(&client_frame(first, payload)).unwrap();
     let (first, payload) = read_frame(client).unwrap();
@@ -96,7 +96,7 @@ fn compressed_fragments_are_inflated_and_pings_answered() {
 }
 
 #[test]
-fn replies_are_compressed_from_one_kibibyte_on_if_shorter() {
+fn reply_of_1_kib_is_compressed_if_that_makes_it_shorter() {
     let address = serve(Compression::new(), echo);
     let mut client = connect(address, "");
     let noise: String = (0_u64..4_000)
@@ -112,7 +112,7 @@ fn replies_are_compressed_from_one_kibibyte_on_if_shorter() {
     ] {
         assert!(echoed(&mut client, first, payload) == (expected, payload.to_vec()));
     }
-    // Whether it is compressed or not, it is never longer, and arrives.
+    // The server may send this message in either form.
     assert!(echoed(&mut client, TEXT, &noise).1 == noise);
     let binary = serve(Compression::new().binary(true).replies_from(64), echo);
     let mut client = connect(binary, "");
@@ -124,7 +124,7 @@ fn replies_are_compressed_from_one_kibibyte_on_if_shorter() {
 }
 
 #[test]
-fn uncompressed_message_is_sent_as_it_is() {
+fn message_marked_uncompressed_is_not_compressed() {
     let address = serve(Compression::new(), |mut stream, _| {
         while let Ok(message) = stream.recv() {
             stream.send(message.uncompressed()).unwrap();
@@ -152,11 +152,11 @@ fn small_window_gets_long_messages_uncompressed() {
 }
 
 #[test]
-fn bombs_and_bad_data_are_answered_with_their_code() {
+fn bomb_or_invalid_data_closes_with_its_code() {
     let address = serve(Compression::new(), echo);
     let deflated = |payload: &[u8]| compress_to_vec(payload, 9);
     let too_long = vec![b'a'; MESSAGE_BYTES_MAX + 1];
-    // "Hello", then 100,000 final blocks with nothing in them.
+    // "Hello", followed by 100,000 empty final blocks.
     let mut flood = vec![0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
     flood.extend([0x03, 0x00].repeat(100_000));
     for (first, payload, code) in [
@@ -176,7 +176,7 @@ fn bombs_and_bad_data_are_answered_with_their_code() {
         let (first, payload) = read_frame(&mut client).unwrap();
         assert_eq!((first, close_code(&payload)), (0x88, code));
     }
-    // As long as it may be.
+    // A message of the maximum length is accepted.
     let mut client = connect(address, "");
     let message = &too_long[1..];
     let compressed = client_frame(COMPRESSED_TEXT, &deflated(message));
@@ -187,7 +187,7 @@ fn bombs_and_bad_data_are_answered_with_their_code() {
 }
 
 #[test]
-fn offer_that_is_not_acceptable_is_declined() {
+fn unacceptable_offer_is_declined() {
     let address = serve(Compression::new(), echo);
     let safari =
         "User-Agent: Mozilla/5.0 (Macintosh) AppleWebKit/605.1.15 Version/18.1 Safari/605.1.15";
@@ -203,7 +203,7 @@ fn offer_that_is_not_acceptable_is_declined() {
             echoed(&mut client, TEXT, message.as_bytes()),
             (TEXT, message.into())
         );
-        let frame = client_frame(COMPRESSED_TEXT, &compress_to_vec(b"not agreed", 9));
+        let frame = client_frame(COMPRESSED_TEXT, &compress_to_vec(b"not negotiated", 9));
         client.write_all(&frame).unwrap();
         let (first, payload) = read_frame(&mut client).unwrap();
         assert_eq!((first, close_code(&payload)), (0x88, 1002));
@@ -234,7 +234,7 @@ fn nonblocking_receive_inflates_and_write_compresses() {
 }
 
 #[test]
-fn library_client_reads_what_many_streams_compress() {
+fn library_client_reads_concurrently_compressed_streams() {
     let address = serve(Compression::new(), echo);
     let clients = (0..8).map(|client: usize| {
         std::thread::spawn(move || {
@@ -256,7 +256,7 @@ fn library_client_reads_what_many_streams_compress() {
 }
 
 #[test]
-fn stream_handed_over_stays_able_to_receive_compressed() {
+fn handed_over_stream_still_receives_compressed_messages() {
     for compresses in [false, true] {
         let app = AsyncWebsocketApp::<()>::new_unlinked()
             .with_limits(Limits::default().message_bytes_max(64 << 10))

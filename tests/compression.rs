@@ -1,4 +1,4 @@
-//! Compressed messages over real sockets, with the library's client and with raw frames.
+//! Tests compression over real sockets, with the client of this library and with raw frames.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -74,12 +74,12 @@ fn broadcasts_to_followers_and_late_joiners_arrive_unchanged() {
         compression.sent_bytes * 3 < compression.plain_bytes,
         "{compression:?}"
     );
-    // The first epoch, and one for the late joiner.
+    // One epoch begins with the first message, and another one for the late joiner.
     assert_eq!((compression.epochs, compression.compressed), (2, 1_000));
 }
 
 #[test]
-fn replies_are_compressed_from_one_kibibyte_on() {
+fn reply_is_compressed_from_1_kib_on() {
     let (running, address) = start(app());
     let sender = running.sender();
     let mut client = connect(address);
@@ -110,7 +110,7 @@ fn long_broadcast_is_compressed_once_and_starts_an_epoch() {
 }
 
 #[test]
-fn uncompressed_messages_are_sent_as_they_are() {
+fn messages_marked_uncompressed_are_not_compressed() {
     let app = app().with_message_handler(|stream, message, _| {
         stream.send(message.clone().uncompressed());
         stream.broadcast(message.uncompressed());
@@ -127,7 +127,7 @@ fn uncompressed_messages_are_sent_as_they_are() {
     assert_eq!(running.sender().metrics().compression.compressed, 0);
 }
 
-/// Connects, offers this extension, and reads the head of the response.
+/// Connects, offers an extension, and reads the head of the response.
 fn raw(address: SocketAddr, offer: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -166,7 +166,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 fn close_code(stream: &mut TcpStream) -> u16 {
     let mut head = [0; 4];
     stream.read_exact(&mut head).unwrap();
-    assert_eq!(head[0], 0x88, "a close frame");
+    assert_eq!(head[0], 0x88, "not a close frame");
     u16::from_be_bytes([head[2], head[3]])
 }
 
@@ -174,39 +174,39 @@ const TEXT: u8 = 0x81;
 const COMPRESSED: u8 = 0x40;
 
 #[test]
-fn bombs_and_bad_data_end_their_connection() {
+fn bomb_or_invalid_data_closes_with_its_code() {
     let limits = Limits::default().message_bytes_max(64 << 10);
     let (running, address) = start(app().with_limits(limits));
     let deflated = |payload: &[u8]| compress_to_vec(payload, 9);
     let cases = [
         (
-            "a bomb",
+            "decompression bomb",
             TEXT | COMPRESSED,
             deflated(&vec![b'a'; 16 << 20]),
             1009,
         ),
         (
-            "one byte too many",
+            "one byte over the limit",
             TEXT | COMPRESSED,
             deflated(&vec![b'a'; (64 << 10) + 1]),
             1009,
         ),
         (
-            "no deflate",
+            "invalid deflate stream",
             TEXT | COMPRESSED,
             b"\xFF\xFF\xFF".to_vec(),
             1007,
         ),
-        ("no text", TEXT | COMPRESSED, deflated(b"\xFF"), 1007),
+        ("invalid UTF-8", TEXT | COMPRESSED, deflated(b"\xFF"), 1007),
         (
-            "half a character",
+            "incomplete character",
             TEXT | COMPRESSED,
             deflated(b"\xC3"),
             1007,
         ),
-        ("a compressed ping", 0x89 | COMPRESSED, b"x".to_vec(), 1002),
+        ("compressed ping", 0x89 | COMPRESSED, b"x".to_vec(), 1002),
         (
-            "a compressed continuation",
+            "compressed continuation",
             0x80 | COMPRESSED,
             b"x".to_vec(),
             1002,
@@ -221,10 +221,10 @@ fn bombs_and_bad_data_end_their_connection() {
     assert_eq!(running.sender().metrics().compression.bombs, 2);
     let mut stream = raw(address, "permessage-deflate; x");
     stream
-        .write_all(&frame(TEXT | COMPRESSED, &deflated(b"not agreed")))
+        .write_all(&frame(TEXT | COMPRESSED, &deflated(b"not negotiated")))
         .unwrap();
     assert_eq!(close_code(&mut stream), 1002);
-    // The maximum length.
+    // A message of the maximum length is accepted.
     let mut stream = raw(address, "permessage-deflate; server_max_window_bits=8");
     let message = vec![b'a'; 64 << 10];
     stream
@@ -247,11 +247,11 @@ fn offers_are_declined_unless_the_app_compresses() {
 }
 
 #[test]
-fn compressed_messages_that_wait_are_inflated_in_order() {
+fn parked_compressed_messages_are_handled_in_order() {
     const MESSAGES: usize = 12;
     let (running, address) = start(app());
     let mut stream = raw(address, "permessage-deflate");
-    // Each takes several turns. Uncompressed messages are sent in between.
+    // Inflating such a message takes several turns. The client sends uncompressed messages in between.
     let long = |n: usize| format!("{n}:{}", "abcdefgh".repeat(500_000));
     let mut writer = stream.try_clone().unwrap();
     let sending = thread::spawn(move || {
@@ -268,7 +268,7 @@ fn compressed_messages_that_wait_are_inflated_in_order() {
     for n in 0..MESSAGES {
         let expected = long(n);
         let mut echo = vec![0; 10 + expected.len()];
-        // The long reply is compressed, which only its header shows.
+        // The server compresses the long reply, so its length is in the header.
         stream.read_exact(&mut echo[..2]).unwrap();
         assert_eq!(echo[0], TEXT | COMPRESSED);
         let len = match echo[1] {
@@ -303,7 +303,7 @@ fn compressed_messages_that_wait_are_inflated_in_order() {
 }
 
 #[test]
-fn long_broadcast_beyond_the_window_is_sent_plain() {
+fn broadcast_longer_than_the_window_is_uncompressed() {
     let (running, address) = start(app());
     let sender = running.sender();
     let mut small = raw(address, "permessage-deflate; server_max_window_bits=13");
@@ -316,7 +316,7 @@ fn long_broadcast_beyond_the_window_is_sent_plain() {
     assert_eq!(
         head[..2],
         [TEXT, 127],
-        "with distances beyond 8 KiB it could not be read"
+        "the client can't inflate references beyond 8 KiB"
     );
     let mut rest = vec![0; long.len()];
     small.read_exact(&mut rest).unwrap();

@@ -1,4 +1,4 @@
-//! Statements of the documents about the code hold.
+//! Tests that statements of the documents about the code are true.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use humphrey_ws::Limits;
 
-/// Returns the root folder of the repository.
+/// The root folder of the repository.
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 fn document(name: &str) -> String {
@@ -114,7 +114,7 @@ fn readme_targets_match_the_checks() {
         targets
     };
     let checked = [
-        // The target of the machine that runs the checks.
+        // The machine that runs the checks has this target.
         "x86_64-unknown-linux-gnu",
         &document(".ci/run"),
         &document(".ci/targets"),

@@ -68,7 +68,7 @@ impl Example {
         Client::connect(self.address)
     }
 
-    /// Connects a client and waits for its first echo, so that it is surely served.
+    /// Connects a client and waits for its first echo, so that the server has registered it.
     fn echoed_client(&self) -> Client {
         let mut client = self.client();
         client.send("here I am");
@@ -95,7 +95,7 @@ impl Example {
 
 impl Drop for Example {
     fn drop(&mut self) {
-        // Killing fails if the example has already exited, which is fine.
+        // Ignore the error if the example has already exited.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -225,7 +225,7 @@ fn broadcast_blocking_continues_after_the_end_of_input() {
 
 #[test]
 fn broadcast_blocking_reports_missed_lines_to_slow_clients() {
-    /// More than the buffers of the sockets and the bus hold together.
+    /// More lines than the buffers of the sockets and the bus can hold together.
     const LINES: usize = 96;
     const LINE_BYTES: usize = 1 << 20;
 
@@ -625,7 +625,7 @@ mod axum {
     #[test]
     fn axum_notifications_stores_posts_and_notifies_everyone() {
         let example = Example::start("axum_notifications");
-        // Without subscribers.
+        // The notice is stored even if nobody has subscribed.
         let created = http(example.address, "POST", "/notices", "Tea is ready.");
         assert!(created.starts_with("HTTP/1.1 201 "), "{created}");
         let mut subscribers: Vec<Client> = (0..3)
@@ -677,7 +677,7 @@ mod axum {
         assert_eq!(lagging.receive_text(), "here I am");
         let mut talking = Client::connect_to(example.address, "/chat");
         let text = "x".repeat(MESSAGE_BYTES);
-        // More than the buffers of the sockets and an outbox hold together.
+        // These are more messages than the buffers of the sockets and an outbox can hold together.
         for n in 0..1_000 {
             talking.send(&format!("{n} {text}"));
             let heard = talking.receive_text();

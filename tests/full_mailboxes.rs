@@ -1,4 +1,4 @@
-//! Mailboxes with room for one command at a time: threads wait for each other, but never deadlock.
+//! Tests that threads never deadlock although mailboxes have space for only one command at a time.
 
 use crate::support;
 

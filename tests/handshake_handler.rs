@@ -296,7 +296,8 @@ fn stream_accepted_outside_the_app_is_closed_with_1008() {
     let hook = app.connect_hook().unwrap();
     let running = app.start().unwrap();
 
-    // A hook that the program made: the route answers its handshakes, and the request is known.
+    // First, a hook that the program has created itself. The route answers the handshake, and the app knows the
+    // request.
     let (own, handed_over) = channel();
     let address = serve_route(async_websocket_handler(Arc::new(Mutex::new(own))));
     let forward = hook.clone();
@@ -319,7 +320,7 @@ fn stream_accepted_outside_the_app_is_closed_with_1008() {
         (Code::Policy, "nobody knows you")
     );
 
-    // A stream that the program made, whose request is unknown.
+    // Second, a stream that the program has created from a socket. The app does not know its request.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = tcp(listener.local_addr().unwrap());
     let stream = Stream::Tcp(listener.accept().unwrap().0);
@@ -341,7 +342,9 @@ fn request_is_readable_for_its_documented_time() {
         let keeps = kept.clone();
         let (_running, address) = start_by(way, (), |app: AsyncWebsocketApp<(), ()>| {
             app.with_connect_handler(move |stream, _| {
-                let request = stream.request().expect("it is there");
+                let request = stream
+                    .request()
+                    .expect("the request is available in the connect handler");
                 let agent = request.header("X-Agent").unwrap().to_owned();
                 told.lock().unwrap().send(agent).unwrap();
                 *keeps.lock().unwrap() = Some(stream);
@@ -361,7 +364,10 @@ fn request_is_readable_for_its_documented_time() {
         client.send("?");
         assert_eq!(client.receive_text(), "/a b=c&d?e", "{way:?}");
         let stream = kept.lock().unwrap().take().unwrap();
-        assert!(stream.request().is_none(), "{way:?}: it is let go");
+        assert!(
+            stream.request().is_none(),
+            "{way:?}: the request is still kept"
+        );
         assert_eq!(stream.query(), "b=c&d?e");
         assert_eq!(stream.subprotocol(), None);
     }

@@ -1,5 +1,5 @@
-//! The memory of a replay with ids: each frame is encoded once, and all are joined once. The test is alone in its process,
-//! because all threads are counted.
+//! Tests that a replay with ids encodes each frame only once. It runs alone in its process, because it counts the
+//! allocations of all threads.
 
 #[path = "support/procedures.rs"]
 mod frames;
@@ -48,7 +48,8 @@ fn history_frames_with_ids_are_encoded_once() {
         }
     }
     let allocated = region.change().bytes_allocated;
-    // Encoded twice, as a frame of procedures inside a WebSocket frame, and joined once.
+    // Each message is copied into a frame of procedures, then into a WebSocket frame, and finally into the joined
+    // output. That is three times its length, plus half for headers.
     let most = 7 * KEPT / 2;
     assert!(allocated < most, "{allocated} bytes for {KEPT}");
     running.shutdown(STOP);

@@ -1,4 +1,4 @@
-//! A logger is code of the program: it may block, and send log lines to clients.
+//! Tests that a logger of the program may block, and may send log lines to clients, without delaying anybody else.
 #![cfg(not(feature = "tracing"))]
 
 mod support;
@@ -12,14 +12,14 @@ use support::{
     upgrade_request,
 };
 
-/// Waits at a gate, and then broadcasts each line with a large payload after it.
-struct Told;
+/// A logger that waits at a gate, and then broadcasts each line followed by a large payload.
+struct BlockingLogger;
 
 static SENDER: OnceLock<AsyncSender> = OnceLock::new();
 static GATE: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-impl log::Log for Told {
+impl log::Log for BlockingLogger {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
         true
     }
@@ -64,25 +64,26 @@ impl Blocking {
         }
     }
 
-    /// Waits until the watchdog has noticed, and warned, that all handlers are blocked.
+    /// Blocks all handlers until the watchdog has warned of that, and then releases them.
     fn block(&mut self) {
         let before = self.running.sender().metrics().handlers_exhausted;
         for client in &mut self.clients {
             client.send("blocks");
         }
-        eventually("the watchdog has noticed it", || {
+        eventually("the watchdog has noticed the blocked handlers", || {
             self.running.sender().metrics().handlers_exhausted > before
         });
-        // The handler thread may have taken either message first.
+        // The handler thread handles the two messages in any order, so release both before receiving.
         for _ in &self.clients {
             self.released.send(()).unwrap();
         }
         for client in &mut self.clients {
             client.receive_text();
         }
-        eventually("the watchdog has noticed the end", || {
-            self.running.sender().metrics().handlers_blocked == 0
-        });
+        eventually(
+            "the watchdog has noticed that no handler is blocked",
+            || self.running.sender().metrics().handlers_blocked == 0,
+        );
     }
 }
 
@@ -98,7 +99,7 @@ fn blocking_and_broadcasting_logger_delays_nobody() {
         );
     let (running, address) = start(app);
     let mut blocking = Blocking::start();
-    log::set_logger(&Told).unwrap();
+    log::set_logger(&BlockingLogger).unwrap();
     log::set_max_level(log::LevelFilter::Info);
     let mut other = Client::connect(address);
     // The shard logs a line about this client.

@@ -1,5 +1,5 @@
-//! Every server of the library selects the subprotocol of plain messages if it selects no other. Otherwise a browser would
-//! fail the handshake, as browsers do if none of their subprotocols is selected.
+//! Tests that every server of the library selects the subprotocol of plain messages if it selects no other. Browsers
+//! fail a handshake in which none of their subprotocols is selected.
 
 use crate::support;
 

@@ -373,7 +373,7 @@ fn never() -> Limits {
     Limits::default().write_timeout(long).close_timeout(long)
 }
 
-/// Longer than filling an outbox takes.
+/// A deadline that is longer than filling an outbox takes.
 const SOON: Duration = Duration::from_secs(2);
 
 #[test]
@@ -507,7 +507,7 @@ fn slow_client_gets_only_a_close_frame_after_its_verdict() {
     sender.close(beside_id, CloseCode::NORMAL, "");
     let mut others = beside;
     while read_frame(&mut others).unwrap().0 != 0x88 {}
-    // Now the slow client reads, after the fate of every message is decided.
+    // The slow client reads only now, after every message was sent or dropped.
     let mut expected = 0;
     loop {
         match read_frame(&mut socket).unwrap() {

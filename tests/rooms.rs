@@ -298,7 +298,7 @@ fn ended_connection_leaves_its_rooms_and_frees_empty_ones() {
                 0 => client.close(),
                 1 => drop(client),
                 _ => {
-                    // Either client will do.
+                    // Take either of the two clients.
                     let id = sender.room("all").members()[0];
                     sender.close(id, CloseCode::NORMAL, "");
                     eventually("the client leaves", || !sender.room("all").contains(id));

@@ -17,7 +17,7 @@ use humphrey::http::{Request, Response, StatusCode};
 use humphrey_ws::{AsyncWebsocketApp, Cors, Limits, Message, Reject, RunningApp};
 use support::{Client, DEADLINE, eventually, read_head, start, tcp, upgrade_request};
 
-/// Creates a folder of files to serve.
+/// The folder whose files the routes serve.
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 
 const STOP: Duration = Duration::from_millis(100);

@@ -305,7 +305,6 @@ fn address_limits_hold_in_a_linked_app() {
     assert_eq!(sender.metrics().refused.peer_connections_max, 1);
 }
 
-/// Starts an app that returns the client's address, from its connect handler and from a route.
 #[test]
 fn connection_over_max_is_503_in_a_linked_app() {
     let app =
@@ -319,7 +318,8 @@ fn connection_over_max_is_503_in_a_linked_app() {
     assert_eq!(sender.metrics().refused.connections_max, 1);
 }
 
-fn tells_where(proxies: Option<TrustedProxies>) -> (RunningApp, SocketAddr) {
+/// Starts an app that returns the client's address, from its connect handler and from a route.
+fn start_echoing_addresses(proxies: Option<TrustedProxies>) -> (RunningApp, SocketAddr) {
     let mut app = AsyncWebsocketApp::<()>::new()
         .with_limits(Limits::default().peer_connections_max(Some(2)))
         .with_connect_handler(|stream, _| stream.send(Message::new(stream.client_ip().to_string())))
@@ -344,11 +344,13 @@ fn said_to(address: SocketAddr, headers: &str) -> (TcpStream, String) {
 #[test]
 fn forwarded_address_is_used_from_trusted_proxies_only() {
     let said = "X-Forwarded-For: 6.6.6.6, 192.0.2.7\r\n";
-    let (_running, open) = tells_where(None);
+    let (_running, open) = start_echoing_addresses(None);
     assert_eq!(said_to(open, said).1, "127.0.0.1");
-    let (_running, others) = tells_where(Some(TrustedProxies::x_forwarded_for(["10.0.0.0/8"])));
+    let (_running, others) =
+        start_echoing_addresses(Some(TrustedProxies::x_forwarded_for(["10.0.0.0/8"])));
     assert_eq!(said_to(others, said).1, "127.0.0.1");
-    let (_running, trusting) = tells_where(Some(TrustedProxies::x_forwarded_for(["127.0.0.1"])));
+    let (_running, trusting) =
+        start_echoing_addresses(Some(TrustedProxies::x_forwarded_for(["127.0.0.1"])));
     assert_eq!(said_to(trusting, said).1, "192.0.2.7");
     assert_eq!(
         said_to(trusting, "Forwarded: for=6.6.6.6\r\n").1,
@@ -368,7 +370,8 @@ fn forwarded_address_is_used_from_trusted_proxies_only() {
 
 #[test]
 fn clients_of_a_trusted_proxy_count_separately() {
-    let (_running, address) = tells_where(Some(TrustedProxies::forwarded(["127.0.0.1"])));
+    let (_running, address) =
+        start_echoing_addresses(Some(TrustedProxies::forwarded(["127.0.0.1"])));
     let from = |n: u8| format!("Forwarded: for=192.0.2.{n}\r\n");
     let mut held = Vec::new();
     for n in [1, 1, 2, 2, 3] {

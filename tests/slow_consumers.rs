@@ -1,4 +1,4 @@
-//! The effect of each policy for slow consumers on them and on all other clients.
+//! Tests the effect of each policy for slow consumers, on the slow clients and on all others.
 
 use crate::support;
 
@@ -78,14 +78,14 @@ fn read_all(mut socket: TcpStream, progress: &AtomicU64) -> Got {
     Got { numbers, close }
 }
 
-/// Returns the time that threads of this process have waited for a processor.
+/// Measures how long threads of this process wait for a processor.
 struct Lag {
     over: Arc<AtomicBool>,
     thread: JoinHandle<Duration>,
 }
 
 impl Lag {
-    /// Shorter waits are normal after a sleep.
+    /// The duration of a sleep, which may normally take twice as long.
     const STEP: Duration = Duration::from_millis(5);
 
     fn measure() -> Self {
@@ -109,7 +109,7 @@ impl Lag {
     }
 }
 
-/// Starts a thread with a client that reads as fast as it can.
+/// A client that reads as fast as it can, on its own thread.
 struct Reader {
     progress: Arc<AtomicU64>,
     thread: JoinHandle<Got>,

@@ -1,4 +1,4 @@
-//! A stopped app leaves no thread behind, even if the program does not wait for it.
+//! Tests that a stopped app leaves no thread behind, even if the program does not wait for it.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Code of the program may block and send wherever it runs, without delaying other clients.
+//! Tests that code of the program may block and send, wherever the library calls it, without delaying other clients.
 
 use crate::frames;
 use crate::support;

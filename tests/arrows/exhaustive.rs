@@ -21,7 +21,7 @@ const OF_0_5_1: &[&str] = &[
 
 #[derive(Default)]
 struct PublicTypes {
-    /// Returns the name of each type, and whether it is `#[non_exhaustive]`.
+    /// The name of each type, and whether it is `#[non_exhaustive]`.
     found: Vec<(String, bool)>,
 }
 

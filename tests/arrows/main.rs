@@ -16,7 +16,7 @@ use std::path::Path;
 use modules::{Tree, read_sources};
 use rules::{ARROWS, CIRCLES_LEFT, IMPLS, LAYERS, LEAVES, MEMBERS, SLAB_LOOKUPS_MAX};
 
-/// Returns the root folder of the repository.
+/// The root folder of the repository.
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 fn tree_of(root: &str) -> Tree {
