@@ -37,7 +37,7 @@ const PAGE: &str = r#"<!doctype html>
     ws = new WebSocket(`ws://${location.host}/chat`);
     ws.onmessage = event => show(event.data);
     ws.onclose = event => {
-      // 1013: this window has read too slowly, and has missed something. It knows, and goes on.
+      // 1013: this window has read too slowly and has missed messages. Tell the user, and reconnect.
       show(event.code === 1013 ? 'You have missed some messages.' : 'The connection is closed.');
       setTimeout(connect, 1000);
     };

@@ -29,10 +29,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-/// How many notices are kept.
+/// The maximum number of stored notices.
 const KEPT_MAX: usize = 100;
 
-/// The state that axum's handlers share.
+/// The state that the axum handlers share.
 #[derive(Clone)]
 struct Site {
     live: AsyncSender,

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::thread::{sleep, spawn};
 use std::time::Duration;
 
-/// Threads of the Humphrey app, and therefore the most clients at once.
+/// The threads of the Humphrey app, and therefore the maximum number of clients at once.
 const THREADS: usize = 32;
 /// Lines that the bus keeps for clients that have not taken them yet.
 const BUS_LINES: usize = 16;
@@ -71,7 +71,7 @@ fn client_handler(mut stream: WebsocketStream, bus: Arc<BusHandle>) {
         let news = match bus.try_recv() {
             Ok(line) => Some(Message::new(&*line)),
             Err(TryRecvError::Overflowed(n)) => Some(Message::new(format!("({n} lines missed)"))),
-            // The input may have ended, but the client can go on.
+            // The input may have ended, but the client can still send.
             Err(TryRecvError::Empty | TryRecvError::Closed) => None,
         };
 

@@ -39,7 +39,7 @@ const PARCEL_BYTES_MAX: usize = 4096;
 /// The room of subscribers to all recipients. It can't be a recipient's room.
 const EVERYTHING: &str = "everything";
 
-/// The parcels of each recipient, numbered from 1. It stands in for a database.
+/// The parcels of each recipient, numbered from 1. A real app would use a database.
 #[derive(Default)]
 struct Office(Mutex<HashMap<String, VecDeque<(u64, String)>>>);
 

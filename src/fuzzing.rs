@@ -1,23 +1,23 @@
-//! One case of each fuzz target (`fuzz/`), and their seeds as tests.
+//! The entry points of the fuzz targets (`fuzz/`), each of which runs one case, and their seeds as tests.
 //!
-//! A case fails by a panic. Each input is a case, whatever its bytes; the modules that are called say how it is read.
+//! A case fails with a panic. Any input is a valid case. The called modules document how they interpret it.
 
-/// Frames from a client, cut in any way.
+/// Frames from a client that arrive in arbitrary pieces.
 pub fn frames(data: &[u8]) {
     crate::protocol::fuzz::frames::run(data);
 }
 
-/// Frames from a server, cut in any way.
+/// Frames from a server that arrive in arbitrary pieces.
 pub fn client_frames(data: &[u8]) {
     crate::protocol::fuzz::frames::run_as_client(data);
 }
 
-/// Answers to a client's handshake, cut in any way.
+/// Responses to a client's handshake that arrive in arbitrary pieces.
 pub fn reply(data: &[u8]) {
     crate::protocol::fuzz::reply::run(data);
 }
 
-/// Requests, cut in any way.
+/// Requests that arrive in arbitrary pieces.
 pub fn handshake(data: &[u8]) {
     crate::protocol::fuzz::handshake::run(data);
 }
@@ -45,17 +45,17 @@ pub fn close_payload(data: &[u8]) {
     crate::protocol::fuzz::close_payload::run(data);
 }
 
-/// One connection, against what RFC 6455 says of it.
+/// One connection, compared with RFC 6455.
 pub fn protocol(data: &[u8]) {
     crate::engine::sim_tests::dialogue::run(data);
 }
 
-/// A whole shard, its clients and its program.
+/// A whole shard with its clients and its program.
 pub fn shard(data: &[u8]) {
     crate::engine::sim_tests::game::run(data);
 }
 
-/// Who is in which room, and what they are sent.
+/// The members of rooms, and the messages that they receive.
 pub fn rooms(data: &[u8]) {
     crate::engine::sim_tests::rooms::run(data);
 }

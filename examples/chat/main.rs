@@ -7,18 +7,19 @@
 //! Open <http://127.0.0.1:8080> in two windows and write. To listen on another address: `cargo run --example chat --
 //! 127.0.0.1:9000`. The guide explains how it works: docs/chat.md.
 //!
-//! The protocol is JSON. A client connects to `/chat?room=ROOM&name=NAME`, may add `&person=KEY` (a secret word: whoever
-//! comes with the same one is the same person) and `&since=ID` (the last message that it has), and sends
-//! `{"text": "…", "key": "…"}`, with `"to": "NAME"` if it is private. It hears, each as `{"type": …}`:
+//! The protocol is JSON. A client connects to `/chat?room=ROOM&name=NAME`. It may add `&person=KEY`, a secret that
+//! identifies the person on later connections, and `&since=ID`, the last message that it has received. It sends
+//! `{"text": "…", "key": "…"}`, with `"to": "NAME"` for a private message. It receives objects with these types
+//! (`{"type": …}`):
 //!
 //! | | |
 //! |---|---|
-//! | `said` `{id, from, text, at, key}` | to the room; kept, and replayed to those who come |
-//! | `private` `{from, to, text, at, key}` | to one person; not kept |
-//! | `welcome` `{you, room, people}` | who the client is, and who is here; after the replay |
-//! | `came` `{name}` · `left` `{name}` · `renamed` `{from, to}` | what has changed about that |
-//! | `gap` `{restarted}` | before the replay: something that came after `since` is kept no longer |
-//! | `refused` `{key, why}` | what the client sent has gone to nobody |
+//! | `said` `{id, from, text, at, key}` | a message to the room; kept, and replayed to late joiners |
+//! | `private` `{from, to, text, at, key}` | a message to one person; not kept |
+//! | `welcome` `{you, room, people}` | the name of the client, and the people in the room; follows the replay |
+//! | `came` `{name}` · `left` `{name}` · `renamed` `{from, to}` | a change of the people in the room |
+//! | `gap` `{restarted}` | some messages after `since` are no longer kept; precedes the replay |
+//! | `refused` `{key, why}` | the message of the client was not sent |
 
 use humphrey::SubApp;
 use humphrey::http::{Response, StatusCode};

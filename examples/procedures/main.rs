@@ -9,16 +9,16 @@
 //! 127.0.0.1:9000`. Programs connect to the same address, and offer the subprotocol `humphrey_ws.procedures.v1` or
 //! `websocket.io-rpc-v0.1`. The guide explains how it works: docs/procedures.md.
 //!
-//! | a client sends | and gets |
+//! | a client sends | and receives |
 //! |---|---|
 //! | notification `broadcast` | notification `message` for everyone in the room `main` |
 //! | notification `ping` | notification `pong` |
 //! | call `myip` | its address |
 //! | call `uppercase` | its text in capitals |
-//! | call `ask` | what it answers to the server's call `size` |
+//! | call `ask` | the client's answer to the server's call `size` |
 //! | call `report` with a number of pages | a part for each page as it is written, ten a second, then the report; unless it is cancelled |
 //! | call `reports` | how many reports are being written, and how many were cancelled: `1 0`; notification `reports` when that changes |
-//! | call `$join` of the room `main` | its last messages, and what comes |
+//! | call `$join` of the room `main` | its last messages, and all later ones |
 
 use humphrey::SubApp;
 use humphrey::http::{Response, StatusCode};
@@ -103,7 +103,7 @@ fn main() {
     app.run();
 }
 
-/// Takes long, so it answers from its own thread, and the client's next messages are not delayed.
+/// Writes the report on its own thread, so that the client's next messages are not delayed.
 fn report(call: Call<Reports>) {
     let reply = call.defer();
     let pages = call.text().ok().and_then(|text| text.parse().ok());

@@ -1,7 +1,7 @@
-//! The kept messages of a room, and the patterns that say which rooms keep any.
+//! The history of a room, and the patterns that determine which rooms have one.
 //!
-//! This module knows neither locks nor connections: publishers hold the room's lock. A message's stamp orders it among
-//! all kept messages of the process, so that the histories of several rooms can be merged.
+//! This module knows neither locks nor connections. Publishers hold the room's lock. The stamps order the kept messages
+//! of all rooms in the process, so that several histories can be merged.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -13,12 +13,12 @@ use crate::message::Message;
 /// The last messages of one room.
 pub(super) struct History {
     epoch: u64,
-    /// The sequence of the last message, kept or not. The kept messages are the last ones, without gaps.
+    /// The sequence of the last message, even if it was not kept. The kept messages are the last ones, without gaps.
     last: u64,
     kept: VecDeque<KeptMessage>,
-    /// Payload bytes of the kept messages.
+    /// The payload bytes of all kept messages.
     bytes: usize,
-    /// The stamp of the last message that is no longer kept; 0 if none was dropped.
+    /// The stamp of the last dropped message, or 0 if none was dropped.
     dropped_stamp: u64,
     messages_max: usize,
     bytes_max: usize,
@@ -48,7 +48,7 @@ impl History {
         }
     }
 
-    /// Treats all messages up to that stamp as no longer kept.
+    /// Treats all messages up to this stamp as dropped.
     pub(super) fn since_stamp(mut self, stamp: u64) -> Self {
         self.dropped_stamp = stamp;
         self
@@ -58,34 +58,35 @@ impl History {
         HistoryId::new(self.epoch, sequence)
     }
 
-    /// The id that the next message gets.
+    /// Returns the id of the next message.
     pub(super) fn next_id(&self) -> HistoryId {
         self.id(self.last + 1)
     }
 
-    /// The id of the last message, whether it is kept or not; `None` if there never was one.
+    /// Returns the id of the last message, even if it was not kept. `None` if there was no message yet.
     pub(super) fn last_id(&self) -> Option<HistoryId> {
         (self.last > 0).then(|| self.id(self.last))
     }
 
-    /// Where the history stands: the id of the last message, or sequence 0 before the first. Everything after it is
-    /// what is still to come.
+    /// Returns the current position: the id of the last message, or sequence 0 before the first. A client at this
+    /// position has seen every message so far.
     pub(super) fn position(&self) -> HistoryId {
         self.id(self.last)
     }
 
-    /// Whether the id is of this history.
+    /// Returns whether the id belongs to this history.
     pub(super) fn is_of(&self, id: HistoryId) -> bool {
         id.epoch() == self.epoch
     }
 
-    /// The sequence of the last message that is not kept any more; 0 if all are.
+    /// Returns the sequence of the last dropped message, or 0 if none was dropped.
     fn dropped(&self) -> u64 {
         self.last - self.kept.len() as u64
     }
 
-    /// Numbers a message and keeps it, in place of the oldest where there is no room. One that is too long by itself
-    /// gets its number only, and nothing is kept of what was before it: there is no gap in what is kept.
+    /// Assigns the next id to a message and keeps it. Drops the oldest messages if the history is full. A message that
+    /// is longer than the whole history is not kept, and all earlier messages are dropped, so that the kept messages
+    /// have no gap.
     pub(super) fn push(&mut self, message: Message, stamp: u64) -> HistoryId {
         self.last += 1;
         self.bytes = self.bytes.saturating_add(message.bytes().len());
@@ -100,15 +101,16 @@ impl History {
         self.id(self.last)
     }
 
-    /// How many of the kept messages are at or before the sequence; `None` if what follows it is not kept as a whole,
-    /// or it has not been given yet.
+    /// Returns the number of kept messages up to this id. `None` if some of the later messages were dropped, or if the
+    /// id has not been assigned yet.
     fn seen(&self, id: HistoryId) -> Option<usize> {
         let within = self.is_of(id) && id.sequence() <= self.last;
         let seen = id.sequence().checked_sub(self.dropped())?;
         within.then_some(seen as usize)
     }
 
-    /// What is kept and came after that id, or all that is kept: oldest first, with ids and stamps.
+    /// Returns the kept messages after an id (`None`: all of them) with their ids and stamps, oldest first. Fails if
+    /// some of the messages after the id were dropped.
     pub(super) fn since(
         &self,
         id: Option<HistoryId>,
@@ -128,7 +130,7 @@ impl History {
             .map(move |(index, kept)| (self.id(first + index as u64), &kept.message, kept.stamp)))
     }
 
-    /// What is kept and has a later stamp: what another room's client has missed since.
+    /// Returns the kept messages with a later stamp, with their ids and stamps, oldest first.
     pub(super) fn after_stamp(
         &self,
         stamp: u64,
@@ -142,7 +144,7 @@ impl History {
             .map(move |(index, kept)| (self.id(first + index as u64), &kept.message, kept.stamp))
     }
 
-    /// Whether all messages with a later stamp are kept.
+    /// Returns whether all messages with a later stamp are kept.
     pub(super) fn reaches_stamp(&self, stamp: u64) -> bool {
         self.dropped_stamp <= stamp
     }
@@ -151,14 +153,15 @@ impl History {
         (!self.kept.is_empty()).then(|| self.id(self.dropped() + 1))
     }
 
-    /// The stamp of the last message, kept or not; 0 if there never was one.
+    /// Returns the stamp of the last message, even if it was not kept, or 0 if there was no message yet.
     pub(super) fn last_stamp(&self) -> u64 {
         self.kept
             .back()
             .map_or(self.dropped_stamp, |kept| kept.stamp)
     }
 
-    /// The stamp of that message, if what follows it is kept; 0 for the place before the first.
+    /// Returns the stamp of the message with this id, or 0 for the position before the first. `None` if some of the
+    /// later messages were dropped.
     pub(super) fn stamp_of(&self, id: HistoryId) -> Option<u64> {
         Some(match self.seen(id)?.checked_sub(1) {
             None => self.dropped_stamp,
@@ -167,23 +170,24 @@ impl History {
     }
 }
 
-/// Which rooms keep a history, and how much of it.
+/// The patterns that determine which rooms keep a history, and its bounds.
 #[derive(Default)]
 pub(super) struct HistoryPatterns {
     patterns: Vec<(Box<str>, HistoryBounds)>,
 }
 
-/// How much is kept of a room's messages.
+/// The bounds of a room's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HistoryBounds {
     pub(super) messages_max: usize,
     pub(super) bytes_max: usize,
-    /// The pattern is the room's name: the program has named it, and it never gives way.
+    /// Whether the pattern is exactly the room's name. Such a room is never evicted.
     pub(super) pinned: bool,
 }
 
 impl HistoryPatterns {
-    /// Rooms whose name matches, and no pattern before, keep that much; with 0 messages they keep nothing.
+    /// Sets the bounds of rooms whose name matches this pattern and no earlier one. With 0 messages, they keep no
+    /// history.
     pub(super) fn add(&mut self, pattern: &str, limits: HistoryLimits) {
         let bounds = HistoryBounds {
             messages_max: limits.messages_max,
@@ -193,7 +197,7 @@ impl HistoryPatterns {
         self.patterns.push((pattern.into(), bounds));
     }
 
-    /// How much a room of that name keeps; `None` if nothing.
+    /// Returns the bounds of the history of a room. `None` if it keeps none.
     pub(super) fn find(&self, name: &str) -> Option<HistoryBounds> {
         self.patterns
             .iter()
@@ -203,12 +207,12 @@ impl HistoryPatterns {
     }
 }
 
-/// Whether a name matches a pattern: `*` is any run of characters, also an empty one. Takes at most the product of the
-/// lengths: only the last `*` is ever tried anew.
+/// Returns whether a name matches a pattern, in which `*` stands for any number of characters. It only ever backtracks
+/// to the last `*`, so the time is at most the product of the lengths.
 pub(super) fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut p, mut n) = (0, 0);
-    // Where to go on if the run of the last `*` has to be longer.
+    // The position from which to continue if the last `*` has to match more characters.
     let mut again = None;
     while n < name.len() {
         match pattern.get(p) {

@@ -1,4 +1,4 @@
-//! The seeds of the fuzz targets, which are also what has ever failed: each is played once.
+//! Runs each seed of the fuzz targets once. The seeds include all inputs that have ever failed.
 
 use std::fs;
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ fn seeds(target: &str) -> PathBuf {
         .collect()
 }
 
-/// Names the seed when it fails.
+/// Prints the path of the seed if the case panics.
 struct InputOnPanic(PathBuf);
 
 impl Drop for InputOnPanic {
@@ -59,7 +59,8 @@ fn every_seed_of_every_fuzz_target_holds() {
     }
 }
 
-/// A little fuzzing on any Rust, for the targets that are quick: bytes are changed, left out, doubled, and taken from another seed.
+/// A little fuzzing without a nightly toolchain, for the fast targets: bytes are changed, removed, doubled, and copied
+/// from another seed.
 #[test]
 fn mutations_of_the_clients_seeds_hold() {
     for (seeds, run) in [
@@ -102,7 +103,7 @@ fn close(code: u16, reason: &str) -> Vec<u8> {
     [&code.to_be_bytes()[..], reason.as_bytes()].concat()
 }
 
-/// A limit, cuts, and what a client sends.
+/// Returns the seeds for frames from a client: a limit, cuts, and the bytes of the client.
 fn frames() -> Vec<(&'static str, Vec<u8>)> {
     let crab = "🦀".as_bytes();
     let text = frame(0x81, b"Hello");
@@ -151,7 +152,7 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
     seeds
 }
 
-/// The same as a server sends it, unless that is about masks.
+/// Returns the seeds for frames from a server: the unmasked frames of the other seeds, except those about masking.
 fn server_frames() -> Vec<(&'static str, Vec<u8>)> {
     let crab = "🦀".as_bytes();
     let text = server_frame(0x81, b"Hello");
@@ -244,7 +245,7 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
         ("folded", "GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n".into()),
         ("injection", "GET /a%0D%0ASet-Cookie:x HTTP/1.1\r\nHost: x\r\n\r\n".into()),
         ("bare_cr", "GET / HTTP/1.1\r\nHost: x\r\nX-A: b\rc\r\n\r\n".into()),
-        // Found: the version was called another when the request was cut behind it.
+        // Found by fuzzing: a request that was cut after its version was reported as another version.
         ("version_cut", "GET /chat HTTP/1Sec-WebSocket-Key: dGhlIHNh==\r\n\r\n".into()),
     ];
     texts
@@ -284,7 +285,7 @@ fn write_seeds() {
             .collect()
     };
     let mut shard = games(game::chances, 12);
-    // Found: a connection too many that was handed over did not get the rest of the frame it was owed.
+    // Found by fuzzing: a handed-over connection over the limit did not receive the rest of the frame in progress.
     shard.push(("refused_in_mid_frame".into(), game::chances(2553, 80)));
     let all = [
         ("frames", named(frames())),

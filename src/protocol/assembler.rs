@@ -1,20 +1,19 @@
-//! One message growing from its parts: fragments, and frames that the network cut
-//! (RFC 6455 §5.4).
+//! Assembles a message from its parts: fragments (RFC 6455 §5.4), and frames that arrive in pieces.
 
 use super::encode::{HEADER_BYTES_MAX, MessageKind};
 use super::error::Violation;
 use super::utf8::Utf8;
 
-/// The most that is reserved beyond what has arrived, while little has arrived.
+/// The maximum number of bytes that are reserved in advance for a message of which fewer bytes have arrived.
 const AHEAD_BYTES: usize = 4096;
-/// What is reserved at least where more fragments will follow, so that tiny ones do not cost an
+/// The minimum number of bytes that are reserved if more fragments follow, so that tiny fragments do not cause an
 /// allocation each.
 const FRAGMENT_AHEAD_BYTES: usize = 64;
 
-/// Where in its message a frame stands (RFC 6455 §5.4).
+/// The position of a frame in its message (RFC 6455 §5.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FramePosition {
-    /// The frame has FIN: the message ends with it.
+    /// The frame has the FIN bit, so the message ends with it.
     Last,
     /// More frames follow.
     NotLast,
@@ -30,7 +29,7 @@ impl FramePosition {
 #[derive(Debug)]
 pub(crate) struct Assembler {
     kind: MessageKind,
-    /// The parts are of a compressed payload (RFC 7692 §6): whether it is text shows later.
+    /// Whether the parts belong to a compressed payload (RFC 7692 §6). UTF-8 is then checked only after inflating.
     is_compressed: bool,
     utf8: Utf8,
     /// [`HEADER_BYTES_MAX`] bytes of headroom, then the payload so far.
@@ -38,7 +37,7 @@ pub(crate) struct Assembler {
 }
 
 impl Assembler {
-    /// An empty message. Nothing is reserved until a part arrives.
+    /// Creates an empty message. Memory is reserved only when a part arrives.
     pub(crate) fn new(kind: MessageKind) -> Self {
         Self {
             kind,
@@ -48,7 +47,7 @@ impl Assembler {
         }
     }
 
-    /// A compressed message.
+    /// Creates an empty compressed message.
     pub(crate) fn compressed(kind: MessageKind) -> Self {
         Self {
             is_compressed: true,
@@ -60,29 +59,29 @@ impl Assembler {
         self.is_compressed
     }
 
-    /// A text message, not a binary one.
+    /// Returns whether this is a text message.
     pub(crate) fn is_text(&self) -> bool {
         self.kind == MessageKind::Text
     }
 
-    /// Payload bytes so far.
+    /// Returns the number of payload bytes so far.
     pub(crate) fn payload_len(&self) -> usize {
         self.buffer.len().saturating_sub(HEADER_BYTES_MAX)
     }
 
-    /// Bytes of memory that this message takes beyond the struct.
+    /// Returns the bytes of memory that the message takes besides this struct.
     pub(crate) fn held_bytes(&self) -> usize {
         self.buffer.capacity()
     }
 
-    /// Appends an unmasked part of a frame. `announced` is what the frame will bring after this part.
+    /// Appends an unmasked part of a frame. `announced` is the number of bytes of the frame that follow this part.
     pub(crate) fn push(
         &mut self,
         part: &[u8],
         announced: usize,
         frame: FramePosition,
     ) -> Result<(), Violation> {
-        // RFC 6455 §8.1: text must be UTF-8; told as soon as it is known, not when it is complete.
+        // RFC 6455 §8.1: text must be UTF-8. Report a violation at once, not only when the message is complete.
         if self.is_text() && !self.is_compressed {
             self.utf8.push(part).map_err(|_| Violation::InvalidUtf8)?;
         }
@@ -95,7 +94,7 @@ impl Assembler {
             reserve(&mut self.buffer, HEADER_BYTES_MAX + part.len(), expected);
             self.buffer.extend_from_slice(&[0; HEADER_BYTES_MAX]);
         } else {
-            // More fragments bring more than this frame announces: let the buffer double.
+            // More fragments follow after this frame, so let the buffer double.
             let expected = if frame == FramePosition::Last {
                 announced
             } else {
@@ -107,21 +106,22 @@ impl Assembler {
         Ok(())
     }
 
-    /// The whole message, behind [`HEADER_BYTES_MAX`] bytes of headroom.
+    /// Returns the whole message, after [`HEADER_BYTES_MAX`] bytes of headroom.
     pub(crate) fn finish(mut self) -> Result<Vec<u8>, Violation> {
         self.utf8.finish().map_err(|_| Violation::InvalidUtf8)?;
         if self.buffer.is_empty() {
             self.buffer = vec![0; HEADER_BYTES_MAX];
         }
-        // A message may wait long in a queue, where its length is what is counted. To shrink in place costs next to nothing.
+        // A message may wait in a queue for a long time, and limits count its length, not its capacity. Shrinking in
+        // place is cheap.
         self.buffer.shrink_to_fit();
         Ok(self.buffer)
     }
 }
 
-/// Makes room for `part` bytes that are there, and for some of the `announced` ones that are not:
-/// no more than has arrived already (or [`AHEAD_BYTES`]), so a peer cannot make us reserve what it
-/// only speaks of.
+/// Reserves space for `part` bytes that have arrived, and for some of the `announced` bytes that have not. The latter
+/// are at most as many as have arrived (or [`AHEAD_BYTES`]), so a peer can't cause a large reservation by announcing a
+/// long frame.
 pub(crate) fn reserve(buffer: &mut Vec<u8>, part: usize, announced: usize) {
     if buffer.capacity() - buffer.len() >= part {
         return;

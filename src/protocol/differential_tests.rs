@@ -1,11 +1,11 @@
-//! A second opinion: the same frames for this crate's state machine and for tungstenite, which others wrote, in both roles.
-//! Both must receive the same messages, answer with the same pongs and close codes, and fail at the same frame.
+//! Compares this crate's state machine with tungstenite, in both roles. Given the same frames, both must receive the
+//! same messages, answer with the same pongs and close codes, and fail at the same frame.
 //!
-//! Where the two differ and tungstenite is not right, or the RFC leaves it open, an [`Exemption`] says so; each has a
-//! test that fails when it is no longer needed.
+//! An [`Exemption`] describes a case in which they differ because tungstenite is wrong or the RFC permits both. Each
+//! exemption has a test that fails when it is no longer needed.
 //!
-//! A failure names its seed: `SEED=<n> cargo test --lib differential` runs that one alone, and `SEEDS=<n>` more of them
-//! than usual.
+//! A failure prints its seed. `SEED=<n> cargo test --lib differential` runs that seed alone, and `SEEDS=<n>` runs this
+//! many seeds.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
@@ -25,19 +25,19 @@ use script::script;
 
 const SEEDS: u64 = 4_000;
 
-/// What one frame comes to.
+/// The outcome of one frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum FrameOutcome {
-    /// It is a part of something, or nothing that is told.
+    /// The frame has no outcome of its own, such as a fragment.
     Taken,
     Text(Vec<u8>),
     Binary(Vec<u8>),
-    /// With the answer as it is written.
+    /// The payload, and the pong as it is written.
     Ping(Vec<u8>, Vec<u8>),
     Pong(Vec<u8>),
-    /// Code, reason, and the code of the answer.
+    /// The code and reason, and the code of the reply.
     Close(Option<u16>, String, Option<u16>),
-    /// The close code that tells the violation.
+    /// The close code of the violation.
     Failed(u16),
 }
 
@@ -47,18 +47,18 @@ impl FrameOutcome {
     }
 }
 
-/// Where the two differ, and why that is no fault of ours.
+/// A permitted difference between the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Exemption {
-    /// Tungstenite takes a length in more bytes than needed. RFC 6455 §5.2: the minimal number of bytes must be used.
+    /// Tungstenite accepts a length in more bytes than needed. RFC 6455 §5.2 requires the minimal number of bytes.
     NonMinimalLength,
-    /// Tungstenite takes 1014 for a code that must not be sent. RFC 6455 §7.4.2, §11.7: it is registered with IANA.
+    /// Tungstenite refuses the close code 1014. It is registered with IANA, so it is valid (RFC 6455 §7.4.2, §11.7).
     CloseCode1014,
-    /// One frame breaks several rules, of which each side names one. RFC 6455 §7.4.1 leaves open which.
+    /// A frame violates several rules, and each side reports another one. RFC 6455 §7.4.1 does not specify which.
     SeveralRules,
 }
 
-/// A frame, read by the letter of RFC 6455 §5.2 and apart from the crate's own code.
+/// A frame that was parsed according to RFC 6455 §5.2, independently of the crate's own code.
 #[derive(Debug, Clone)]
 struct ReferenceFrame {
     end: usize,
@@ -66,11 +66,12 @@ struct ReferenceFrame {
     masked: bool,
     minimal: bool,
     len: u64,
-    /// Unmasked; empty if the frame is too long to be sent in full.
+    /// The unmasked payload. Empty if the frame is too long to be sent in full.
     payload: Vec<u8>,
 }
 
-/// Reads the frames of a script, and completes the last: so that it makes no difference how early a side judges.
+/// Parses the frames of a script, and completes the last one. So it does not matter how early a side reports a
+/// violation in it.
 fn complete(bytes: &mut Vec<u8>, message_bytes_max: usize) -> Vec<ReferenceFrame> {
     let (mut at, mut frames) = (0, Vec::new());
     while at < bytes.len() {
@@ -105,14 +106,14 @@ fn complete(bytes: &mut Vec<u8>, message_bytes_max: usize) -> Vec<ReferenceFrame
             payload,
         });
         if !is_sent {
-            // Neither side reads any further.
+            // Neither side reads further bytes.
             bytes.truncate(at);
         }
     }
     frames
 }
 
-/// The close codes of all rules that the last frame breaks, where those before it break none.
+/// Returns the close codes of all rules that the last frame violates, if the earlier frames violate none.
 fn broken_rules(frames: &[ReferenceFrame], message_bytes_max: usize) -> Vec<u16> {
     let mut broken: Vec<u16> = Vec::new();
     let mut message: Option<(bool, Vec<u8>)> = None;
@@ -157,7 +158,7 @@ fn broken_rules(frames: &[ReferenceFrame], message_bytes_max: usize) -> Vec<u16>
 
 // --------------------------------------------------------------------------------------------------------- both sides
 
-/// Feeds ours, frame by frame and each cut by chance.
+/// Passes the frames to this crate, one by one, each split at random positions.
 fn ours<R: Side>(
     bytes: &[u8],
     frames: &[ReferenceFrame],
@@ -226,7 +227,7 @@ fn receive<R: Side>(
     })
 }
 
-/// Feeds ours at once, or in parts that know nothing of frames.
+/// Passes the bytes to this crate, at once or split at positions that are independent of the frames.
 fn ours_cut<R: Side>(bytes: &[u8], max: usize, dice: &mut Dice) -> Vec<FrameOutcome> {
     let mut connection = FrameReader::<R>::in_role(max);
     let (mut outcomes, mut at) = (Vec::<FrameOutcome>::new(), 0);
@@ -251,14 +252,14 @@ fn ours_cut<R: Side>(bytes: &[u8], max: usize, dice: &mut Dice) -> Vec<FrameOutc
     outcomes
 }
 
-/// The code of a close frame as a server writes it.
+/// Returns the code of an unmasked close frame.
 fn code_in(frame: &[u8]) -> Option<u16> {
     assert_eq!((frame[0], usize::from(frame[1])), (0x88, frame.len() - 2));
     let code = frame.get(2..4)?;
     Some(u16::from_be_bytes([code[0], code[1]]))
 }
 
-/// A socket that gives what it was given, and keeps what is written.
+/// A socket that returns prepared input, and records the output.
 #[derive(Default)]
 struct MemorySocket {
     input: VecDeque<u8>,
@@ -289,12 +290,13 @@ fn tungstenite(role: Role, max: usize) -> WebSocket<MemorySocket> {
         .read_buffer_size(4096)
         .write_buffer_size(0)
         .max_message_size(Some(max))
-        // Of control frames, too, of which it knows no other bound before they have come in full.
+        // This limit also applies to control frames, for which tungstenite checks no other limit before they are
+        // complete.
         .max_frame_size(Some(max.max(125)));
     WebSocket::from_raw_socket(MemorySocket::default(), role, Some(config))
 }
 
-/// Feeds tungstenite, frame by frame.
+/// Passes the frames to tungstenite, one by one.
 fn theirs(role: Role, bytes: &[u8], frames: &[ReferenceFrame], max: usize) -> Vec<FrameOutcome> {
     let mut server = tungstenite(role, max);
     let (mut outcomes, mut at) = (Vec::new(), 0);
@@ -303,7 +305,7 @@ fn theirs(role: Role, bytes: &[u8], frames: &[ReferenceFrame], max: usize) -> Ve
         at = frame.end;
         let outcome = match server.read() {
             Ok(message) => {
-                // What it answers leaves before anything else happens.
+                // Flush the replies before the next frame.
                 let _ = server.flush();
                 let answer = std::mem::take(&mut server.get_mut().output);
                 told(message, plain(answer))
@@ -329,7 +331,7 @@ fn theirs(role: Role, bytes: &[u8], frames: &[ReferenceFrame], max: usize) -> Ve
     outcomes
 }
 
-/// An answer without its mask: a control frame, or nothing.
+/// Unmasks a reply, which is a control frame or empty.
 fn plain(mut answer: Vec<u8>) -> Vec<u8> {
     if answer.get(1).is_some_and(|second| second & 0x80 != 0) {
         let key: Vec<u8> = answer.drain(2..6).collect();
@@ -341,9 +343,9 @@ fn plain(mut answer: Vec<u8>) -> Vec<u8> {
     answer
 }
 
-/// The same frames from the other side: a mask where there was none, and none where there was one. All else stays, right or
-/// wrong.
-fn of_the_other_side(bytes: &[u8], frames: &[ReferenceFrame]) -> (Vec<u8>, Vec<ReferenceFrame>) {
+/// Converts frames of a client into those of a server: masks the unmasked ones and unmasks the masked ones. Everything
+/// else stays, valid or not.
+fn with_role_swapped(bytes: &[u8], frames: &[ReferenceFrame]) -> (Vec<u8>, Vec<ReferenceFrame>) {
     const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
     let (mut other, mut moved, mut at) = (Vec::new(), Vec::new(), 0);
     for frame in frames {
@@ -381,7 +383,7 @@ fn told(message: Message, answer: Vec<u8>) -> FrameOutcome {
         Message::Binary(bytes) => FrameOutcome::Binary(bytes.to_vec()),
         Message::Ping(payload) => FrameOutcome::Ping(payload.to_vec(), answer),
         Message::Pong(payload) => FrameOutcome::Pong(payload.to_vec()),
-        // What it makes of a code that must not be sent.
+        // Tungstenite reports a code that must not be sent like this.
         Message::Close(Some(frame)) if frame.reason.as_str() == "Protocol violation" => {
             assert_eq!(code_in(&answer), Some(1002));
             FrameOutcome::Failed(1002)
@@ -397,20 +399,20 @@ fn told(message: Message, answer: Vec<u8>) -> FrameOutcome {
 
 // --------------------------------------------------------------------------------------------------------- comparison
 
-/// What is known of one script when both have read it.
+/// The result of comparing both sides on one script.
 struct Comparison {
-    /// As ours sees it.
+    /// The outcome of the last frame in this crate.
     last: FrameOutcome,
     exemption: Option<Exemption>,
 }
 
-/// Has both read a script; panics where they differ without an exemption.
+/// Passes a script to both sides. Panics if they differ without an exemption.
 fn compare(mut bytes: Vec<u8>, max: usize, dice: &mut Dice) -> Comparison {
     let frames = complete(&mut bytes, max);
     let verdict = compare_as::<role::ServerRole>(Role::Server, &bytes, &frames, max, dice);
-    let (bytes, frames) = of_the_other_side(&bytes, &frames);
+    let (bytes, frames) = with_role_swapped(&bytes, &frames);
     let as_client = compare_as::<role::ClientRole>(Role::Client, &bytes, &frames, max, dice);
-    assert_eq!(as_client.last, verdict.last, "a client sees it otherwise");
+    assert_eq!(as_client.last, verdict.last, "client and server differ");
     assert_eq!(as_client.exemption, verdict.exemption);
     verdict
 }
@@ -429,19 +431,23 @@ fn compare_as<R: Side>(
     assert_eq!(
         ours_cut::<R>(bytes, max, dice),
         told,
-        "cuts make a difference"
+        "the outcome depends on how the input is split"
     );
     let last = ours.last().cloned().unwrap_or(FrameOutcome::Taken);
     let at = ours.len() - 1;
-    // Whatever the other side says: ours fails by a rule that the frame breaks, and by none that it does not.
+    // Independently of tungstenite, this crate must fail if and only if the frame violates a rule, and report one of
+    // the violated rules.
     let broken = broken_rules(&frames[..=at], max);
     match last {
         FrameOutcome::Failed(code) => {
-            assert!(broken.contains(&code), "{code} is not of {broken:?}")
+            assert!(
+                broken.contains(&code),
+                "{code} is not among the violations {broken:?}"
+            )
         }
         _ => assert!(
             broken.is_empty(),
-            "a frame that breaks {broken:?} was taken"
+            "a frame with the violations {broken:?} was accepted"
         ),
     }
     let same = ours.iter().zip(&theirs).take_while(|(a, b)| a == b).count();
@@ -454,7 +460,8 @@ fn compare_as<R: Side>(
     Comparison { last, exemption }
 }
 
-/// The exemption that covers a difference in the last of these frames, where all before it were received alike.
+/// Returns the exemption for a difference in the last of these frames. Both sides have received the earlier ones
+/// equally.
 fn exemption(
     frames: &[ReferenceFrame],
     max: usize,
@@ -469,7 +476,7 @@ fn exemption(
             (broken.contains(ours) && broken.contains(theirs)).then_some(Exemption::SeveralRules)
         }
         (Failed(1002), _) if !frame.minimal => {
-            // It is all that is wrong with the frame.
+            // The frame must have no other fault.
             let mut otherwise = before.to_vec();
             otherwise.push(ReferenceFrame {
                 minimal: true,
@@ -505,7 +512,7 @@ fn both_receive_the_same_and_fail_at_the_same_frame() {
         played += 1;
     });
     if played >= SEEDS {
-        // A generator that has gone blind would compare nothing.
+        // Check that the generator produces every kind of outcome.
         for end in [0, 1000, 1002, 1007, 1009] {
             assert!(ends.get(&end).is_some_and(|&n| n > 100), "{ends:?}");
         }
@@ -530,14 +537,14 @@ fn every_exemption_is_still_needed() {
             Exemption::CloseCode1014,
             masked(&[0x88, 0x82], &1014u16.to_be_bytes()),
         ),
-        // Too long, and unmasked.
+        // The frame is too long and unmasked.
         (Exemption::SeveralRules, vec![0x82, 126, 4, 0]),
-        // Too long, by the bit that must be zero.
+        // The frame is too long, because it sets the bit that must be zero.
         (
             Exemption::SeveralRules,
             masked(&[0x82, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0], b""),
         ),
-        // A code that must not be sent, and a reason that is not UTF-8.
+        // The code must not be sent, and the reason is not UTF-8.
         (
             Exemption::SeveralRules,
             masked(&[0x88, 0x83], &[3, 0xED, 0xFF]),
@@ -583,7 +590,7 @@ fn sent_frames_are_read_by_a_foreign_client() {
     });
 }
 
-/// A frame of ours, and what it says.
+/// Creates a frame of this crate, and returns it with its message.
 fn sent_frame(dice: &mut Dice) -> (Vec<u8>, Message) {
     let len = match dice.below(12) {
         0 => 0xFFFE + dice.below(4),

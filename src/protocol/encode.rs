@@ -1,10 +1,10 @@
-//! Frames to send, all with FIN: unmasked, as a server sends them, and masked, as a client does (RFC 6455 §5.1).
+//! Encodes unfragmented frames: unmasked ones for a server, and masked ones for a client (RFC 6455 §5.1).
 
 use super::close::{CloseCode, reason_prefix};
 #[cfg(any(test, feature = "client"))]
 use super::mask;
 
-/// Longest header of a server frame: 2 + 8 bytes.
+/// The maximum length of a server frame's header: 2 + 8 bytes.
 pub(crate) const HEADER_BYTES_MAX: usize = 10;
 
 /// Longest payload of a control frame (RFC 6455 §5.5).
@@ -26,11 +26,11 @@ pub(crate) const RSV1: u8 = 0x40;
 /// The MASK bit of the second header byte (RFC 6455 §5.2).
 pub(super) const MASK: u8 = 0x80;
 
-/// What a frame is (RFC 6455 §5.2).
+/// The kind of a frame (RFC 6455 §5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Opcode {
-    /// A further fragment of the message begun before.
+    /// A further fragment of the current message.
     Continuation = 0x0,
     /// A text message, or its first fragment.
     Text = 0x1,
@@ -38,14 +38,14 @@ pub(crate) enum Opcode {
     Binary = 0x2,
     /// The closing handshake.
     Close = 0x8,
-    /// To be answered with a pong.
+    /// A ping, which requires a pong.
     Ping = 0x9,
-    /// The answer to a ping, or a one-way heartbeat.
+    /// The reply to a ping, or a one-way heartbeat.
     Pong = 0xA,
 }
 
 impl Opcode {
-    /// The opcode of these four bits; `None` for those the RFC reserves.
+    /// Returns the opcode of these four bits, or `None` if the RFC reserves them.
     pub(crate) const fn from_bits(bits: u8) -> Option<Self> {
         Some(match bits {
             0x0 => Self::Continuation,
@@ -64,7 +64,7 @@ impl Opcode {
     }
 }
 
-/// What a data message is made of (RFC 6455 §5.6).
+/// The type of a data message (RFC 6455 §5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MessageKind {
     Text,
@@ -76,7 +76,7 @@ impl MessageKind {
         if is_text { Self::Text } else { Self::Binary }
     }
 
-    /// The opcode of its first frame.
+    /// Returns the opcode of the first frame.
     pub(crate) const fn opcode(self) -> Opcode {
         match self {
             Self::Text => Opcode::Text,
@@ -85,7 +85,7 @@ impl MessageKind {
     }
 }
 
-/// Bytes of the unmasked FIN header for a payload of that length (2, 4 or 10).
+/// Returns the length of the unmasked header for a payload of this length: 2, 4 or 10 bytes.
 pub(crate) const fn header_len(payload_len: usize) -> usize {
     if payload_len <= LEN_7_MAX {
         2
@@ -96,15 +96,15 @@ pub(crate) const fn header_len(payload_len: usize) -> usize {
     }
 }
 
-/// Writes the unmasked FIN header right-aligned into `headroom`, so that it ends where the payload
-/// begins: it stands in `headroom[HEADER_BYTES_MAX - header_len..]`. Returns `header_len`.
+/// Writes the unmasked header with FIN at the end of `headroom`, so that the payload can follow directly. Returns the
+/// length of the header.
 pub(crate) fn write_header(
     opcode: Opcode,
     payload_len: usize,
     headroom: &mut [u8; HEADER_BYTES_MAX],
 ) -> usize {
     let first = FIN | opcode as u8;
-    // RFC 6455 §5.2: the minimal form must be used; the casts lose nothing inside their ranges.
+    // RFC 6455 §5.2 requires the minimal form. The casts are lossless within their ranges.
     if payload_len <= LEN_7_MAX {
         headroom[8] = first;
         headroom[9] = payload_len as u8;
@@ -120,7 +120,7 @@ pub(crate) fn write_header(
     header_len(payload_len)
 }
 
-/// The kind and the payload of a plain data frame that was made here. `None` if it is anything else.
+/// Returns the kind and payload of an uncompressed data frame that this module has encoded. `None` for any other bytes.
 #[cfg(feature = "deflate")]
 pub(crate) fn data_payload(frame: &[u8]) -> Option<(MessageKind, &[u8])> {
     const TEXT: u8 = FIN | Opcode::Text as u8;
@@ -138,8 +138,8 @@ pub(crate) fn data_payload(frame: &[u8]) -> Option<(MessageKind, &[u8])> {
     Some((kind, frame.get(header..)?))
 }
 
-/// A control frame. The payload is at most 125 bytes (RFC 6455 §5.5); more is a caller's mistake and
-/// is cut off.
+/// Encodes a control frame. A payload of more than 125 bytes (RFC 6455 §5.5) is a mistake of the caller, and is
+/// truncated.
 pub(crate) fn control(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     debug_assert!(opcode.is_control());
     debug_assert!(payload.len() <= CONTROL_BYTES_MAX);
@@ -150,13 +150,13 @@ pub(crate) fn control(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A close frame with code and reason, the reason cut to what fits. `None`: an empty payload
-/// (RFC 6455 §5.5.1).
+/// Encodes a close frame with a code and a reason, which is truncated if it is too long, or with an empty payload (RFC
+/// 6455 §5.5.1).
 pub(crate) fn close(frame: Option<(CloseCode, &str)>) -> Vec<u8> {
     control(Opcode::Close, &close_payload(frame))
 }
 
-/// Appends a client's frame: masked with a key that must not be foreseeable (RFC 6455 §5.3, §10.3).
+/// Appends a client's frame. The masking key must be unpredictable (RFC 6455 §5.3, §10.3).
 #[cfg(any(test, feature = "client"))]
 pub(crate) fn masked(opcode: Opcode, payload: &[u8], key: [u8; 4], out: &mut Vec<u8>) {
     debug_assert!(!opcode.is_control() || payload.len() <= CONTROL_BYTES_MAX);
@@ -172,7 +172,7 @@ pub(crate) fn masked(opcode: Opcode, payload: &[u8], key: [u8; 4], out: &mut Vec
     mask::unmask(&mut out[begin..], key, 0);
 }
 
-/// The payload of a close frame: a code and as much of the reason as fits, or nothing (RFC 6455 §5.5.1).
+/// Encodes the payload of a close frame: a code and as much of the reason as fits, or nothing (RFC 6455 §5.5.1).
 pub(crate) fn close_payload(frame: Option<(CloseCode, &str)>) -> Vec<u8> {
     let mut payload = Vec::new();
     if let Some((code, reason)) = frame {
@@ -182,8 +182,8 @@ pub(crate) fn close_payload(frame: Option<(CloseCode, &str)>) -> Vec<u8> {
     payload
 }
 
-/// Length of the whole server frame that stands at the front of `frames`, header included. It trusts that the frame
-/// was made here: what comes from the network never gets near it.
+/// Returns the length of the first server frame in `frames`, including its header. Does not validate the frame, which
+/// must have been encoded by this module.
 pub(crate) fn frame_len(frames: &[u8]) -> usize {
     let header = |len: usize| header_len(len) + len;
     match *frames {
@@ -196,7 +196,7 @@ pub(crate) fn frame_len(frames: &[u8]) -> usize {
     }
 }
 
-/// Whether the server frame at the front is a control frame.
+/// Returns whether the first server frame is a control frame.
 pub(crate) fn is_control_frame(frames: &[u8]) -> bool {
     frames.first().is_some_and(|first| first & 0x8 != 0)
 }

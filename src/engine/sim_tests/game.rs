@@ -1,6 +1,8 @@
-//! Chance plays all parts: clients, sockets, program and time. What must hold whatever happens is checked.
+//! A randomised test of a whole shard. Random choices control the clients, the sockets, the program and time, and the
+//! test checks the engine's invariants.
 //!
-//! A failure names its seed: `SEED=<n> cargo test --lib sim_tests::game` runs that one alone, and `SEEDS=<n>` so many.
+//! A failure prints its seed. `SEED=<n> cargo test --lib sim_tests::game` runs that seed alone, and `SEEDS=<n>` runs
+//! this many seeds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,38 +34,38 @@ const STEPS: usize = 2_000;
 const CLIENTS_MAX: usize = 8;
 const MESSAGE_BYTES_MAX: usize = 10_000;
 
-/// Of a handshake that somebody else has read.
+/// The response to a handshake that a host has read.
 const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
 
-/// Plays the game that these bytes describe.
+/// Runs the simulation whose random choices come from these bytes.
 pub(crate) fn run(data: &[u8]) {
     Game::new(Dice::from_bytes(data)).play_to_the_end(STEPS);
 }
 
-/// The bytes of a game of that many steps: a seed for fuzzers.
+/// Returns the bytes of a simulation with that many steps, a seed for fuzzers.
 #[cfg(test)]
 pub(crate) fn chances(seed: u64, steps: usize) -> Vec<u8> {
     Game::new(Dice::from_seed(seed)).play_to_the_end(steps)
 }
 
-/// One client, as the test plays it.
+/// A simulated client.
 struct Player {
     client: usize,
-    /// Still to be sent.
+    /// The bytes that the client has yet to send.
     to_send: Vec<u8>,
-    /// Everything that it got, handshake included.
+    /// All bytes that the client has received, including the handshake response.
     got: Vec<u8>,
-    /// Messages made for it so far: by itself, and by the program.
+    /// The number of messages so far that the client has sent, or that the program has sent to it.
     logged: usize,
     sent: usize,
     gone: bool,
-    /// It has asked for a WebSocket, or been handed over as one: its bytes are frames.
+    /// Whether the client has requested a WebSocket or was handed over as one, so that it now sends frames.
     upgraded: bool,
-    /// It was handed over: no handshake stands before its frames.
+    /// Whether the connection was handed over, so that no handshake response precedes its frames.
     adopted: bool,
-    /// It sends what it likes: its own messages have no numbers.
+    /// Whether the client sends arbitrary bytes, so that its messages have no numbers.
     wild: bool,
-    /// Requests for routes so far.
+    /// The number of requests for routes so far.
     requests: usize,
 }
 
@@ -77,7 +79,7 @@ struct Game {
     longest: usize,
 }
 
-/// Payloads are a sender, a number, and padding.
+/// Creates a payload: a sender, a number, and padding.
 fn payload(sender: char, n: usize, len: usize) -> String {
     let mut payload = format!("{sender}:{n}:");
     while payload.len() < len {
@@ -89,7 +91,7 @@ fn payload(sender: char, n: usize, len: usize) -> String {
 fn handler(hub: &Hub, session: &Session, told: &Told) {
     match told {
         Told::Open => send(hub, session, "O:0:"),
-        // What looks like nobody's, a wild client has said.
+        // Payloads that have another form are from a wild client.
         Told::Message(payload) if payload.starts_with(b"E:") => {
             send(hub, session, payload);
             if payload.ends_with(b"panic") {
@@ -104,7 +106,7 @@ fn handler(hub: &Hub, session: &Session, told: &Told) {
     }
 }
 
-/// Answers with the target, which is sent in two pieces for half of the requests, and panics where that is asked for.
+/// Answers with the target, in two pieces for half of the requests, and panics if the request demands it.
 fn route(request: Request) -> Response {
     if request.body == b"panic" {
         panic_quietly();
@@ -126,7 +128,8 @@ fn route(request: Request) -> Response {
     }
 }
 
-/// Lets most in, some with an attachment, rejects every seventh, and panics at every eleventh.
+/// Creates a handshake handler. It accepts most clients, some of them with an attachment, rejects every seventh, and
+/// panics at every eleventh.
 fn gate() -> impl Fn(&RequestHead) -> Result<HandshakeAccept, Reject> {
     let asked = AtomicUsize::new(0);
     move |_| match asked.fetch_add(1, Relaxed) {
@@ -153,8 +156,8 @@ impl Game {
         };
         let outbox_bytes_max = 100 + dice.below(2_000);
         let mailbox_bytes_max = 500 + dice.below(10_000);
-        // Not drawn, so that seeds mean what they meant before there were such bounds. The least there can be is room for
-        // one message.
+        // Derive these bounds from other choices instead of drawing them, so that old seeds keep their meaning. With a
+        // bound of 0, there is still space for one message.
         let of_all = |chance: usize| match chance % 4 {
             0 => 0,
             _ => Limits::default().received_bytes_max,
@@ -169,7 +172,7 @@ impl Game {
             connections_max: if dice.one_in(4) { 5 } else { CLIENTS_MAX },
             handshakes_max: 4,
             peer_connections_max: dice.one_in(4).then_some(3),
-            // Not drawn either.
+            // Derived as well.
             user_connections_max: mailbox_bytes_max.is_multiple_of(5).then_some(2),
             handshake_timeout: Duration::from_millis(1_000),
             message_timeout: Duration::from_millis(2_500),
@@ -189,7 +192,7 @@ impl Game {
                 message: true,
                 close: true,
                 request: dice.one_in(2),
-                // Not drawn either.
+                // Derived as well.
                 handshake: mailbox_bytes_max.is_multiple_of(3),
                 room: true,
                 ..Subscriptions::default()
@@ -295,7 +298,7 @@ impl Game {
         self.players.push(player);
     }
 
-    /// Hands a connection over in the midst of what it says, and of what it is sent; or before it is answered.
+    /// Hands a connection over in the middle of its input and output, or before its handshake is answered.
     fn adopt(&mut self, player: &mut Player) -> usize {
         player.logged = self.dice.below(3);
         let messages = (0..player.logged).map(|n| Message::new(payload('E', n, 0)));
@@ -339,7 +342,7 @@ impl Game {
         }
     }
 
-    /// What one client does, or what is done to it.
+    /// Performs one action of a client, or on a client.
     fn play(&mut self, player: usize, what: usize) {
         let client = self.players[player].client;
         match what {
@@ -353,7 +356,7 @@ impl Game {
                 {
                     self.players[player].sent += 1;
                 }
-                // Now and then its session is to expire soon, later, or not at all. Not drawn either.
+                // Sometimes set the expiry of the session: soon, later or never. This is derived as well.
                 if sent % 4 == 3
                     && let Some(session) = self.world.find_session(client)
                 {
@@ -449,7 +452,7 @@ impl Game {
         }
     }
 
-    /// A client that has no WebSocket yet asks for one, or for a route.
+    /// Sends a handshake or a request for a route from a client in the HTTP stage.
     fn ask(&mut self, player: usize) {
         let what = self.dice.below(8);
         let player = &mut self.players[player];
@@ -472,7 +475,7 @@ impl Game {
         player.to_send.extend(request.into_bytes());
     }
 
-    /// Bounds that hold at all times.
+    /// Asserts that the bounds hold.
     fn check_bounds(&mut self) {
         let controls = 16 * 127 + 200;
         let outbox_max = self.outbox_bytes_max.max(self.longest) + controls;
@@ -495,7 +498,8 @@ impl Game {
             if let Some(Stage::WebSocket(ws)) = core.conns.get(key).map(|conn| &conn.stage) {
                 let bytes = ws.outbox.bytes();
                 assert!(bytes <= outbox_max, "{bytes} wait for one client");
-                // One read may go over the bound, and bring many small messages that weigh more than their bytes.
+                // One read may exceed the bound, and contain many small messages, which take more memory than their
+                // bytes.
                 let (inbox, begun) = ws.held_bytes();
                 let inbox_max = limits.pending_bytes_max + 16 * READ_BYTES;
                 assert!(inbox <= inbox_max, "{inbox} of a client wait");
@@ -512,7 +516,8 @@ impl Game {
         }
     }
 
-    /// Everything that a client got: answers in order, then whole frames, in order, nothing after a close.
+    /// Checks everything that a client received: responses in order, then complete frames in order, and nothing after a
+    /// close frame.
     fn check_output(&self, player: &Player) -> u64 {
         let mut bytes = player.got.clone();
         if !player.adopted && !take_answers(&mut bytes, player.wild) {
@@ -551,7 +556,7 @@ impl Game {
             }
             let n: usize = parts.next().unwrap().parse().unwrap();
             let before = last.insert(sender.clone(), n);
-            // A handler's reply finds the mailbox full at times.
+            // The mailbox may be full when a handler replies.
             let may_drop = may_drop || sender == "E";
             match before {
                 Some(before) if may_drop => assert!(n > before, "{sender}{n} after {before}"),
@@ -582,7 +587,7 @@ impl Game {
         }
     }
 
-    /// Returns the chances that it took.
+    /// Runs the simulation to its end, and returns its random choices.
     fn play_to_the_end(mut self, steps: usize) -> Vec<u8> {
         for _ in 0..steps {
             if self.dice.is_used_up() {
@@ -593,7 +598,7 @@ impl Game {
             self.collect();
         }
         if self.dice.one_in(2) {
-            // All read on, and what waits is sent, before the end.
+            // Before the end, all clients read again, so that queued messages are sent.
             for player in 0..self.players.len() {
                 let client = self.players[player].client;
                 self.world.unstall(client);
@@ -639,7 +644,8 @@ impl Game {
     }
 }
 
-/// Takes the answers to requests off the front, which name their targets in order. Returns whether a WebSocket follows.
+/// Removes the responses to requests from the front, and checks that they name their targets in order. Returns whether
+/// a WebSocket follows.
 fn take_answers(bytes: &mut Vec<u8>, wild: bool) -> bool {
     let mut n = 0;
     loop {

@@ -1,6 +1,6 @@
-//! A shard's world: clients, time, and handlers that run when the test says so.
+//! A simulated world around one shard: clients, time, and handlers that run when the test decides.
 //!
-//! It is one file, though a long one, because it is one type, which every test here plays with.
+//! The file is long because it contains a single type, which all simulated tests use.
 
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
@@ -33,7 +33,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::http::{BodyMode, Head};
 use crate::request::{Reject, RequestHead};
 
-/// What the program was told.
+/// A call of the program by the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Told {
     Entered,
@@ -52,11 +52,11 @@ impl Told {
 
 type Handler = dyn Fn(&Hub, &Session, &Told) + Send + Sync;
 type Gate = dyn Fn(&RequestHead) -> Result<HandshakeAccept, Reject> + Send + Sync;
-/// What the program does for an event stream whose request it has granted.
+/// Called by the program for an event stream whose request it has accepted.
 type Streamer = dyn Fn(&Hub, &Session) + Send + Sync;
 type Route = dyn Fn(Request) -> Response + Send + Sync;
 
-/// How a world is to be.
+/// The settings of a world.
 pub(super) struct Setup {
     pub(super) limits: Limits,
     pub(super) slow_consumer: SlowConsumer,
@@ -64,7 +64,7 @@ pub(super) struct Setup {
     #[cfg(feature = "deflate")]
     pub(super) compression: Option<crate::compression::Compression>,
     pub(super) subscriptions: Subscriptions,
-    /// Handlers run on the shard's own thread, as far as it gets.
+    /// Whether handlers may run on the shard's own thread.
     pub(super) adaptive_handlers: bool,
     pub(super) handler: Box<Handler>,
     pub(super) gate: Box<Gate>,
@@ -96,41 +96,42 @@ impl Default for Setup {
     }
 }
 
-/// Whether worlds have it so: what must hold, must hold both ways.
+/// Returns the default of `adaptive_handlers`, so that all tests can run in both modes.
 fn is_adaptive() -> bool {
     std::env::var("HUMPHREY_WS_ADAPTIVE").as_deref() != Ok("no")
 }
 
-/// A message from the program to a session's client.
+/// Returns whether bytes of a client contain the header of a handshake.
 fn has_key_header(bytes: &[u8]) -> bool {
     const NAME: &[u8] = b"\r\nSec-WebSocket-Key:";
     bytes.windows(NAME.len()).any(|window| window == NAME)
 }
 
+/// Sends a message from the program to a session's client.
 pub(super) fn send(hub: &Hub, session: &Session, payload: impl AsRef<[u8]>) {
     let frame = Message::new(payload).frame().clone();
     let _ = hub.post(session.id, Command::Send(session.id.key(), frame), false);
 }
 
-/// Every message comes back.
+/// A handler that echoes every message.
 pub(super) fn echo(hub: &Hub, session: &Session, told: &Told) {
     if let Told::Message(payload) = told {
         send(hub, session, payload);
     }
 }
 
-/// A handler's panic, without the noise.
+/// Panics without calling the panic hook, which would print a message.
 pub(super) fn panic_quietly() -> ! {
     resume_unwind(Box::new("a handler's panic"))
 }
 
-/// The program: records what it is told, and does what the test wants.
+/// The program. It records its calls, and runs the closures of the test.
 struct TestProgram {
     setup: Setup,
     hub: OnceLock<Weak<Hub>>,
     log: Mutex<Vec<(Key, Told)>>,
     sessions: Mutex<Vec<Arc<Session>>>,
-    /// Those that sessions began with, as connect handlers got them.
+    /// The handshake requests that connect handlers received.
     requests: Mutex<Vec<Weak<RequestHead>>>,
 }
 
@@ -243,7 +244,7 @@ struct SimClient {
     key: Key,
     /// Output that is not a whole frame yet.
     rest: Vec<u8>,
-    /// Whether the client has sent a handshake, or what looks like one.
+    /// Whether the client has sent a handshake, valid or not.
     has_sent_handshake: bool,
 }
 
@@ -254,23 +255,23 @@ pub(super) struct World {
     base: Instant,
     now: Duration,
     rung: Arc<AtomicBool>,
-    /// Until when the shard sleeps; none: until it is woken.
+    /// The time until which the shard sleeps. `None` if it sleeps until it is woken.
     asleep_until: Option<Duration>,
     clients: Vec<SimClient>,
-    /// The address of clients that come from now on.
+    /// The address of the clients that connect next.
     pub(super) come_from: [u8; 4],
-    /// Handed over, and not run yet.
+    /// The jobs that wait to be run.
     pub(super) jobs: Vec<Job>,
-    /// Requests that handlers are at work for.
+    /// The requests whose handlers are running.
     begun: Vec<Arc<RequestHead>>,
-    /// Responses of which handlers read the next piece.
+    /// The responses of which handlers are reading the next piece.
     begun_pieces: Vec<Arc<PieceTicket>>,
-    /// Those of them that the shard's own thread runs, and whose shard has not gone on without it.
+    /// The number of jobs, at the end of `jobs`, that the shard's own thread runs while it lends the shard out.
     lent: usize,
     pub(super) turns: usize,
 }
 
-/// More turns without anything from outside are no progress.
+/// The maximum number of turns without external events, after which a test fails for lack of progress.
 const TURNS_MAX: usize = 100_000;
 
 impl World {
@@ -280,7 +281,7 @@ impl World {
             slow_consumer: setup.slow_consumer,
             heartbeat: setup.heartbeat,
             shards: 1,
-            // One, which never comes: so the jobs stay where the test can take them.
+            // This thread never runs, so the jobs stay where the test can take them.
             handler_threads: 1,
             adaptive_handlers: setup.adaptive_handlers,
             origins: None,
@@ -337,7 +338,7 @@ impl World {
         })
     }
 
-    /// A hub of so many shards as there are wakers, for the same program. Nobody turns them.
+    /// Creates a hub for the same program, with one shard for each waker. These shards never run.
     pub(super) fn hub_of(&self, wakers: Vec<Box<dyn Wake>>) -> Arc<Hub> {
         Hub::new(self.hub.settings.clone(), wakers, self.program.clone())
     }
@@ -348,12 +349,12 @@ impl World {
 
     // ---------------------------------------------------------------------------------------------- what clients do
 
-    /// A client connects, and says nothing yet.
+    /// Connects a client that sends nothing yet.
     pub(super) fn connect(&mut self) -> usize {
         self.insert(None)
     }
 
-    /// A connection is handed over whose handshake is done.
+    /// Hands a connection over whose handshake is done.
     pub(super) fn adopt(&mut self, upgraded: Upgraded) -> usize {
         self.insert(Some(upgraded))
     }
@@ -363,7 +364,7 @@ impl World {
         let has_sent_handshake = upgraded.is_some();
         let index = self.clients.len();
         let peer = SocketAddr::from((self.come_from, 1024 + index as u16 % 60_000));
-        // In the midst of a turn, as the shard's thread does.
+        // Connections are inserted within a turn, as by the shard's thread.
         self.begin_turn();
         let key = self.core().conns.next_key();
         self.hub.shards[0].load.fetch_add(1, Relaxed);
@@ -378,7 +379,7 @@ impl World {
         index
     }
 
-    /// A client connects, has its handshake answered and its connect handler run.
+    /// Connects a client, answers its handshake, and runs its connect handler.
     pub(super) fn join(&mut self) -> usize {
         let client = self.connect();
         self.client_sends(client, UPGRADE);
@@ -397,7 +398,7 @@ impl World {
         lock(&self.clients[client].pipe)
     }
 
-    /// A client sends; the shard takes it in as far as it wants.
+    /// Sends bytes from a client, and lets the shard read as many as it wants.
     pub(super) fn client_sends(&mut self, client: usize, bytes: impl AsRef<[u8]>) {
         let bytes = bytes.as_ref();
         self.clients[client].has_sent_handshake |= has_key_header(bytes);
@@ -419,13 +420,13 @@ impl World {
         self.settle();
     }
 
-    /// A client reads so many bytes more.
+    /// Lets a client read this many further bytes.
     pub(super) fn client_reads(&mut self, client: usize, bytes: usize) {
         self.pipe(client).add_room(bytes);
         self.settle();
     }
 
-    /// A client reads nothing from now on, beyond so many bytes.
+    /// Makes a client stop reading after this many further bytes.
     pub(super) fn stall(&mut self, client: usize, room: usize) {
         self.pipe(client).set_room(room);
     }
@@ -436,7 +437,7 @@ impl World {
 
     // --------------------------------------------------------------------------------------------- what clients got
 
-    /// The head of an HTTP response.
+    /// Removes and returns the head of an HTTP response from the client's output.
     pub(super) fn head(&mut self, client: usize) -> String {
         self.take_output(client);
         let rest = &mut self.clients[client].rest;
@@ -445,7 +446,7 @@ impl World {
         String::from_utf8(rest.drain(..end).collect()).unwrap()
     }
 
-    /// Everything that a client got since.
+    /// Returns everything that a client has received since the last call.
     pub(super) fn output(&mut self, client: usize) -> Vec<u8> {
         self.take_output(client);
         std::mem::take(&mut self.clients[client].rest)
@@ -469,7 +470,7 @@ impl World {
         }
     }
 
-    /// The whole frames that a client got since.
+    /// Returns the complete frames that a client has received since the last call.
     pub(super) fn frames(&mut self, client: usize) -> Vec<Frame> {
         let output = self.pipe(client).take_output();
         let rest = &mut self.clients[client].rest;
@@ -477,7 +478,7 @@ impl World {
         parse_frames(rest)
     }
 
-    /// The same, which must be all that it got.
+    /// Returns the frames that a client has received since the last call, and asserts that the last one is complete.
     pub(super) fn all_frames(&mut self, client: usize) -> Vec<Frame> {
         let frames = self.frames(client);
         assert_eq!(self.clients[client].rest, b"", "half a frame");
@@ -505,7 +506,7 @@ impl World {
 
     // ------------------------------------------------------------------------------------------ what the program does
 
-    /// What it was told of a client, and not asked for yet.
+    /// Removes and returns the recorded calls for a client.
     pub(super) fn told(&mut self, client: usize) -> Vec<Told> {
         let key = self.key(client);
         let mut log = self.program.log.lock().unwrap();
@@ -514,21 +515,22 @@ impl World {
         own.into_iter().map(|told| told.1).collect()
     }
 
-    /// The same, as far as handlers were told.
+    /// Removes and returns the recorded calls of handlers for a client.
     pub(super) fn handled(&mut self, client: usize) -> Vec<Told> {
         let mut told = self.told(client);
         told.retain(|told| !matches!(told, Told::Entered | Told::Left));
         told
     }
 
-    /// How many connect handlers have got the request that their session began with, and how many of those are kept.
+    /// Returns the number of connect handlers that received the handshake request, and the number of these requests
+    /// that are still in memory.
     pub(super) fn requests(&self) -> (usize, usize) {
         let requests = self.program.requests.lock().unwrap();
         let kept = requests.iter().filter(|known| known.strong_count() > 0);
         (requests.len(), kept.count())
     }
 
-    /// The test lets go of the sessions that it knows, as a handler that has kept them.
+    /// Drops the test's references to sessions, as a handler does that has stored streams.
     pub(super) fn forget_sessions(&mut self) {
         self.program.sessions.lock().unwrap().clear();
     }
@@ -578,7 +580,7 @@ impl World {
         self.hub.post(self.id(client), command, false)
     }
 
-    /// A handler begins with a job that asks for an answer to a request, and takes its time: it is run later.
+    /// Marks a job for a request as begun by a handler. It is run later.
     pub(super) fn begin_job(&mut self, index: usize) {
         match &mut self.jobs[index].work {
             Work::Handshake(request) | Work::EventStream(request) | Work::Guard(request) => {
@@ -595,18 +597,18 @@ impl World {
         }
     }
 
-    /// A job that was handed over, and is to last: also where it was the shard's own, which then goes on without it.
+    /// Takes the first job, to be run later. If the shard's own thread ran it, the shard continues without that thread.
     pub(super) fn hold_job(&mut self) -> Job {
         self.lent = 0;
         self.jobs.remove(0)
     }
 
-    /// Runs a job that was held.
+    /// Runs a job that [`hold_job`](Self::hold_job) returned.
     pub(super) fn run_held_job(&mut self, job: Job) {
         simulate(&self.hub, job, RunOn::Pool);
     }
 
-    /// Runs one of the jobs that were handed over. The shard is not woken for it yet.
+    /// Runs one of the waiting jobs, without waking the shard afterwards.
     pub(super) fn run_job(&mut self, index: usize) {
         let lent_from = self.jobs.len() - self.lent;
         let job = self.jobs.remove(index);
@@ -619,11 +621,11 @@ impl World {
         let done = simulate(&self.hub, job, RunOn::Shard);
         let now = self.base + self.now;
         self.core().job_done(to, done, Duration::ZERO, now);
-        // Its thread goes on with it.
+        // The shard's thread takes the shard back, and continues.
         self.asleep_until = Some(self.now);
     }
 
-    /// Runs what is handed over now, and lets the shard take in the outcome.
+    /// Runs the jobs that wait now, and lets the shard process their results.
     pub(super) fn run_jobs(&mut self) {
         for _ in 0..self.jobs.len() {
             self.run_job(0);
@@ -632,7 +634,7 @@ impl World {
         self.settle();
     }
 
-    /// Runs what is handed over now, but nothing of that client.
+    /// Runs all jobs except those of one client, and lets the shard process their results.
     pub(super) fn run_jobs_but(&mut self, client: usize) {
         let key = self.key(client);
         let is_other = |job: &Job| job.to.is_none_or(|(_, of)| of != key);
@@ -643,9 +645,9 @@ impl World {
         self.settle();
     }
 
-    /// Lets shard and handlers go on until both have nothing more to do.
+    /// Runs the shard and the handlers until neither has anything to do.
     pub(super) fn run_handlers(&mut self) {
-        // Of jobs that ran one by one.
+        // This is for jobs that the test has run with `run_job`.
         self.hub.wake_deferred();
         self.settle();
         while !self.jobs.is_empty() {
@@ -655,7 +657,7 @@ impl World {
 
     // ------------------------------------------------------------------------------------------------ time and turns
 
-    /// Lets the shard turn until it sleeps for good, or until its next deadline.
+    /// Runs the shard until it sleeps.
     pub(super) fn settle(&mut self) {
         let mut turns = 0;
         while self.is_due() {
@@ -665,7 +667,7 @@ impl World {
         }
     }
 
-    /// Whether the shard would wake now.
+    /// Returns whether the shard would wake now.
     pub(super) fn is_due(&self) -> bool {
         self.core.as_ref().is_some_and(|core| !core.is_finished())
             && (self.rung.load(SeqCst)
@@ -708,7 +710,7 @@ impl World {
         let now = self.base + self.now;
         assert!(self.core().take_arrivals().is_empty());
         self.core().turn();
-        // Handlers of the last turn that still run: the shard has gone on without their thread.
+        // If handlers of the last turn still run, the shard has been handed to its spare thread.
         self.lent = 0;
         while let Some((job, started)) = self.hub.jobs.queue.take(now, false) {
             assert_eq!(started, 0);
@@ -732,13 +734,13 @@ impl World {
         self.jobs.push(job);
     }
 
-    /// How long the shard sleeps; none: until it is woken.
+    /// Returns how long the shard will sleep. `None` if it sleeps until it is woken.
     pub(super) fn sleeps(&self) -> Option<Duration> {
         self.asleep_until
             .map(|until| until.saturating_sub(self.now))
     }
 
-    /// Time goes by; the shard wakes whenever it asked to.
+    /// Advances the time. The shard wakes at each deadline that it has set.
     pub(super) fn advance(&mut self, by: Duration) {
         let until = self.now + by;
         let mut turns = 0;
@@ -754,23 +756,23 @@ impl World {
         self.now = until;
     }
 
-    /// Time goes by while the shard is at work.
+    /// Advances the time during a turn of the shard.
     pub(super) fn skip_ms(&mut self, ms: u64) {
         self.now += Duration::from_millis(ms);
     }
 
-    /// Time goes by, and the shard does not run: its process is stopped. Then it wakes, if it would have.
+    /// Advances the time as if the process were suspended. Then the shard wakes, if a deadline has passed.
     pub(super) fn stand_still(&mut self, by: Duration) {
         self.now += by;
         self.settle();
     }
 
-    /// How many sessions expire.
+    /// Returns the number of sessions with an expiry.
     pub(super) fn expiries(&self) -> usize {
         self.hub.shards[0].expiries.keys().len()
     }
 
-    /// The moment when a session expires that has so long to live.
+    /// Returns the expiry that is this many milliseconds from now.
     pub(super) fn expiry_in_ms(&self, ms: u64) -> Option<Expiry> {
         Expiry::at(self.base + self.now + Duration::from_millis(ms))
     }
@@ -779,9 +781,9 @@ impl World {
         self.advance(Duration::from_millis(ms));
     }
 
-    // ----------------------------------------------------------------------------------------------- what must hold
+    // ----------------------------------------------------------------------------------------------- invariants
 
-    /// What the shard keeps count of is what there is.
+    /// Asserts that the counters of the shard match its state.
     fn check(&mut self) {
         let (load, members) = (
             self.hub.shards[0].load.load(Relaxed),
@@ -866,7 +868,7 @@ impl World {
         sum
     }
 
-    /// Bytes that wait for a client.
+    /// Returns the bytes that are queued for a client.
     pub(super) fn waiting_bytes(&mut self, client: usize) -> usize {
         let key = self.key(client);
         let core = self.core();
@@ -877,7 +879,7 @@ impl World {
         }
     }
 
-    /// Bytes that wait for a client and for nobody else.
+    /// Returns the bytes that are queued for this client only.
     pub(super) fn unshared_bytes(&mut self, client: usize) -> usize {
         let key = self.key(client);
         let core = self.core();
@@ -888,7 +890,7 @@ impl World {
         }
     }
 
-    /// The memory that is kept for them.
+    /// Returns the memory of the bytes that are queued for a client.
     #[cfg(test)]
     pub(super) fn kept_bytes(&mut self, client: usize) -> usize {
         let key = self.key(client);
@@ -904,7 +906,7 @@ impl World {
         self.core().conns.len()
     }
 
-    /// Nobody is left, and nothing of them.
+    /// Asserts that no connection is left, and that the shard holds no memory of any.
     pub(super) fn assert_empty(&mut self) {
         self.run_handlers();
         assert_eq!(self.conns(), 0, "connections");
@@ -929,7 +931,7 @@ impl World {
 
     // ------------------------------------------------------------------------------------------------------- the end
 
-    /// The engine is told to stop, and to be done in so long.
+    /// Stops the engine, with this timeout.
     pub(super) fn stop(&mut self, wait: Duration) {
         let deadline = self.base + self.now + wait;
         let mailbox = &self.hub.shards[0].mailbox;
@@ -938,12 +940,12 @@ impl World {
         self.settle();
     }
 
-    /// Whether the shard's thread would end.
+    /// Returns whether the shard's thread would end now.
     pub(super) fn has_stopped(&mut self) -> bool {
         self.core().is_finished()
     }
 
-    /// The shard's thread ends.
+    /// Ends the shard as its thread does.
     pub(super) fn finish(&mut self) {
         let now = self.base + self.now;
         self.core.take().unwrap().finish();

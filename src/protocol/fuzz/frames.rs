@@ -1,6 +1,6 @@
-//! Frames from a client, or from a server, cut by the network in any way.
+//! Checks frames from a client or from a server that arrive in arbitrary pieces.
 //!
-//! A case is: which limit holds for messages, cuts, and what the peer sends.
+//! A case consists of the message limit, the cuts, and the bytes of the peer.
 
 use super::reference::{self, Heard, Transcript, TranscriptEnd};
 use super::{byte, cuts, pieces};
@@ -10,15 +10,16 @@ use crate::protocol::role::{ClientRole, Role, ServerRole};
 
 const LIMITS: [usize; 6] = [0, 1, 125, 200, 66_000, usize::MAX];
 
-/// Held beyond twice what has arrived: see `assembler::reserve`, and what a message in progress takes itself.
+/// The maximum memory of a message in progress, besides twice the bytes that have arrived. It covers the reservation in
+/// advance (`assembler::reserve`) and the state.
 const HELD_BYTES: usize = 2 * 4096 + 512;
 
-/// We are the server.
+/// Checks frames from a client.
 pub(crate) fn run(data: &[u8]) {
     run_as::<ServerRole>(data, reference::read);
 }
 
-/// We are the client.
+/// Checks frames from a server.
 pub(crate) fn run_as_client(data: &[u8]) {
     run_as::<ClientRole>(data, reference::read_of_server);
 }

@@ -1,12 +1,13 @@
-//! Answers to a client's handshake, cut by the network in any way: what is understood, and what is taken for a WebSocket.
+//! Checks responses to a client's handshake that arrive in arbitrary pieces: how they are parsed, and which ones are
+//! accepted as a WebSocket.
 //!
-//! A case is: limits, cuts, and what the server sends.
+//! A case consists of the limits, the cuts, and the bytes of the server.
 
 use super::{byte, cuts, pieces};
 use crate::protocol::handshake::client::{self, Agreed, ExpectedAnswer, Extensions};
 use crate::protocol::http::{HEADERS_MAX, HttpReply, ReplyReader};
 
-/// The key of RFC 6455 §1.3, and its answer: seeds can have it.
+/// The key of the example in RFC 6455 §1.3, and the matching `Sec-WebSocket-Accept`, which seeds can contain.
 const KEY: [u8; 16] = *b"the sample nonce";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 const OFFERED: [&str; 2] = ["chat", "superchat"];
@@ -26,7 +27,7 @@ pub(crate) fn run(mut data: &[u8]) {
     }
 }
 
-/// What comes of these pieces, behind which the connection ends; an error as it is said.
+/// Parses these pieces, after which the connection ends. Returns the response, or the text of the error.
 fn read(pieces: &[&[u8]], head_max: usize, body_max: usize) -> Result<Option<HttpReply>, String> {
     let mut reader = ReplyReader::new(head_max, body_max);
     let mut pieces = pieces.iter();
@@ -35,7 +36,7 @@ fn read(pieces: &[&[u8]], head_max: usize, body_max: usize) -> Result<Option<Htt
             Ok(None) => {}
             Ok(Some(mut reply)) => {
                 if reply.head.status == 101 {
-                    // All that follows belongs to the other protocol.
+                    // All further bytes belong to the new protocol.
                     pieces.for_each(|piece| reply.rest.extend_from_slice(piece));
                 }
                 return Ok(Some(reply));
@@ -48,7 +49,7 @@ fn read(pieces: &[&[u8]], head_max: usize, body_max: usize) -> Result<Option<Htt
 
 fn check(reply: &HttpReply, data: &[u8], body_max: usize) {
     let head = &reply.head;
-    // RFC 9110 §15: an invalid status is the caller's to judge; an interim one is never final.
+    // RFC 9110 §15: interim statuses are skipped. The caller checks whether the final one is valid.
     assert!(head.status == 101 || !(100..200).contains(&head.status));
     assert!(head.headers.len() <= HEADERS_MAX);
     for (name, value) in &head.headers {
@@ -58,19 +59,19 @@ fn check(reply: &HttpReply, data: &[u8], body_max: usize) {
     if head.status == 101 {
         assert!(
             data.ends_with(&reply.rest),
-            "nothing of what follows is lost"
+            "bytes after the response were lost"
         );
     } else {
         assert!(reply.rest.len() <= body_max);
     }
-    // It is asked for so that nothing of it panics.
+    // This must not panic.
     let _ = head.retry_after();
     let offered = OFFERED.map(str::to_owned);
     let (_, asked) = client::request("/", "example", KEY, &offered, Extensions::None, &[]);
     check_verdict(reply, data, &asked);
 }
 
-/// What is taken for an answer to the handshake has all that RFC 6455 §4.1 wants, by another look at the bytes.
+/// Asserts that an accepted response meets all requirements of RFC 6455 §4.1, with an independent check of the headers.
 fn check_verdict(reply: &HttpReply, data: &[u8], asked: &ExpectedAnswer) {
     let values = |name: &str| -> Vec<String> {
         let of_name = reply.head.headers.iter();
@@ -99,14 +100,14 @@ fn check_verdict(reply: &HttpReply, data: &[u8], asked: &ExpectedAnswer) {
         }
         Err(error) => {
             assert!(!error.to_string().is_empty());
-            // What is compared letter by letter: the lower-case look above is blind to it.
-            let is_letter_case = [
+            // These values are case-sensitive, which the check above ignores.
+            let is_case_difference = [
                 client::BadAnswer::AcceptWrong,
                 client::BadAnswer::AcceptRepeated,
             ]
             .contains(&error)
                 || matches!(error, client::BadAnswer::Subprotocol(_));
-            assert!(!is_good || is_letter_case, "{error}: {reply:?}");
+            assert!(!is_good || is_case_difference, "{error}: {reply:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The client's side of the opening handshake (RFC 6455 §4.1): the request, and the judgement of its answer.
+//! The client's side of the opening handshake (RFC 6455 §4.1): encodes the request, and checks the response.
 
 use std::error::Error;
 use std::fmt;
@@ -9,24 +9,24 @@ use base64::engine::general_purpose::STANDARD;
 use super::{KEY_BYTES, VERSION, accept};
 use crate::protocol::http::ReplyHead;
 
-/// What was asked for, and what the answer is held to.
+/// The parts of the request against which the response is checked.
 #[derive(Debug, Clone)]
 pub(crate) struct ExpectedAnswer {
     accept: String,
     subprotocols: Vec<String>,
-    /// permessage-deflate was offered (RFC 7692).
+    /// Whether permessage-deflate was offered (RFC 7692).
     compression: bool,
 }
 
-/// What a server has agreed to.
+/// The result of the negotiation with a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Agreed<'a> {
     pub(crate) subprotocol: Option<&'a str>,
-    /// It may send compressed messages.
+    /// Whether the server may send compressed messages.
     pub(crate) compression: bool,
 }
 
-/// What a client offers beside subprotocols.
+/// The extensions that a client offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extensions {
     None,
@@ -35,8 +35,8 @@ pub(crate) enum Extensions {
     Deflate,
 }
 
-/// Writes a handshake. The caller has checked `target`, `host`, and that subprotocols and headers may be sent; the key
-/// comes from a source that can't be foreseen.
+/// Encodes a handshake request. The caller must have validated `target`, `host`, subprotocols and headers. The key must
+/// be unpredictable.
 pub(crate) fn request(
     target: &str,
     host: &str,
@@ -73,27 +73,27 @@ pub(crate) fn request(
     (head.into_bytes(), asked)
 }
 
-/// Why a 101 is not the answer to our handshake (RFC 6455 §4.1): the connection has to be failed.
+/// The reason why a 101 response is invalid, so that the client must fail the connection (RFC 6455 §4.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BadAnswer {
     /// `Upgrade` is missing, or names another protocol (item 2).
     Upgrade,
-    /// `Connection` does not say `upgrade` (item 3).
+    /// `Connection` does not contain `upgrade` (item 3).
     Connection,
     /// No `Sec-WebSocket-Accept`, or several (item 4, §11.3.3).
     AcceptMissing,
     AcceptRepeated,
-    /// It does not fit our key (item 4).
+    /// `Sec-WebSocket-Accept` does not match the key (item 4).
     AcceptWrong,
-    /// An extension that was not offered: none is (item 5).
+    /// The server has selected an extension that was not offered (item 5).
     Extension(String),
-    /// A subprotocol that was not offered (item 6).
+    /// The server has selected a subprotocol that was not offered (item 6).
     Subprotocol(String),
-    /// More than one subprotocol (§11.3.4).
+    /// The server has selected more than one subprotocol (§11.3.4).
     SubprotocolRepeated,
 }
 
-/// Judges a 101. Returns what the server has agreed to.
+/// Checks a 101 response. Returns the result of the negotiation.
 pub(crate) fn judge<'a>(
     asked: &'a ExpectedAnswer,
     head: &ReplyHead,
@@ -123,11 +123,11 @@ pub(crate) fn judge<'a>(
     };
     let mut chosen = head.tokens("Sec-WebSocket-Protocol");
     match (chosen.next(), chosen.next()) {
-        // RFC 6455 §4.2.2 item 5.5: a server that agrees to none of those offered says nothing.
+        // RFC 6455 §4.2.2 item 5.5: a server that accepts none of the subprotocols omits the header.
         (None, _) => Ok(agreed(None)),
         (Some(_), Some(_)) => Err(BadAnswer::SubprotocolRepeated),
         (Some(chosen), None) => {
-            // Subprotocols are compared as they are (RFC 6455 §11.5: case-sensitive).
+            // Subprotocols are case-sensitive (RFC 6455 §11.5).
             let offered = asked.subprotocols.iter().find(|offered| *offered == chosen);
             let offered = offered.ok_or_else(|| BadAnswer::Subprotocol(chosen.to_owned()))?;
             Ok(agreed(Some(offered)))
@@ -135,7 +135,7 @@ pub(crate) fn judge<'a>(
     }
 }
 
-/// Whether the server has agreed to the extension that was offered, and to none that was not.
+/// Returns whether the server has accepted compression. Fails if it has selected an extension that was not offered.
 fn compression_agreed(asked: &ExpectedAnswer, head: &ReplyHead) -> Result<bool, BadAnswer> {
     let Some(extension) = head.tokens("Sec-WebSocket-Extensions").next() else {
         return Ok(false);
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
     use crate::protocol::http::{self, ReplyReader};
 
-    /// RFC 6455 §1.3: the key of its example, and what it is answered with.
+    /// The key of the example in RFC 6455 §1.3, and the matching `Sec-WebSocket-Accept`.
     const KEY: [u8; 16] = *b"the sample nonce";
     const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
