@@ -1,7 +1,7 @@
-//! Runs a shard's jobs on the shard's own thread, while its handlers are quick.
+//! Runs a shard's jobs on the shard's own thread, as long as its handlers are quick.
 //!
-//! Meanwhile the shard is lent out (`parts::lease`), so that its spare thread can take over if a handler takes long
-//! after all. So at most one handler per shard runs in addition to those of the pool.
+//! The shard is lent out while a handler runs (`parts::lease`), so that its spare thread can take over if the handler
+//! takes long. At most one handler per shard runs in addition to those of the pool.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;

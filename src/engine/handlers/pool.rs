@@ -1,10 +1,10 @@
 //! The worker pool: threads that run jobs from the hub's queue.
 //!
-//! A shard queues all jobs of a turn with one lock and at most one wake-up. A job is what one connection has to handle;
-//! when it is done, a control message goes back to the shard, which may then queue the connection's next job. One
-//! thread runs quick jobs one after the other, and wakes the shard once for many of them. Slow jobs bring in further
-//! threads: while jobs have lately been slow, a thread that takes a job wakes the next thread, and the watchdog does so
-//! for jobs that no thread takes.
+//! A shard queues all jobs of a turn with one lock and at most one wake-up. A job contains all events that one
+//! connection has to handle. After the job, a control message tells the shard, which may then queue the connection's
+//! next job. One thread runs quick jobs one after the other, and wakes the shard once for many of them. Slow jobs use
+//! further threads: while jobs have recently been slow, a thread that takes a job wakes the next thread, and the
+//! watchdog does so for jobs that no thread takes.
 //!
 //! Both wake-ups cost more than a quick handler. So a shard whose handlers are quick (`parts::inline_policy`) runs them
 //! on its own thread (`inline`).

@@ -53,8 +53,9 @@ pub(crate) fn authorize(
 
 /// Sets the attachment of an accepted handshake's session, in place of the one that the handshake handler returned.
 ///
-/// # Errors If the attachment does not have the type that the program expects, the error is the name of the expected
-/// type.
+/// # Errors
+///
+/// If the attachment does not have the type that the program expects, the error is the name of the expected type.
 pub(crate) fn attach(
     hub: &Arc<Hub>,
     accepted: &mut Accepted,

@@ -48,10 +48,10 @@ pub(crate) struct LoggedOnce {
     pub(crate) blocked: Limited,
 }
 
-/// Most characters of a header that a message quotes.
+/// The maximum number of characters of a header that a message quotes.
 const QUOTED_CHARS_MAX: usize = 120;
 
-/// Quotes the beginning of a client's text, in ASCII and with everything escaped that is not plain text.
+/// Quotes the beginning of a client's text, with all characters escaped except printable ASCII.
 pub(crate) fn quoted(text: &str) -> String {
     text.escape_default().take(QUOTED_CHARS_MAX).collect()
 }
@@ -220,9 +220,9 @@ impl Hub {
 }
 
 impl Hub {
-    /// Whether the browser itself says that the request comes from the server's own page. Scripts of type `module` are
-    /// requested with an `Origin`, which differs from `Host` where a proxy has changed `Host`: such a page must still
-    /// load to report the problem.
+    /// Returns whether the browser reports that the request comes from the server's own page. Browsers request scripts
+    /// of type `module` with an `Origin`, which differs from `Host` if a proxy has changed `Host`. Such a page must
+    /// still load, so that it can report the problem.
     fn reads_its_own(&self, head: &Head) -> bool {
         matches!(head.method.as_str(), "GET" | "HEAD")
             && head.header("Sec-Fetch-Site") == Some("same-origin")
@@ -245,7 +245,7 @@ impl AdmissionRefused {
         self.reject().response(BodyMode::head_only_if(head_only))
     }
 
-    /// The rejection names the WebSocket version always, as some clients are refused before their request is read.
+    /// Always names the supported WebSocket version, because some clients are refused before their request is read.
     pub(crate) fn reject(&self) -> Reject {
         let (status, retry_after) = match self {
             Self::Origin(_) | Self::Host(_) => (403, None),
@@ -339,7 +339,7 @@ pub(crate) fn failure(refusal: HandshakeRefusal, counters: &Counters) -> &Counte
 // Only hosts behind features use these.
 #[cfg_attr(not(feature = "axum"), allow(dead_code))]
 impl Hub {
-    /// Longest request head, for hosts that bound what they pass on.
+    /// Returns the maximum length of a request head, for hosts that check it themselves.
     pub(crate) fn head_bytes_max(&self) -> usize {
         self.settings.limits.head_bytes_max
     }

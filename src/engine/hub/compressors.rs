@@ -61,7 +61,7 @@ impl Hub {
             plain: frame,
             compressed,
         }));
-        self.leave_command(session.id, command, blocks)
+        self.push_command(session.id, command, blocks)
             .map_err(|(command, refused)| {
                 let Command::SendEither(either) = command else {
                     unreachable!("a refused command is returned as it was");

@@ -16,11 +16,10 @@ use crate::engine::parts::mailbox::When;
 use crate::engine::parts::unwind::catch_panic;
 use crate::metrics::{Counter, Metrics};
 
-/// Jobs count as slow if they take longer than this on average: then each is given to a thread of its own as soon as
-/// there is one.
+/// The average duration above which jobs count as slow. Each slow job gets its own thread as soon as there is one.
 const SLOW_NANOS: u32 = 20_000;
 
-/// The most that one job counts in that average, so that a single interrupted job does not decide it.
+/// The maximum duration that one job adds to the average, so that a single interrupted job does not decide it.
 const NANOS_MAX: u32 = 500_000;
 
 /// The average covers about this many jobs.
@@ -59,8 +58,8 @@ pub(crate) fn is_handler_of(hub: &Hub) -> bool {
     HANDLER_OF.get() == std::ptr::from_ref(hub).addr()
 }
 
-/// When to wake a shard for what the calling thread puts into its mailbox: a handler of this hub wakes it at the end of
-/// its batch, any other thread at once.
+/// Returns when the calling thread must wake a shard after pushing into its mailbox: at the end of the batch if it is a
+/// handler of this hub, and otherwise at once.
 #[inline]
 pub(crate) fn when(hub: &Hub) -> When {
     if is_handler_of(hub) {
@@ -113,7 +112,7 @@ impl JobPort {
         catch_panic(|| drop(program));
     }
 
-    /// Whether jobs take so long on average that each needs a thread of its own.
+    /// Returns whether jobs take so long on average that each needs its own thread.
     pub(crate) fn is_slow(&self) -> bool {
         self.nanos_mean.load(Relaxed) > SLOW_NANOS
     }

@@ -39,7 +39,7 @@ pub(crate) struct Hub {
     pub(crate) settings: Settings,
     pub(crate) shards: Box<[ShardHandle]>,
     pub(crate) jobs: JobPort,
-    /// Counters of events that belong to no shard.
+    /// The counters of events outside of shards.
     pub(crate) common: Counters,
     /// The counts of each address, if they are bounded.
     pub(crate) peers: Option<Arc<PeerLimits>>,
@@ -62,20 +62,20 @@ pub(crate) struct Hub {
     connections: AtomicUsize,
     /// Connections that have ended, and whose close handler has not returned yet.
     pub(crate) ended: AtomicUsize,
-    /// Accepting has failed, and waits for a connection to close.
+    /// Whether accepting has failed, and waits for a connection to close.
     accept_paused: AtomicBool,
     /// The number of shards that have not ended.
     shards_running: AtomicUsize,
     /// The compressors for long messages and for replies.
     #[cfg(feature = "deflate")]
     pub(crate) compressors: Compressors,
-    /// The engine has stopped or begun to.
+    /// Whether the engine has stopped or begun to stop.
     stopped: AtomicBool,
     /// The deadline for stopping.
     stop_by: Mutex<Option<Instant>>,
 }
 
-/// The most of the time for stopping that is kept for the last handlers.
+/// The maximum part of the time for stopping that is reserved for the last handlers.
 const HANDLERS_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// A shard, as other threads see it.
@@ -211,13 +211,13 @@ impl Hub {
         command: Command,
         blocks: bool,
     ) -> Result<(), PushError> {
-        self.leave_command(to, command, blocks)
+        self.push_command(to, command, blocks)
             .map_err(|(_, refused)| refused)
     }
 
-    /// Leaves a command for a connection, as [`Hub::post`] does. Returns the command if it is refused.
+    /// Pushes a command for a connection, as [`Hub::post`] does. Returns the command if it is refused.
     #[inline]
-    fn leave_command(
+    fn push_command(
         &self,
         to: ConnectionId,
         command: Command,
@@ -234,7 +234,7 @@ impl Hub {
         }
     }
 
-    /// Leaves a frame for a connection. Returns the frame if it is refused.
+    /// Pushes a frame for a connection. Returns the frame if it is refused.
     #[inline]
     pub(crate) fn send(
         &self,
@@ -243,7 +243,7 @@ impl Hub {
         blocks: bool,
     ) -> Result<(), (Bytes, PushError)> {
         let command = Command::Send(to.key(), frame);
-        self.leave_command(to, command, blocks)
+        self.push_command(to, command, blocks)
             .map_err(|(command, refused)| {
                 let Command::Send(_, frame) = command else {
                     unreachable!("a refused command is returned as it was");
@@ -252,8 +252,8 @@ impl Hub {
             })
     }
 
-    /// Leaves a frame in the mailbox of each shard with recipients. Blocks while one of the mailboxes is full. Returns
-    /// whether there were any recipients.
+    /// Pushes a frame into the mailbox of each shard with recipients. Blocks while one of the mailboxes is full.
+    /// Returns whether there were any recipients.
     pub(crate) fn broadcast(&self, frame: &Bytes, to: Destination<'_>) -> Result<bool, PushError> {
         let when = job_port::when(self);
         let mut anyone = false;
@@ -267,8 +267,8 @@ impl Hub {
         Ok(anyone)
     }
 
-    /// Leaves a frame in the mailbox of each shard with recipients, unless one of the mailboxes is full: then no
-    /// recipient receives it. Returns whether there were any recipients.
+    /// Pushes a frame into the mailbox of each shard with recipients. If one of the mailboxes is full, fails without
+    /// sending it to anyone. Returns whether there were any recipients.
     pub(crate) fn try_broadcast(
         &self,
         frame: &Bytes,
@@ -367,7 +367,7 @@ impl Hub {
             expiries.forget(id.key());
         }
         if must_notify {
-            // At once and not deferred: a handler's batch may take long, and other threads rely on the expiry.
+            // Notify at once, because a handler's batch may take long and other threads rely on the expiry.
             self.send_control(id.shard, Control::Expiry, When::Now);
         }
     }

@@ -69,8 +69,8 @@ pub(crate) enum PeerEnd {
 ///
 /// `entered`, `left`, `emptied`, `received` and `ending` are called on the shard's thread and must return at once. The
 /// others may block: they are called on a handler thread, or on the shard's own while the shard is lent out. For one
-/// session, calls never overlap and come in this order: `open`, `message` for each message in the order sent, `close`,
-/// each exactly once. `room` comes in between, once for each change, in order. `handshake` comes before the session
+/// session, calls never overlap. Their order is `open`, `message` for each message in the order sent, and `close`, each
+/// exactly once. `room` is called in between, once for each change, in order. `handshake` is called before the session
 /// exists.
 pub(crate) trait Program: Send + Sync + 'static {
     fn subscriptions(&self) -> Subscriptions;
@@ -105,8 +105,8 @@ pub(crate) trait Program: Send + Sync + 'static {
     fn has_event_stream(&self, _path: &str) -> bool {
         false
     }
-    /// Decides a request for an event stream. The attachment that it grants says what the client receives, and `open`
-    /// puts that into effect. Such a session has no other events.
+    /// Decides about a request for an event stream. The granted attachment describes the messages that the client
+    /// receives, and `open` subscribes the session to them. Such a session has no other events.
     fn event_stream(&self, _request: &RequestHead) -> Result<HandshakeAccept, Reject> {
         Err(Reject::new(404))
     }

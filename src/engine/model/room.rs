@@ -1,8 +1,8 @@
 //! The state of a room that all threads share: its members, and the shards of its members.
 //!
-//! The engine knows rooms by number. Membership is kept twice: a [`SharedRoom`] answers any thread at once; each shard with
-//! members has a list of its own (`reactor::rooms`), which follows through the mailbox. So joins, leaves and messages
-//! keep their order at each connection.
+//! The engine knows rooms by number. Membership is stored twice. A [`SharedRoom`] answers any thread at once. Each
+//! shard with members has its own list (`reactor::rooms`), which is updated through the mailbox. So joins, leaves and
+//! messages keep their order at each connection.
 
 use std::ops::Index;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -13,10 +13,10 @@ use crate::engine::parts::id::{ConnectionId, Key};
 use crate::engine::parts::small_set::Members;
 use crate::sync::lock;
 
-/// A room, as any thread sees it.
+/// The state of a room that all threads share.
 pub(crate) struct SharedRoom {
     number: u64,
-    /// Its name above the engine.
+    /// The name of the room, which the engine does not use.
     pub(crate) name: Arc<str>,
     /// The number of members, or `RETIRED`.
     len: AtomicU32,
@@ -36,8 +36,8 @@ const RETIRED: u32 = u32::MAX;
 
 const NO_HISTORY: u32 = u32::MAX;
 
-/// The room's counts on each shard, by the shard's index. The first takes no memory of its own: most rooms are small
-/// and there are many.
+/// The counts of the room on each shard, by the shard's index. The first shard needs no allocation, because there may
+/// be many rooms and most of them are small.
 struct RoomShards {
     first: OnShard,
     others: Box<[OnShard]>,
@@ -81,8 +81,8 @@ impl Index<usize> for RoomShards {
 #[derive(Default)]
 struct OnShard {
     members: Mutex<Members<Key>>,
-    /// Members that the shard knows of, or has a command for. Without any, messages to the room are not sent to the
-    /// shard.
+    /// The number of members that the shard knows, or has a command for. If it is 0, messages to the room are not sent
+    /// to the shard.
     reached: AtomicUsize,
 }
 

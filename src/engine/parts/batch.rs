@@ -1,4 +1,4 @@
-//! Batches of a turn's broadcasts: frames for the same audience are gathered and written together.
+//! Batches of a turn's broadcasts. Frames for the same audience are gathered and written together.
 
 use std::ops::Range;
 
@@ -8,8 +8,8 @@ use crate::engine::parts::compression::ConnCompression;
 #[cfg(feature = "deflate")]
 use crate::engine::parts::compression::Epoch;
 
-/// Frames from this length on are alone in their batch, since copying them would cost more than it saves. The thread that sends
-/// such a message compresses it.
+/// The minimum length of a frame that gets a batch of its own, because copying it would cost more than it saves. The
+/// sending thread compresses such messages.
 pub(crate) const ALONE_FROM_BYTES: usize = 16 << 10;
 
 /// The recipients of a broadcast.
@@ -24,7 +24,7 @@ pub(crate) enum Audience {
 pub(crate) struct Batch {
     pub(crate) audience: Audience,
     frames: Forms<Gathering>,
-    /// Members that have received their share before the batch is sent.
+    /// The members that received their share before the batch was sent.
     #[cfg(feature = "deflate")]
     early: Followers,
 }
@@ -32,7 +32,7 @@ pub(crate) struct Batch {
 /// The same messages in each form that members receive.
 struct Forms<F> {
     plain: F,
-    /// The messages compressed, and for which members.
+    /// The compressed frames, and the members that receive them.
     #[cfg(feature = "deflate")]
     compressed: Option<(CompressedFor, F)>,
 }
@@ -79,7 +79,7 @@ impl<F: Frames> Forms<F> {
     }
 }
 
-/// Frames one behind the other.
+/// A sequence of numbered frames.
 #[cfg(feature = "deflate")]
 trait Frames {
     fn pieces(&self) -> &[Piece];
@@ -101,11 +101,11 @@ trait Frames {
 #[cfg(feature = "deflate")]
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Followers {
-    /// Members that follow the audience's epoch.
+    /// The number of members that follow the audience's epoch.
     pub(crate) following: u64,
-    /// Messages to members that can follow, and follow no audience.
+    /// The number of messages to members that can follow and follow no audience.
     pub(crate) waiting: u64,
-    /// Members that follow another audience.
+    /// The number of members that follow another audience.
     pub(crate) elsewhere: u64,
     /// Bytes of compressed shares, and their bytes without shared.
     pub(crate) compressed_bytes: u64,
@@ -145,8 +145,8 @@ impl Followers {
 pub(crate) struct CompressedFor {
     /// Members that follow this epoch.
     pub(crate) epoch: Epoch,
-    /// The payload's length, if the frame is a single message that refers to no other: it is also for members that
-    /// can't follow and can inflate it.
+    /// The payload's length, if the frame is a single independently compressed message. Members that can't follow
+    /// receive it too, if they can inflate it.
     alone: Option<usize>,
 }
 
@@ -168,12 +168,12 @@ pub(crate) struct CompressedFrame {
     pub(crate) epoch: Epoch,
     #[cfg(feature = "deflate")]
     pub(crate) frame: Bytes,
-    /// Whether it refers to no other message, and is alone in its batch.
+    /// Whether the message was compressed independently, and is alone in its batch.
     #[cfg(feature = "deflate")]
     pub(crate) alone: bool,
 }
 
-/// Frames that are being gathered.
+/// The frames that have been gathered so far.
 #[cfg_attr(feature = "deflate", derive(Clone))]
 struct Gathering {
     bytes: Gathered,
@@ -227,7 +227,7 @@ impl Gathering {
 
     fn seal(self) -> SealedFrames {
         let (bytes, allocated) = match self.bytes {
-            // A message's frame fills its allocation.
+            // The frame of a message fills its allocation.
             Gathered::One(frame) => {
                 let allocated = frame.len();
                 (frame, allocated)
@@ -300,7 +300,7 @@ impl Batch {
         self.frames.plain.push(number, frame, spare);
     }
 
-    /// Appends a frame for the followers, who get it plain if it could not be compressed.
+    /// Appends a frame for the followers, compressed if possible.
     #[cfg(feature = "deflate")]
     fn push_compressed(&mut self, number: u64, plain: &[u8], frame: Option<CompressedFrame>) {
         let forms = &mut self.frames;
@@ -325,7 +325,7 @@ impl Batch {
         self.frames.note(&mut self.early, number, member);
     }
 
-    /// Whether a connection gets compressed frames.
+    /// Returns whether a connection receives the compressed frames.
     #[cfg(feature = "deflate")]
     pub(crate) fn is_compressed_for(&self, compression: ConnCompression) -> bool {
         let compressed = self.frames.compressed.as_ref();
@@ -407,10 +407,10 @@ impl Spare {
     }
 }
 
-/// A batch that takes no more frames.
+/// A batch to which no more frames are added.
 pub(crate) struct SealedBatch {
     frames: Forms<SealedFrames>,
-    /// How its members have received it so far.
+    /// The counts of members that have received it so far.
     #[cfg(feature = "deflate")]
     pub(crate) followers: Followers,
 }
@@ -480,7 +480,8 @@ impl SealedFrames {
         start(&self.pieces, self.pieces.len() - messages as usize)
     }
 
-    /// Copies the bytes if they would hold far more memory than they are: an outbox may keep them for long.
+    /// Copies the bytes if their allocation is much longer than they are, because an outbox may keep them for a long
+    /// time.
     fn make_compact(&mut self) {
         if self.allocated / 2 > self.bytes.len() {
             self.bytes = Bytes::copy_from_slice(&self.bytes);
@@ -501,8 +502,8 @@ impl SealedFrames {
     }
 }
 
-/// Makes one outbox's copy of a piece of `of` bytes: shared, or a copy of its own if the piece would keep more than
-/// twice its length in memory. Returns whether it is a copy.
+/// Returns the bytes that one outbox keeps of a piece of an allocation of `of` bytes: the shared piece, or a copy if
+/// the allocation is more than twice as long. Also returns whether it is a copy.
 pub(crate) fn keep_piece(piece: Bytes, of: usize) -> (Bytes, bool) {
     match piece.len() < of / 2 {
         true => (Bytes::copy_from_slice(&piece), true),

@@ -1,22 +1,21 @@
 //! A clock that excludes time in which the process could not run.
 //!
 //! While the process is stopped, its machine sleeps, or the thread is not scheduled, it reads nothing from its peers,
-//! so none of them may be judged for silence. Deadlines are counted on this clock: such time postpones all of them at
-//! once, however long it was.
+//! so their silence proves nothing. Deadlines use this clock, so such time postpones all of them.
 
 use std::time::{Duration, Instant};
 
 /// A thread that wakes this much later than planned, or needs this long for a turn, has stood still.
 const STANDSTILL: Duration = Duration::from_millis(250);
 
-/// After a standstill the clock rests for this long, so that what has arrived meanwhile is read first. A standstill
-/// before the clock has run for this long again belongs to the same series.
+/// After a standstill, the clock pauses for this long, so that data which arrived in the meantime is read first.
+/// Another standstill belongs to the same series unless the clock has run for this long in between.
 const REST: Duration = Duration::from_secs(1);
 
-/// Standstills in a series that are excluded in full, as when a laptop wakes for moments only. A longer series is a
-/// machine that is too slow: then the planned part of each sleep counts. A turn may take long because there is much to
-/// do, so only the first of a series is excluded. If all such time were excluded, a peer could live for ever on a
-/// thread that is always late.
+/// The maximum number of standstills in a series that are excluded in full, for example while a laptop wakes for
+/// moments only. In a longer series, the machine is too slow, and the planned part of each sleep counts. A long turn
+/// may be caused by much work, so only the first one of a series is excluded. Otherwise, no deadline would ever pass on
+/// a thread that is always late.
 const IN_A_ROW_MAX: u32 = 8;
 
 /// Counts the time that a thread has run, which alternates between turns and sleeps.
@@ -24,11 +23,11 @@ pub(crate) struct Clock {
     epoch: Instant,
     /// When the clock was last read.
     seen: Instant,
-    /// The time since the epoch that does not count.
-    left_out: Duration,
+    /// The excluded time since the epoch.
+    excluded: Duration,
     /// How long the thread plans to sleep, if it sleeps.
     sleep: Option<Duration>,
-    /// How long the clock still rests.
+    /// The remaining time of the current pause.
     rest: Duration,
     /// How long the clock has run since the last standstill.
     gone: Duration,
@@ -41,7 +40,7 @@ impl Clock {
         Self {
             epoch,
             seen: epoch,
-            left_out: Duration::ZERO,
+            excluded: Duration::ZERO,
             sleep: None,
             rest: Duration::ZERO,
             gone: REST,
@@ -52,7 +51,7 @@ impl Clock {
     /// The time that has counted so far.
     pub(crate) fn elapsed(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.epoch)
-            .saturating_sub(self.left_out)
+            .saturating_sub(self.excluded)
     }
 
     /// The time until `due` has counted.
@@ -97,7 +96,7 @@ impl Clock {
         let rested = self.rest.min(lived);
         self.rest -= rested;
         self.gone = self.gone.saturating_add(lived - rested);
-        self.left_out = self.left_out.saturating_add(not_lived + rested);
+        self.excluded = self.excluded.saturating_add(not_lived + rested);
     }
 }
 

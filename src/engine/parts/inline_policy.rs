@@ -1,9 +1,9 @@
-//! Decides whether a shard's handlers are quick enough for the shard's own thread, by their measured durations.
+//! Decides from measured durations whether a shard's handlers are quick enough for the shard's own thread.
 //!
-//! The time of long handlers is a debt, which is paid off by time: a shard may lose a thirty-second of its time to
-//! them. Over that, or when a handler takes so long that the spare thread takes the shard over, handlers run in the
-//! pool for a pause. Each further pause that comes soon is twice as long. So under any load, the cost of trying again
-//! stays below what it can gain.
+//! The time of long handlers accumulates as a debt, which decreases with time, so that a shard loses at most a
+//! thirty-second of its time to them. If the debt is too large, or a handler takes so long that the spare thread takes
+//! the shard over, handlers run in the pool for a while. If this happens again soon, that pause doubles, so repeated
+//! attempts cost little under any load.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const PAUSES_QUICK: u32 = 4;
 
 pub(crate) struct InlinePolicy {
-    /// The time taken by long handlers, less what was paid off by `debt_at`.
+    /// The debt at `debt_at`.
     debt: Duration,
     debt_at: Instant,
     quick_since: Instant,

@@ -1,8 +1,8 @@
 //! The queue between shards and handler threads. It has no threads and no clock of its own, so `loom` can check it.
 //!
-//! Every thread is working (or on its way to the queue), idle, or called, which means idle until it gets to run. Calls
-//! are counted, so a wake-up meant for one thread is never lost to another. The watchdog parks under the same lock that
-//! every push takes, so it can't miss a push.
+//! Every thread is working (or about to take a job), idle, or called: woken, but not running yet. Calls are counted, so
+//! a wake-up for one thread is never lost to another. The watchdog parks while holding the lock that every push takes,
+//! so it can't miss a push.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -103,8 +103,8 @@ impl<J> JobQueue<J> {
         Ok(self.pushed(queue, now, eager))
     }
 
-    /// Pushes a job for any thread that takes one next, without calling a thread: the watchdog does if none comes.
-    /// Returns the job if the queue is closed.
+    /// Pushes a job without calling a thread. If no thread takes it soon, the watchdog calls one. Returns the job if
+    /// the queue is closed.
     pub(crate) fn try_leave(&self, job: J) -> Result<(), J> {
         let mut queue = lock(&self.queue);
         if queue.closed {
@@ -132,8 +132,8 @@ impl<J> JobQueue<J> {
         self.notify(called)
     }
 
-    /// Wakes the called threads after the lock was released, which is the first thing that they need. Returns how many
-    /// threads must be started.
+    /// Wakes the called threads. The caller has released the lock, which they need first. Returns how many threads must
+    /// be started.
     fn notify(&self, called: Called) -> usize {
         for _ in 0..called.woken {
             self.work.notify_one();
@@ -232,7 +232,7 @@ impl<J> JobQueue<J> {
         let mut queue = lock(&self.queue);
         if !queue.is_busy() {
             queue.watchdog_parked = true;
-            // Set before `is_busy` looks elsewhere: what begins there after that look finds it set.
+            // Set this before calling `is_busy`, so that work which begins after that call finds it set.
             self.watchdog_parked.store(true, Ordering::Relaxed);
             if is_busy() {
                 queue.watchdog_parked = false;
@@ -246,8 +246,7 @@ impl<J> JobQueue<J> {
         !queue.closed
     }
 
-    /// Wakes the watchdog for something to watch elsewhere. Must be called after releasing the lock under which
-    /// `is_busy` looks for it.
+    /// Wakes the watchdog for work outside this queue. The caller must have released the lock that `is_busy` takes.
     pub(crate) fn wake_watchdog(&self) {
         if self.watchdog_parked.load(Ordering::Relaxed) {
             self.unpark_watchdog(&mut lock(&self.queue));

@@ -1,13 +1,13 @@
 //! Lends a shard out while its own thread runs handlers. It has no threads and no clock of its own, so `loom` can check
 //! it.
 //!
-//! A shard has two threads: one that turns it, and a spare one. Before its thread runs a handler, it leaves the shard
-//! here; when the handler is done, it takes the shard back. If that takes long, the watchdog hands the shard to the
-//! spare thread, which goes on with it. The first thread is late then: it finds that the shard is gone, leaves the
-//! outcome in the mailbox as a handler thread does, and becomes the spare thread.
+//! A shard has two threads: one that runs it, and a spare one. Before its thread runs a handler, it lends the shard
+//! out, and it takes the shard back when the handler is done. If that takes long, the watchdog hands the shard to the
+//! spare thread, which continues to run it. The first thread is then *late*. When its handler is done, it puts the
+//! outcome into the mailbox as a handler thread does, and becomes the spare thread.
 //!
-//! A shard is lent only while it has a spare thread, so a thread can always go on with it. A late thread is not spare,
-//! so while there is one nothing is lent that the late thread could find and take.
+//! A shard is lent only while it has a spare thread, so a thread can always continue to run it. A late thread is not a
+//! spare one, so as long as there is one, the shard is not lent again, and the late thread can't take it by mistake.
 
 use std::time::Instant;
 
@@ -37,11 +37,11 @@ struct LeaseState<S> {
     closed: bool,
 }
 
-/// How a thread goes on when a handler is done.
+/// The next step of a thread after a handler.
 pub(crate) enum Next<S, J, D> {
     /// Run this job.
     Job(J),
-    /// Take the shard back, and turn it.
+    /// Take the shard back, and run it.
     Back(S),
     /// The shard was handed on: put the outcome into the mailbox.
     Late(D),
@@ -50,7 +50,7 @@ pub(crate) enum Next<S, J, D> {
 /// The state of a shard, as the watchdog sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// No handler has run since the last look.
+    /// No handler has run since the last call.
     Quiet,
     /// Handlers have run, and have returned.
     Busy,
@@ -110,12 +110,12 @@ impl<S> Lease<S> {
             return Next::Job(job);
         }
         let back = state.lent.take();
-        // Checked above, under the same lock.
+        // This was checked above while holding the same lock.
         Next::Back(back.expect("the shard is lent"))
     }
 
-    /// The watchdog's look at the shard. Hands the shard on if the running handler is the one that was `seen` at the
-    /// last look.
+    /// Called by the watchdog from time to time. Hands the shard to the spare thread if the running handler is the one
+    /// that was `seen` at the last call.
     pub(crate) fn look(&self, seen: &mut u64) -> Look {
         let mut state = lock(&self.state);
         let goes_on = std::mem::replace(seen, state.begun) != state.begun;

@@ -1,8 +1,8 @@
-//! A shard's mailbox, which other threads put commands and control messages into.
+//! A shard's mailbox, into which other threads push commands and control messages.
 //!
-//! One mutex guards both the queues and the shard's sleep, so a wake-up can be neither lost nor made twice. What a
-//! handler sends does not wake the shard at once: the end of its batch does, or the watchdog if the batch takes long
-//! (`wake_deferred`). Producers wait while the mailbox is full (backpressure); the shard never waits.
+//! One mutex guards both the queues and the shard's sleep, so a wake-up is neither lost nor duplicated. A message of a
+//! handler does not wake the shard at once. The end of the handler's batch does, or the watchdog if the batch takes
+//! long (`wake_deferred`). Producers wait while the mailbox is full (backpressure). The shard never waits.
 
 use std::collections::VecDeque;
 
@@ -30,7 +30,7 @@ impl Wake for Box<dyn Wake> {
 
 /// The size of an item, as it counts against a mailbox's bound.
 pub(crate) trait Weigh {
-    /// The bytes that the item keeps in memory.
+    /// Returns the bytes that the item keeps in memory.
     fn weight(&self) -> usize;
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Mailbox<D, C, W> {
     state: Mutex<MailboxState<D, C>>,
     /// Notified when a full mailbox was emptied or closed.
     emptied: Condvar,
-    /// Whether an item was left without waking the shard.
+    /// Whether an item was pushed without waking the shard.
     deferred: AtomicBool,
     bytes_max: usize,
     waker: W,
@@ -50,9 +50,9 @@ struct MailboxState<D, C> {
     data: VecDeque<D>,
     control: Vec<C>,
     bytes: usize,
-    /// The most bytes there ever were.
+    /// The maximum number of bytes so far.
     bytes_peak: usize,
-    /// The number of data items left so far.
+    /// The number of data items pushed so far.
     pushed: u64,
     /// Bytes reserved by producers that have yet to push their data.
     reserved: usize,
@@ -257,13 +257,13 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         }
     }
 
-    /// Wakes the shard if an item was left with [`When::Deferred`] while it slept.
+    /// Wakes the shard if an item was pushed with [`When::Deferred`] while it slept.
     pub(crate) fn wake_deferred(&self) {
         if !self.deferred.load(Ordering::Acquire) {
             return;
         }
         let mut state = lock(&self.state);
-        // Cleared under the lock under which it is set, so that a later item is not taken for an earlier one.
+        // Clear this while holding the lock that protects setting it. Otherwise the flag of a later item could be lost.
         self.deferred.store(false, Ordering::Release);
         let wake = match state.sleep {
             Sleep::Awake => false,
@@ -277,9 +277,9 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
         }
     }
 
-    /// Takes the control messages, and the data too if `data` is given, for the shard. Both are taken at one moment, so
-    /// what a handler sent always comes before the control message that it is done. Returns the number of data items
-    /// left so far.
+    /// Moves the control messages, and also the data if `data` is given, to the shard. Both are taken atomically, so
+    /// the messages of a handler always precede the control message that it is done. Returns the number of data items
+    /// pushed so far.
     pub(crate) fn take(&self, data: Option<&mut VecDeque<D>>, control: &mut Vec<C>) -> u64 {
         let mut state = lock(&self.state);
         state.sleep = Sleep::Awake;
@@ -339,7 +339,7 @@ impl<D, C> MailboxState<D, C> {
         self.bytes_peak = self.bytes_peak.max(self.bytes);
     }
 
-    /// Checks whether data of this weight would be taken now.
+    /// Checks whether data of this weight would be accepted now.
     fn admits(&self, weight: usize, bytes_max: usize) -> Result<(), PushError> {
         if self.closed {
             Err(PushError::Closed)
@@ -350,7 +350,7 @@ impl<D, C> MailboxState<D, C> {
         }
     }
 
-    /// An empty mailbox takes data of any size, so that a message longer than the bound can pass.
+    /// An empty mailbox accepts data of any size, so that messages longer than the bound can pass.
     fn has_room(&self, weight: usize, bytes_max: usize) -> bool {
         let bytes = self.bytes + self.reserved;
         bytes == 0 || bytes.saturating_add(weight) <= bytes_max

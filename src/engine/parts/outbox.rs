@@ -1,4 +1,4 @@
-//! A client's outbox: the bytes that its socket has not taken yet.
+//! A client's outbox: the bytes that its socket has not accepted yet.
 //!
 //! Invariants: every chunk holds whole frames, except that the first `in_progress` bytes of the first chunk are the
 //! rest of a frame that was partly written; a chunk has either messages or control frames; `bytes` is the sum of the
@@ -6,7 +6,7 @@
 //! was written. An empty outbox owns no memory.
 //!
 //! A replay counts as memory, but not against the outbox's bound: the length of a room's history does not show that a
-//! client is slow. What is queued behind a replay counts as usual.
+//! client is slow. Messages after a replay count as usual.
 //!
 //! For clients of event streams, a frame is an event, and a control frame is a comment.
 
@@ -25,13 +25,13 @@ use crate::engine::parts::outbox::queue::Queue;
 use crate::engine::parts::slow_consumer::Fill;
 use crate::transport::ShardTransport;
 
-/// Most bytes gathered for one write.
+/// The maximum number of bytes gathered for one write.
 pub(crate) const GATHER_BYTES_MAX: usize = 128 << 10;
 
 /// Empty queues that a thread keeps for reuse: most outboxes need one for a moment, again and again.
 const SPARES_MAX: usize = 64;
 
-/// Queues with more capacity are not kept.
+/// The maximum capacity of a queue that is kept for reuse.
 const SPARE_CHUNKS_MAX: usize = 64;
 
 thread_local! {

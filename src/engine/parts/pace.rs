@@ -1,10 +1,10 @@
-//! How long producers wait for a slow client: a pure account of the client's time; and a limit of how long they wait in
-//! vain for all clients together.
+//! Limits how long producers wait for a slow client, with an account of the client's time, and how long they wait for
+//! all clients that are disconnected in the end.
 //!
-//! While its outbox is short of room, the client's time runs; bytes that it reads buy it time at the minimum rate. So a
-//! client that reads at that rate can go on for ever, one below it runs out of time, and one that reads nothing has its
-//! patience and no more. The account is kept until the client has caught up, so a client can't gain by pausing just
-//! short of the limit. Time in which the client took nothing before producers had to wait for it counts too.
+//! While the client's outbox lacks space, its time decreases. Bytes that it reads add time at the minimum rate. So a
+//! client that reads at that rate is never disconnected, a slower one runs out of time, and one that reads nothing has
+//! exactly the patience. The account is kept until the client has caught up, so a client gains nothing by pausing just
+//! short of the limit. Time in which the client read nothing before producers had to wait for it counts too.
 
 use std::time::{Duration, Instant};
 
@@ -15,30 +15,32 @@ pub(crate) struct Pace {
     left: Duration,
     /// How long producers have waited for the client.
     waited: Duration,
-    /// How long it had taken nothing when the account was opened; zero once it takes something.
+    /// The time without reading when the account was opened. Zero once the client reads.
     before: Duration,
-    /// Since when its time runs.
+    /// The tick since which the client's time decreases.
     since: Option<Tick>,
     /// When to try a write to its socket again.
     pub(crate) next_try: Tick,
     /// When the account was opened.
     opened: Tick,
-    /// Since when its socket has taken nothing.
+    /// The tick since which its socket has accepted nothing.
     quiet_since: Tick,
-    /// Whether its socket has taken more than the kernel's buffers explain.
+    /// Whether its socket has accepted more than the kernel's buffers can hold.
     has_read: bool,
     patience: Duration,
     bytes_per_second_min: u64,
 }
 
-/// Most time that reading buys beyond the patience, as a multiple of the patience. TCP reports reading in steps, of
-/// about 100 KB on loopback, so a slow reader seems to stand still between two of them.
+/// The maximum time that reading adds beyond the patience, as a multiple of the patience. TCP reports reading in steps,
+/// of about 100 KB on loopback, so a slow reader seems to pause between two of them.
 const CREDIT_PATIENCES: u32 = 2;
 
-/// Writes that are tried within the patience: readiness is reported in coarser steps still.
+/// The number of attempts to write within the patience. They are needed because readiness is reported in even coarser
+/// steps.
 const TRIES_PER_PATIENCE: u32 = 8;
 
-/// In this many of those tries, a socket that nobody reads may still take something, since the kernel's buffers grow.
+/// The number of those attempts in which even the socket of a client that reads nothing may accept bytes, because the
+/// kernel's buffers grow.
 const TRIES_OF_KERNEL: u32 = 3;
 
 impl Pace {
@@ -64,14 +66,14 @@ impl Pace {
         }
     }
 
-    /// Starts the client's time, since its outbox is short of room. `allowance` bounds the wait for a client that takes
-    /// nothing, and shrinks while producers have waited in vain for others.
+    /// Starts the client's time, because its outbox lacks space. `allowance` limits the wait for a client that reads
+    /// nothing. It decreases while producers have waited for clients that were disconnected.
     pub(crate) fn start(&mut self, allowance: Duration, now: Tick) {
         self.since.get_or_insert(now);
         self.tried(allowance, now);
     }
 
-    /// Stops the client's time, since its outbox has room again.
+    /// Stops the client's time, because its outbox has space again.
     pub(crate) fn stop(&mut self, now: Tick) {
         self.run(now);
         self.since = None;
@@ -93,7 +95,7 @@ impl Pace {
         self.quiet_since = now;
         let age = now.since(self.opened);
         if age < self.patience / TRIES_PER_PATIENCE {
-            // The kernel's buffers still grow: this is not the client reading.
+            // The kernel's buffers may have grown, so this does not show that the client reads.
             return;
         }
         self.has_read |= age > self.patience / TRIES_PER_PATIENCE * TRIES_OF_KERNEL;
@@ -121,12 +123,12 @@ impl Pace {
         self.next_try = now.after(wait);
     }
 
-    /// When to look at the client next, while its time runs.
+    /// Returns when to check the client next, while its time decreases.
     pub(crate) fn deadline(&self) -> Option<Tick> {
         self.since.map(|_| self.next_try)
     }
 
-    /// Whether it has no time left.
+    /// Returns whether the client has no time left.
     pub(crate) fn is_used_up(&mut self, allowance: Duration, now: Tick) -> bool {
         self.run(now);
         let waited = self.waited.saturating_add(self.before);
@@ -135,7 +137,7 @@ impl Pace {
             || (allowance < self.patience && now.since(self.quiet_since) >= allowance)
     }
 
-    /// How long producers have waited in vain if the client is disconnected now. What it has read counts in its favour.
+    /// Returns the wasted wait of producers if the client is disconnected now. The client's reading reduces it.
     pub(crate) fn in_vain(&mut self, now: Tick) -> Duration {
         self.run(now);
         if self.has_read {
@@ -151,16 +153,16 @@ impl Pace {
     }
 }
 
-/// How long producers have waited in vain, for clients that were disconnected in the end. Each such wait shortens the
-/// next, so that many clients, one after the other, can't delay producers for long.
+/// The time that producers have wasted by waiting for clients that were disconnected in the end. Each such wait
+/// shortens the next one, so that a sequence of many such clients can't delay producers for long.
 #[derive(Default)]
 pub(crate) struct WastedWaits {
     waited: Duration,
-    /// When `waited` was last updated, and until when waits have been counted.
+    /// The time of the last update of `waited`, up to which waits have been counted.
     at: Option<Instant>,
 }
 
-/// Waits in vain are forgotten this many times slower than they accumulated.
+/// Wasted waits decrease this many times slower than they accumulated.
 const FORGOTTEN_IN: u32 = 8;
 
 /// The shortest wait is the patience divided by this.
@@ -174,9 +176,8 @@ impl WastedWaits {
         self.waited.saturating_sub(past)
     }
 
-    /// How long producers wait now for a client that takes nothing: the patience, less half of the time they have
-    /// waited in vain. So consecutive waits add up to twice the patience, and after that to a sixteenth of it for each
-    /// client.
+    /// Returns how long producers wait now for a client that reads nothing: the patience minus half of the wasted
+    /// waits. So consecutive waits add up to twice the patience, and each further client adds a sixteenth of it.
     pub(crate) fn allowance(&self, patience: Duration, now: Instant) -> Duration {
         let shorter = patience.saturating_sub(self.waited(now) / 2);
         shorter.max(patience / SHORTEST)
@@ -202,8 +203,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(1);
 
-    /// How long a client lasts that reads this many bytes at such intervals, at a minimum rate of 1,000 bytes per
-    /// second.
+    /// Returns the time after which a client is disconnected that reads this many bytes at this interval, with a
+    /// minimum rate of 1,000 bytes per second.
     fn lasts(bytes: usize, every: Duration) -> Option<Duration> {
         let epoch = Instant::now();
         let timers = Timers::new(epoch);
@@ -266,7 +267,7 @@ mod tests {
         assert!(!pace.is_used_up(PATIENCE, at(2_400)));
         pace.read(100_000, at(2_400));
         assert!(!pace.is_used_up(PATIENCE, at(4_400)));
-        // However much it has read before, it delays others no longer than this.
+        // This is the maximum delay, however much the client has read before.
         assert!(!pace.is_used_up(PATIENCE, at(4_992)));
         assert!(pace.is_used_up(PATIENCE, at(5_000)));
     }
@@ -310,7 +311,7 @@ mod tests {
         pace.start(PATIENCE, at(600));
         assert!(!pace.is_used_up(PATIENCE, at(992)));
         assert!(pace.is_used_up(PATIENCE, at(1_000)));
-        // A client that has stood still for longer is tried at once, and stays if it takes anything.
+        // A client that has not read for longer is checked at once, and stays if its socket accepts anything.
         let mut pace = Pace::new(1_000, PATIENCE, Some(at(0)), at(5_000));
         pace.start(PATIENCE, at(5_000));
         assert_eq!(pace.deadline(), Some(at(5_000)));

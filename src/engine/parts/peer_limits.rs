@@ -1,7 +1,7 @@
 //! Limits for each address: the number of connections, and the rate of handshakes.
 //!
-//! Addresses are counted only if such a limit is set. An address is kept while it has connections or has just begun
-//! some, so the memory is bounded by the connections that are open, and those that came within the last second.
+//! Addresses are counted only if such a limit is set. An address is stored while it has connections or has recently
+//! begun handshakes. So the memory is bounded by the number of open connections and of those within the last second.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -14,7 +14,7 @@ use crate::sync::lock;
 /// A sweep removes unused addresses when there are this many more than after the last sweep.
 const SWEEP_EVERY: usize = 1024;
 
-/// How far handshakes may run ahead of their rate: a second's worth may arrive at once.
+/// The burst that is allowed: the handshakes of one second may arrive at once.
 const BURST: Duration = Duration::from_secs(1);
 
 pub(crate) struct PeerLimits {
@@ -44,7 +44,7 @@ pub(crate) struct PeerSlot {
 }
 
 impl PeerLimits {
-    /// Makes the counts, or `None` if no such limit is set.
+    /// Creates the counts, or returns `None` if no such limit is set.
     pub(crate) fn new(limits: &Limits) -> Option<Arc<Self>> {
         let (connections, handshakes) = (
             limits.peer_connections_max,

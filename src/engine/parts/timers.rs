@@ -1,9 +1,9 @@
 //! The deadlines of a shard's connections.
 //!
-//! Time is an argument, and is counted as far as the shard has run (`clock`).
+//! Time is an argument, and excludes time in which the shard could not run (`clock`).
 //!
-//! A connection has at most one entry. If its deadline has moved back meanwhile, the entry fires early and is set
-//! again, so that activity costs no timer work; if the deadline has come nearer, the entry is moved.
+//! A connection has at most one entry. If its deadline is postponed, the entry stays, fires early and is set again, so
+//! that activity causes no timer work. If the deadline becomes earlier, the entry is moved.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -22,7 +22,7 @@ pub(crate) struct Tick(
 /// Coarse enough that thousands of connections share few entries, fine enough for a timeout of a second.
 const TICK: Duration = Duration::from_millis(8);
 
-/// A whole number, so that seconds and the remainder can be counted apart, which is quick.
+/// The number of steps in a second. It is a whole number, which makes conversions fast.
 const TICKS_PER_SECOND: u64 = 125;
 
 const _: () = assert!(TICKS_PER_SECOND * TICK.subsec_nanos() as u64 == 1_000_000_000);

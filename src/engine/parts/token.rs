@@ -16,10 +16,10 @@ const RESERVED_SLOTS: u64 = 2;
 /// The layout of a token of `WIDTH` bits: the connection's slot in the low bits, and above it as many of the low bits
 /// of its generation as fit.
 ///
-/// At 64 bits both fit in full. At 32 bits a shard has 2^22 - 2 slots (4.2 million), more than sockets fit into such a
-/// machine's memory, and a token repeats after its slot was reused 1,024 times. Readiness that is reported so late
-/// reaches the next connection in the slot, which reads or writes once in vain. The opposite fault, readiness that
-/// reaches no connection, would stop a connection for good, since readiness is reported only once.
+/// With 64 bits, both fit in full. With 32 bits, a shard has 2^22 - 2 slots (4.2 million), which is more than the
+/// sockets that fit into the memory of such a machine, and a token repeats after its slot was reused 1,024 times.
+/// Readiness that is reported that late reaches the wrong connection, which then reads or writes once without effect.
+/// That is harmless. Losing readiness would not be, because it is reported only once.
 pub(crate) struct Layout<const WIDTH: u32>;
 
 /// The layout on this machine.

@@ -1,5 +1,5 @@
-//! An index of the connections that use most of a shared resource, by address: it finds the connection to evict without
-//! a look at all others.
+//! An index of the usage of a shared resource by connection and address. It finds the connection to evict without
+//! visiting all others.
 //!
 //! The address with the highest usage is chosen first, then its largest connection: a client with many connections must
 //! not get others evicted. Connections that use nothing take no entry.

@@ -11,7 +11,7 @@ use crate::engine::reactor::{Core, Stage, Stop};
 use crate::transport::ShardTransport;
 
 impl<T: ShardTransport> Core<T> {
-    /// Panics if a connection waits for something that no timer ends. The shard is about to sleep for `wait`.
+    /// Panics if a connection waits for an event without a timer. The shard is about to sleep for `wait`.
     pub(crate) fn check_timers(&self, now: Instant, wait: Option<Duration>) {
         assert!(
             self.cx.timers.len() <= self.conns.len(),

@@ -1,4 +1,4 @@
-//! A shard, without its thread and its poll: one owned value that can be moved.
+//! A shard without its thread and its poll, as one owned value that can be moved.
 //!
 //! All of a shard's work in progress is in here, and none on a thread's stack. Readiness, time and transports are
 //! arguments, so tests run a shard without a socket.
@@ -81,7 +81,7 @@ pub(crate) const EXPIRED_PER_TURN: usize = 1_024;
 /// Evicted connections that are written to in one turn.
 pub(crate) const EVICTED_PER_TURN: usize = 32;
 
-/// Lists of keys with more capacity are not kept for the next turn.
+/// The maximum capacity of a list of keys that is kept for the next turn.
 const SPARE_KEYS_MAX: usize = 4096;
 
 /// A shard: its connections, and the rest of its state.
@@ -117,7 +117,7 @@ pub(crate) struct ShardCx<T: ShardTransport> {
     pub(crate) evicted: VecDeque<Key>,
     /// Jobs for the handlers, given to them at the end of this turn.
     pub(crate) jobs: VecDeque<Job>,
-    /// Whether jobs run on the shard's own thread, as far as it gets; the rest goes to the pool.
+    /// Whether jobs run on the shard's own thread. Those that it does not get to run go to the pool.
     pub(crate) runs_inline: bool,
     pub(crate) inline_policy: InlinePolicy,
     /// The outcomes of jobs that ran on the shard's own thread.
@@ -207,7 +207,7 @@ impl<T: ShardTransport> Core<T> {
         }
         if let Stage::WebSocket(ws) = &mut conn.stage {
             ws.unblocked();
-            // Every report says that the socket has room; mostly nothing waits for that.
+            // Every report says that the socket is writable, but usually the outbox is empty.
             if ws.outbox.is_empty() {
                 return;
             }
@@ -411,7 +411,7 @@ impl<T: ShardTransport> Core<T> {
         self.flush_batches();
         self.write_dirty();
         self.write_evicted();
-        // By now it shows which clients take something.
+        // The reads and writes so far show which clients read.
         self.enforce_send_budget();
         self.hand_over();
     }

@@ -42,7 +42,7 @@ pub(crate) struct ReceiveBudget {
 
 const SPARES_MAX: usize = 64;
 
-/// Lists with more capacity are not kept.
+/// The maximum capacity of a list that is kept for reuse.
 const SPARE_EVENTS_MAX: usize = 64;
 
 impl ReceiveBudget {

@@ -1,7 +1,7 @@
 //! Rooms: sets of connections. The engine knows them by number.
 //!
-//! Membership is kept twice. A [`SharedRoom`] answers any thread at once; each shard with members has a list of its own
-//! ([`LocalRooms`]), which follows through the mailbox. So joins, leaves and messages keep their order at each
+//! Membership is stored twice. A [`SharedRoom`] answers any thread at once. Each shard with members has its own list
+//! ([`LocalRooms`]), which is updated through the mailbox. So joins, leaves and messages keep their order at each
 //! connection, and every thread sees its own changes.
 
 use std::collections::HashMap;
@@ -115,7 +115,7 @@ impl WebSocket {
         cx: &mut ConnCx<'_, T>,
         room: &Arc<SharedRoom>,
     ) -> bool {
-        // Messages that the room has sent so far are for its members so far.
+        // Earlier messages to the room are for its earlier members.
         self.take_batches(cx);
         self.is_open() && self.session.note_change_seen(room)
     }
@@ -137,7 +137,7 @@ impl WebSocket {
             .fanout
             .shared_compression
             .joined(Audience::Room(number), self.compression);
-        // The joining is reported first: a replay may cost the client its connection, which makes it leave.
+        // Report the join first, because the replay may disconnect the client, which then leaves.
         self.presence_changed(cx, Presence::Joined, room.clone());
         self.replay(cx, replay);
         true
@@ -151,7 +151,7 @@ impl WebSocket {
         cx.shard.fanout.rooms.remove(number, cx.key);
         #[cfg(feature = "deflate")]
         {
-            // It may join again, and has missed compressed messages by then.
+            // The connection may join again after it has missed compressed messages.
             let epoch = cx
                 .shard
                 .fanout
@@ -202,7 +202,7 @@ impl WebSocket {
                     shard.program.emptied(&empty);
                 }
             }
-            // A session that was never seen to join does not leave.
+            // Report no leave for a session whose join was not reported.
             if held && shard.subscriptions.room && !is_stream {
                 let event = SessionEvent::Room(Presence::Left, room);
                 self.keep_event(event, &mut shard.receive_budget);

@@ -1,6 +1,5 @@
-//! Headroom under [`SlowConsumer::Pace`](crate::limits::SlowConsumer::Pace): before a message is delivered, each
-//! recipient's outbox must have room for it. Recipients whose outbox has not are congested, and producers wait for
-//! them.
+//! Headroom under [`SlowConsumer::Pace`](crate::limits::SlowConsumer::Pace). Before a message is delivered, each
+//! recipient's outbox must have space for it. A recipient without space is congested, and producers wait for it.
 
 use crate::engine::model::command::Command;
 use crate::engine::parts::encoding::Encoding;

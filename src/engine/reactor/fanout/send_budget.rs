@@ -15,8 +15,8 @@ impl Fanout {
 }
 
 impl<T: ShardTransport> Core<T> {
-    /// Disconnects the clients with most waiting bytes while all hold too much: first those that take nothing at
-    /// present, then others if that is not enough.
+    /// While the queued bytes of all clients exceed the budget, disconnects the clients with the most bytes: first
+    /// those whose sockets accept nothing at present, and then others.
     #[inline]
     pub(crate) fn enforce_send_budget(&mut self) {
         if self.cx.fanout.is_over_budget() {
@@ -45,7 +45,7 @@ impl<T: ShardTransport> Core<T> {
         }
     }
 
-    /// Tries a write, once a turn, for bytes that no write was tried for: they say nothing about their client yet.
+    /// Tries to write newly queued bytes, once a turn, because before that they do not show whether their client reads.
     fn write_untried(&mut self) {
         while self.cx.fanout.is_over_budget()
             && let Some(&key) = self.cx.dirty.get(self.cx.fanout.tried)
@@ -68,11 +68,11 @@ impl Stage {
         let before = self.waiting_bytes();
         self.write(cx, None);
         if cx.is_over() {
-            // It has broken or is done, and is no slow consumer.
+            // The connection broke or has ended, so it is not a slow consumer.
             return None;
         }
         if self.waiting_bytes() == before {
-            // It does not read, so a close frame would not reach it.
+            // The client does not read, so a close frame would not reach it.
             self.give_up_reader(cx);
             return None;
         }
@@ -88,7 +88,7 @@ impl Stage {
         }
     }
 
-    /// Takes it out of the index for now, so that it is not found as the largest.
+    /// Removes the connection from the index for now, so that the search for the largest does not find it.
     fn set_aside<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let blocked = &mut cx.shard.fanout.blocked;
         match self {
@@ -102,7 +102,7 @@ impl Stage {
         }
     }
 
-    /// Puts it back into the index.
+    /// Adds the connection to the index again.
     fn note_blocked<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self {
             Self::WebSocket(ws) => cx.shard.fanout.note_unshared(ws),

@@ -58,8 +58,8 @@ impl Requests {
         self.handled = self.handled.saturating_sub(bytes);
     }
 
-    /// Whether there is room for the announced length of a body, as far as can be known: requests of handlers can't be
-    /// taken from them, and larger bodies give way.
+    /// Returns whether there may be space for a body of the announced length. Requests of handlers keep their space,
+    /// and larger bodies can be dropped for it.
     pub(super) fn has_room_for(&self, body: &Body) -> bool {
         self.handled.saturating_add(body.announced_bytes()) <= self.bytes_max
     }
@@ -150,9 +150,9 @@ impl Http {
         self.count_request(cx);
     }
 
-    /// Makes the connection, which holds most, give way: stops waiting for its body, or drops the bytes sent behind its
-    /// request.
-    fn give_way<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
+    /// Frees the memory of this connection, which holds the most: stops waiting for its body, or drops the bytes after
+    /// its request.
+    fn free_memory<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self.phase {
             Phase::Body(_) => {
                 let head_only = self.reads_body_of_head();
@@ -175,14 +175,14 @@ impl Http {
 }
 
 impl<T: ShardTransport> Core<T> {
-    /// Makes the connections that hold most give way, until the requests fit the budget.
+    /// Frees the memory of the connections that hold the most, until the requests fit into the budget.
     #[inline]
     pub(crate) fn enforce_request_budget(&mut self) {
         while self.cx.requests.is_over()
             && let Some((slot, _)) = self.cx.requests.held.largest()
         {
             let found = self.with_slot(slot, |stage, cx| match stage {
-                Stage::Http(http) => http.give_way(cx),
+                Stage::Http(http) => http.free_memory(cx),
                 Stage::WebSocket(_) | Stage::Lingering(_) => {
                     debug_assert!(false, "only HTTP connections are in the index of requests");
                 }

@@ -1,4 +1,4 @@
-//! Handshakes on their way to a WebSocket: the program may authorise them, and the connection waits for the verdict.
+//! Processes handshakes. The program may authorise them, and the connection waits for the verdict.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(super) struct Authorizing {
     pub(super) source: HandshakeSource,
 }
 
-/// Where a request that is being authorised has come from.
+/// The source of a request that is being authorised.
 pub(super) enum HandshakeSource {
     /// A handshake that was read here. The verdict must be sent as a response.
     Here(ValidHandshake),
@@ -181,7 +181,7 @@ impl Http {
         }
     }
 
-    /// Has the program decide whether a client is accepted. Meanwhile nothing is read.
+    /// Asks the program whether a client is accepted. Nothing is read until the verdict.
     fn authorize<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -242,7 +242,7 @@ impl Http {
         cx: &mut ConnCx<'_, T>,
         answer: Result<Granted, Refusal>,
     ) {
-        // If the connection no longer waits for the verdict, what was granted is dropped.
+        // If the connection no longer waits for the verdict, drop the verdict.
         let Some(Authorizing { request, source }) = self.end_authorizing(cx) else {
             return;
         };
@@ -369,7 +369,7 @@ impl Http {
                 self.answer(cx, head);
                 return;
             }
-            // The head is sent once it is known what follows it.
+            // The response head is sent later, together with the bytes that follow it.
             HandshakeSource::EventStream { head_only: false } => {
                 (Vec::new(), Encoding::Events, None)
             }

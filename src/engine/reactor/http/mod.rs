@@ -93,8 +93,8 @@ impl Http {
         matches!(self.phase, Phase::Head | Phase::Body(_))
     }
 
-    /// The bytes of a handshake that the program authorises, and of those behind it. Bytes behind the head of another
-    /// request belong to its body, and count as such.
+    /// The bytes of a handshake that the program authorises, and of those behind it. Bytes after the head of any other
+    /// request belong to its body, and are counted with it.
     fn authorizing_bytes(&self) -> usize {
         match &self.phase {
             Phase::Authorizing(authorizing) if authorizing.is_of_body() => {
@@ -345,7 +345,7 @@ impl Http {
         self.answer(cx, refused.response(head_only));
     }
 
-    /// Reads once, if the phase takes input. Returns whether there was anything to read.
+    /// Reads once, if the phase accepts input. Returns whether there was anything to read.
     pub(crate) fn read<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
         self.wants_input() && cx.read_for(self)
     }
@@ -356,7 +356,7 @@ impl Http {
         if self.deadline() > tick {
             return;
         }
-        // What has arrived, or fits into the socket, since the poll comes first.
+        // Before the verdict, process the input that has arrived since the poll, or write what the socket now accepts.
         if !self.wants_input() {
             self.write(cx);
         } else if cx.may_read_before_verdict() {

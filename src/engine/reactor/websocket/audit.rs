@@ -1,4 +1,4 @@
-//! What a WebSocket waits for, and until when, derived from its state for tests and fuzzers.
+//! Derives from the state of a WebSocket the events for which it waits, and their deadlines, for tests and fuzzers.
 
 use crate::engine::model::settings::Settings;
 use crate::engine::parts::timers::Tick;

@@ -49,7 +49,7 @@ use crate::transport::ShardTransport;
 ///
 /// ```text
 /// receiving:  Open ──▶ Discarding                   we have sent a close frame: messages are dropped
-///             Open, Discarding ──▶ Closed           the peer's close frame has come
+///             Open, Discarding ──▶ Closed           the peer's close frame has arrived
 ///                              ──▶ Eof              the stream has ended, or broke
 ///                              ──▶ Stopped          a violation; or the host had received the end already
 ///                              ──▶ Evicted          it holds too much, or took too long
