@@ -1,10 +1,10 @@
-//! Names of a program's options, for advice to the person who runs the program.
+//! Names of a program's own options, which messages to its operator mention.
 
-/// The names of a program's own options, for the refusals that name them
+/// The names of a program's own options, which the library mentions when it refuses a client
 /// ([`AsyncWebsocketApp::with_option_names`](crate::AsyncWebsocketApp::with_option_names)).
 ///
-/// Who runs a program does not know the methods that it calls: a program that has options for its allowed origins and hosts
-/// has the refusals say those.
+/// By default, a refusal advises calling a method of this library. The operator of a program can't do that, but can set
+/// an option of the program.
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, OptionNames, Origins};
@@ -21,7 +21,7 @@ pub struct OptionNames {
 }
 
 impl OptionNames {
-    /// The methods of [`AsyncWebsocketApp`](crate::AsyncWebsocketApp).
+    /// Creates the default names, which are methods of [`AsyncWebsocketApp`](crate::AsyncWebsocketApp).
     pub fn new() -> Self {
         Self {
             allowed_origins: "AsyncWebsocketApp::with_allowed_origins".into(),
@@ -29,13 +29,13 @@ impl OptionNames {
         }
     }
 
-    /// What allows an origin, which stands behind it.
+    /// Sets the option that allows an origin. Messages append the origin after a space.
     pub fn with_allowed_origins(mut self, option: impl Into<String>) -> Self {
         self.allowed_origins = option.into();
         self
     }
 
-    /// What allows a host name, which stands behind it.
+    /// Sets the option that allows a host name. Messages append the host name after a space.
     pub fn with_allowed_hosts(mut self, option: impl Into<String>) -> Self {
         self.allowed_hosts = option.into();
         self

@@ -434,7 +434,7 @@ mod tests {
         assert!(Origins::Same.allows(Some("http://[::1]:8080"), Some("[0:0::1]:8080")));
     }
 
-    /// What a request without `Origin` comes to.
+    /// Checks a request without `Origin`.
     fn embedded(origins: &Origins, site: &str, host: &str, referer: Option<&str>) -> bool {
         origins.allows_request(|name| match name {
             "Host" => Some(host),

@@ -197,7 +197,7 @@ impl Subscription {
     }
 }
 
-/// What a client is sent before new messages.
+/// The part of a stream before new messages.
 #[derive(Default)]
 struct Replay {
     /// The client has missed messages that are no longer kept.
@@ -296,7 +296,7 @@ struct PendingSubscription {
 type SubscriptionSlot = Mutex<Option<Box<PendingSubscription>>>;
 
 impl AppShared {
-    /// Keeps what the stream needs of its request.
+    /// Stores the parts of the request that the stream needs.
     pub(super) fn pending_subscription(
         &self,
         request: &RequestHead,
@@ -319,7 +319,7 @@ impl AppShared {
         let attachment = session.attachment.get();
         let attachment = attachment.and_then(|any| any.downcast_ref::<SubscriptionSlot>());
         let pending = attachment.and_then(|pending| pending.lock().ok()?.take());
-        // If the engine stops, whoever stops it answers the request.
+        // If the engine stops, the shutdown answers the request.
         if let (Some(hub), Some(pending)) = (self.running(), pending)
             && let Err(refused) = self.try_subscribe(hub, session, &pending)
         {
@@ -363,9 +363,9 @@ impl AppShared {
             true => event_stream::rooms(names_by_epoch(rooms)),
             false => Vec::new(),
         };
-        // Rendered without holding a lock; few messages are published meanwhile.
+        // Render without holding a lock. Few messages are published during that time.
         let mut rendered: HashMap<HistoryId, Bytes> = HashMap::new();
-        // Bytes for the response head and for messages that are published meanwhile.
+        // The bytes for the response head, and for messages that are published during rendering.
         let mut more_bytes = (16 << 10) + names.len();
         loop {
             for (id, message) in plan(&lock_all(rooms)).messages {
@@ -413,15 +413,15 @@ impl AppShared {
             };
             match hub.begin_stream(reserved, session, beginning) {
                 Ok(()) => return true,
-                // Quadrupled so that this terminates, however much is published meanwhile.
+                // Quadruple the space, so that the loop terminates at any rate of publishing.
                 Err(NotJoined::Full) => more_bytes *= 4,
                 Err(_) => return false,
             }
         }
     }
 
-    /// Follows the rooms of a subscription, so that none of them ends meanwhile. They are sorted, so that everyone who
-    /// locks several does so in the same order.
+    /// Follows the rooms of a subscription, so that none of them ends before the stream begins. Sorts them, because all
+    /// threads that lock several rooms must do so in the same order.
     fn follow(&self, hub: &Hub, subscription: &Subscription) -> Result<Vec<Followed>, Reject> {
         let names = &subscription.rooms;
         if names.len() > hub.connection_rooms_max() {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 const SAME_HOLDER_MAX: Duration = Duration::from_secs(5);
 
 thread_local! {
-    /// Whether this thread holds a turn in any room. It takes no second one, since two closures that publish to each
+    /// Whether this thread holds a turn in any room. It takes no second one, because two closures that publish to each
     /// other's rooms would deadlock.
     static HAS_TURN: Cell<bool> = const { Cell::new(false) };
 }
@@ -26,7 +26,7 @@ thread_local! {
 #[derive(Default)]
 pub(super) struct IdTurns {
     queue: Mutex<TurnQueue>,
-    /// The holder has lost an id to a producer without a turn: from now on every producer takes one.
+    /// Set if the holder has lost an id to a producer without a turn. From then on, every producer takes a turn.
     contested: AtomicBool,
 }
 

@@ -27,7 +27,7 @@ use crate::report::{Limited, limited};
 use crate::sync::lock;
 use crate::user_threads;
 
-/// The state that an app shares with its senders and streams, before, while and after it runs.
+/// The state that an app shares with its senders and streams. It exists before the app runs, and may outlive it.
 #[derive(Default)]
 pub(super) struct AppShared {
     hub: OnceLock<Arc<Hub>>,
@@ -38,7 +38,7 @@ pub(super) struct AppShared {
     hook: OnceLock<ConnectHook>,
 }
 
-// A panic elsewhere leaves it consistent: what its locks guard is replaced as a whole.
+// A panic elsewhere leaves the state consistent, because values behind locks are replaced as a whole.
 impl UnwindSafe for AppShared {}
 impl RefUnwindSafe for AppShared {}
 
@@ -76,7 +76,8 @@ pub(super) enum Blocking {
 }
 
 impl Blocking {
-    /// A shard must not wait for itself, for example when a logger broadcasts what it logs.
+    /// Disables waiting on threads that must not block. For example, a shard must not wait for itself when a logger
+    /// broadcasts its log lines.
     fn unless_nonblocking(self) -> Self {
         match user_threads::must_not_block() {
             true => Self::Try,
@@ -91,10 +92,10 @@ impl AppShared {
         let _ = self.hook.set(hook);
     }
 
-    /// The engine runs from now on.
+    /// Records that the engine runs from now on.
     pub(super) fn started(&self, hub: Arc<Hub>, histories: HistoryPatterns) {
         self.rooms.set_up(hub.rooms_max(), histories);
-        // An app starts once, since starting consumes it.
+        // An app starts only once, because starting consumes it.
         let _ = self.hub.set(hub);
     }
 
@@ -264,7 +265,7 @@ impl AppShared {
         }
     }
 
-    /// Sends a message that is made for the id that it gets.
+    /// Sends a message that a closure creates for its id.
     pub(super) fn broadcast_with(
         &self,
         name: &str,
@@ -305,7 +306,7 @@ impl AppShared {
         };
         let join = |hub: &Hub, room: &RoomEntry, session: &Session| {
             let reserved = hub.reserve_join(session, 0, 0)?;
-            // Under this lock, a publisher has seen which form this member needs, or will see it.
+            // The lock ensures that the next publisher sees which form this member needs.
             let _history = room.history();
             hub.join(reserved, &room.members, session, Vec::new())?;
             Ok(())
@@ -341,7 +342,7 @@ impl AppShared {
             loop {
                 // Reserve space before rendering, because the reservation may block.
                 let (messages, bytes) = replay.measure(&kept.history())?;
-                // With a margin, since the room may be sent more meanwhile.
+                // Add a margin, because more messages may be sent to the room in the meantime.
                 let reserved =
                     hub.reserve_join(session, messages + 16, bytes * 5 / 4 + (4 << 10))?;
                 replay.render(kept)?;
@@ -352,9 +353,9 @@ impl AppShared {
                 let messages = frames.len();
                 match hub.join(reserved, &room.members, session, frames) {
                     Ok(true) => return Ok(messages),
-                    // It is a member already, and needs no replay.
+                    // The connection is already a member, and needs no replay.
                     Ok(false) => return Ok(0),
-                    // The room was sent more meanwhile.
+                    // More messages were sent to the room in the meantime, so retry.
                     Err(NotJoined::Full) => {}
                     Err(refused) => return Err(refused.into()),
                 }
@@ -380,7 +381,7 @@ impl AppShared {
             };
             let reason = match join(hub, &room, session) {
                 Ok(joined) => return Ok(joined),
-                // The last member has left just now. The next look-up creates another room of this name.
+                // The last member has just left. The next look-up creates another room with this name.
                 Err(JoinFailure::Refused(NotJoined::Retired)) => continue,
                 Err(JoinFailure::Refused(NotJoined::TooMany)) => JoinErrorReason::ConnectionRooms,
                 Err(JoinFailure::Refused(NotJoined::WouldBlock)) => {
@@ -393,7 +394,7 @@ impl AppShared {
                 Err(JoinFailure::HistoryGone) => JoinErrorReason::HistoryGone,
             };
             if room.members.retire() {
-                // The room was created in vain.
+                // The room is not needed.
                 self.rooms.forget(&room.members);
             }
             return refuse(reason);
@@ -434,9 +435,9 @@ impl AppShared {
 
     /// Logs a failed join for callers that get no result.
     pub(super) fn warn_of(&self, joined: Result<(), JoinError>) {
-        /// Limited, since clients can make handlers join rooms.
+        /// Rate-limited, because clients can make handlers join rooms.
         static NOT_JOINED: Limited = Limited::new();
-        // A client that has gone is not worth a warning.
+        // Do not warn about a client that has disconnected.
         if let Err(error) = joined
             && error.reason != JoinErrorReason::Closed
         {
@@ -444,8 +445,8 @@ impl AppShared {
         }
     }
 
-    /// Maps a refusal to its reason. A message that finds a mailbox full goes back to the caller and is not counted as
-    /// dropped.
+    /// Maps a refusal to its reason. A message that does not fit into a full mailbox is returned to the caller, so it
+    /// is not counted as dropped.
     pub(super) fn refused(&self, refused: PushError) -> SendErrorReason {
         match refused {
             PushError::Full => SendErrorReason::Full,

@@ -1,8 +1,8 @@
 //! Broadcasts to a room that keeps a history: rendering for its recipients, and the order of ids.
 //!
-//! The history's lock is held only while an id is given and the message is put into the shards' mailboxes. Everything
-//! that takes time happens before: user code, rendering, waiting for a mailbox. A rendering survives the loss of its id
-//! to another producer, since the id can be replaced in place.
+//! The history's lock is held only while the id is assigned and the message is pushed into the shards' mailboxes. User
+//! code, rendering and waiting for a mailbox happen before. If another producer takes the id, the rendering is kept and
+//! the id is replaced in place.
 
 use super::id_turns::IdTurn;
 use super::publish::{AppShared, Blocking};
@@ -41,7 +41,7 @@ impl PreparedMessage {
         }
     }
 
-    /// Whether every recipient's form is rendered.
+    /// Returns whether every recipient's form is rendered.
     fn covers(&self, room: &engine::SharedRoom) -> bool {
         (room.streams().is_none() || self.event.is_some())
             && (!room.has_members_with_ids() || self.framed.is_some())
@@ -78,8 +78,8 @@ impl PreparedMessage {
 }
 
 impl AppShared {
-    /// Gives a message the next id of a room, sends it and keeps it. Returns the id, or `None` if the room was retired
-    /// meanwhile.
+    /// Assigns the next id of a room to a message, sends the message and keeps it. Returns the id, or `None` if the
+    /// room was retired in the meantime.
     pub(super) fn broadcast_and_keep(
         &self,
         hub: &Hub,
@@ -129,8 +129,8 @@ impl AppShared {
                 // A producer with a turn would have to render again.
             } else if ready.covers(&room.members) {
                 ready.set_id(id);
-                // Under the locks, so that every shard receives the messages in the order of their ids, and clients of
-                // several rooms in the order of their stamps.
+                // Push while holding both locks, so that every shard receives the messages in the order of their ids,
+                // and clients of several rooms in the order of their stamps.
                 let mut stamps = self.rooms.stamps();
                 let to = ready.destination(room, except);
                 match self.broadcast(hub, to, ready.message.frame(), Blocking::Try) {
@@ -178,7 +178,7 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..PRODUCERS {
                 scope.spawn(|| {
-                    // Long enough for other producers to take the id meanwhile.
+                    // This text is long enough that other producers take the id during rendering.
                     let text = "rain\n".repeat(4_000);
                     for _ in 0..MESSAGES {
                         room.broadcast(Message::new(&text));

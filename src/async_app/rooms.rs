@@ -13,7 +13,7 @@ use crate::engine::{self, Hub};
 use crate::error::JoinErrorReason;
 use crate::sync::lock;
 
-/// Longest name of a room, in bytes.
+/// The maximum length of a room's name in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 255;
 
 /// The rooms by name. A room is here while it has members or keeps messages.
@@ -35,26 +35,26 @@ pub(super) struct RoomDirectory {
 }
 
 /// Queues of rooms to evict. Every unpinned room that keeps a history and has no members is in one of them; the thread
-/// that removes the last member enqueues it. A queue may also contain rooms that have members again, which is noticed
-/// when their turn comes. So no eviction scans all rooms.
+/// that removes the last member enqueues it. A queue may also contain rooms that have members again, which are skipped
+/// when they reach the front. So no eviction scans all rooms.
 #[derive(Default)]
 struct Deserted {
-    /// Rooms that had kept nothing when they were enqueued.
+    /// Rooms without kept messages at the time of enqueuing.
     unused: VecDeque<Arc<str>>,
-    /// Rooms that keep messages.
+    /// Rooms with kept messages.
     kept: VecDeque<Arc<str>>,
 }
 
 /// Why a room is needed when `rooms_max` is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
-    /// A client joins: no room that keeps messages is evicted.
+    /// A client joins, so no room with kept messages is evicted.
     ToJoin,
-    /// The room is to keep a message: the least recently used room is evicted.
+    /// The room will keep a message, so the least recently used room is evicted.
     ToKeep,
 }
 
-/// Most rooms that one eviction looks at. Among so many, the least recently used one is found exactly; among more,
+/// The maximum number of rooms that one eviction compares. If there are more, the least recently used one is found only
 /// approximately.
 const LOOKED_AT_MAX: usize = 64;
 
@@ -122,7 +122,7 @@ impl RoomDirectory {
             if let Some(room) = former.filter(|former| is_there(former)) {
                 return Ok(room.clone());
             }
-            // A retired room of this name hands its place to the new one.
+            // The new room replaces a retired room of this name in the count.
             if is_pinned || former.is_some() || self.count_in(setup.rooms_max) {
                 let room = self.new_room(hub, name, bounds);
                 names.replace(room.clone());
@@ -141,7 +141,7 @@ impl RoomDirectory {
     }
 
     fn new_room(&self, hub: &Hub, name: &str, bounds: Option<HistoryBounds>) -> RoomEntry {
-        // What an earlier room of this name has kept is lost.
+        // The messages of an earlier room of this name are lost.
         let evicted_stamp = self.evicted_stamp.load(Relaxed);
         let kept = bounds.map(|bounds| {
             let history = History::new(bounds.messages_max, bounds.bytes_max);
@@ -170,7 +170,7 @@ impl RoomDirectory {
         if room.is_retired() {
             self.forget(room);
         } else if !self.is_pinned(room) && room.enqueue() {
-            // Whether it keeps anything is checked when its turn comes.
+            // Whether the room keeps messages is checked when it reaches the front.
             self.deserted().unused.push_back(room.name.clone());
         }
     }

@@ -112,7 +112,7 @@ impl ModelShard {
         self.control.extend(control);
     }
 
-    /// Turns until this much data and control has come, and sleeps whenever it may.
+    /// Runs turns until this many data items and control messages have arrived. Sleeps whenever the mailbox allows it.
     fn run_until(&mut self, data: usize, control: usize) {
         loop {
             self.take(true);
@@ -125,7 +125,8 @@ impl ModelShard {
         }
     }
 
-    /// Turns until this much control has come, while pacing its producers: it takes control messages only.
+    /// Runs turns until this many control messages have arrived. Paces its producers, so it takes control messages
+    /// only.
     fn run_paced_until(&mut self, control: usize) {
         loop {
             self.take(false);

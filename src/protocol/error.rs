@@ -1,16 +1,16 @@
-//! How a peer can break RFC 6455, and the close code each breach ends in.
+//! Violations of RFC 6455 by the peer, and their close codes.
 
 use std::error::Error;
 use std::fmt;
 
 use super::close::CloseCode;
 
-/// A rule of RFC 6455 that the peer broke. The connection cannot go on.
+/// A violation of RFC 6455 by the peer, which ends the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Violation {
     /// An RSV bit without an extension that gives it a meaning (§5.2).
     ReservedBits,
-    /// An opcode the RFC keeps for later (§5.2).
+    /// An opcode that the RFC reserves (§5.2).
     ReservedOpcode,
     /// A client frame without a mask (§5.1).
     UnmaskedFrame,
@@ -24,15 +24,15 @@ pub(crate) enum Violation {
     FragmentedControl,
     /// A control frame of more than 125 bytes (§5.5).
     ControlTooLong,
-    /// A continuation where no message has begun (§5.4).
+    /// A continuation frame outside of a message (§5.4).
     UnexpectedContinuation,
-    /// A new message before the last one was finished (§5.4).
+    /// A new message before the end of the previous one (§5.4).
     ExpectedContinuation,
-    /// More than is accepted in one message (§7.4.1, §10.4).
+    /// A message over the limit (§7.4.1, §10.4).
     MessageTooBig,
     /// A text message that is not UTF-8 (§8.1).
     InvalidUtf8,
-    /// A compressed message that is no deflate stream (RFC 7692 §7.2.2).
+    /// A compressed message that is not a valid deflate stream (RFC 7692 §7.2.2).
     #[cfg_attr(not(feature = "deflate"), allow(dead_code))]
     InvalidDeflate,
     /// A close frame with a body of one byte (§5.5.1).
@@ -44,7 +44,7 @@ pub(crate) enum Violation {
 }
 
 impl Violation {
-    /// The code to close with (RFC 6455 §7.4.1).
+    /// Returns the close code (RFC 6455 §7.4.1).
     pub(crate) const fn close_code(self) -> CloseCode {
         match self {
             Self::InvalidUtf8 | Self::InvalidDeflate | Self::CloseReasonInvalid => {
@@ -66,7 +66,7 @@ impl Violation {
         }
     }
 
-    /// The rule in one sentence, short enough for a close reason (123 bytes).
+    /// Returns a description that fits into a close reason (123 bytes).
     pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::ReservedBits => "reserved bits must be zero (RFC 6455 §5.2)",

@@ -23,8 +23,8 @@ const VERSION: &str = "13";
 /// Names the supported version in the response to a refused handshake (RFC 6455 §4.2.2 item 4, §4.4).
 pub(crate) const VERSION_HEADER: (&str, &str) = ("Sec-WebSocket-Version", VERSION);
 
-/// The subprotocol for plain messages, which does not change what is sent. Browsers fail a handshake in which the server
-/// selects none of the offered subprotocols, so a client that needs none offers this one last.
+/// The subprotocol for plain messages, which are sent as without a subprotocol. Browsers fail a handshake in which the
+/// server selects none of the offered subprotocols, so a client that needs none offers this one last.
 pub(crate) const PLAIN: &str = "humphrey_ws.plain.v1";
 
 /// The length of a key, and of its base64 form (RFC 6455 §4.1).
@@ -198,7 +198,7 @@ pub(crate) fn response(handshake: &ValidHandshake) -> Vec<u8> {
     switch(&handshake.headers(None))
 }
 
-/// Renders the 101 response with an extension that was agreed (RFC 6455 §9.1).
+/// Renders the 101 response with a negotiated extension (RFC 6455 §9.1).
 #[cfg(feature = "deflate")]
 pub(crate) fn response_with_extension(handshake: &ValidHandshake, extension: &str) -> Vec<u8> {
     let mut headers = handshake.headers(None);

@@ -1,4 +1,4 @@
-//! Headers of received frames, judged as early as their bytes allow (RFC 6455 §5.2).
+//! Parses the headers of received frames, and reports violations as early as possible (RFC 6455 §5.2).
 
 use super::encode::{
     CONTROL_BYTES_MAX, FIN, LEN_7_MAX, LEN_16_MARK, LEN_16_MAX, LEN_64_MARK, MASK, Opcode, RSV1,
@@ -6,10 +6,10 @@ use super::encode::{
 use super::error::Violation;
 use super::role::Role;
 
-/// Longest header of a client frame: 2 + 8 bytes and the masking key.
+/// The maximum length of a client frame's header: 2 + 8 bytes and the masking key.
 pub(super) const CLIENT_HEADER_BYTES_MAX: usize = 14;
 
-/// Bytes of a masking key (RFC 6455 §5.3).
+/// The length of a masking key (RFC 6455 §5.3).
 pub(super) const KEY_BYTES: usize = 4;
 
 const RSV2_AND_RSV3: u8 = 0x30;
@@ -24,16 +24,16 @@ pub(super) struct FirstByte {
     pub(super) compressed: bool,
 }
 
-/// Judges the first byte. `accepts_compressed`: permessage-deflate was agreed.
+/// Checks the first byte. `accepts_compressed` says whether permessage-deflate was negotiated.
 #[inline]
 pub(super) fn first_byte(byte: u8, accepts_compressed: bool) -> Result<FirstByte, Violation> {
     let compressed = byte & RSV1 != 0;
-    // RFC 6455 §5.2: zero unless an extension that was negotiated gives it a meaning.
+    // RFC 6455 §5.2: these bits must be zero unless a negotiated extension defines them.
     if byte & RSV2_AND_RSV3 != 0 || compressed && !accepts_compressed {
         return Err(Violation::ReservedBits);
     }
     let opcode = Opcode::from_bits(byte & OPCODE).ok_or(Violation::ReservedOpcode)?;
-    // RFC 7692 §6: set on the first fragment of a data message only.
+    // RFC 7692 §6: the bit may be set only in the first fragment of a data message.
     if compressed && !matches!(opcode, Opcode::Text | Opcode::Binary) {
         return Err(Violation::ReservedBits);
     }
@@ -49,8 +49,8 @@ pub(super) fn first_byte(byte: u8, accepts_compressed: bool) -> Result<FirstByte
     })
 }
 
-/// Payload length, and where in `header` the masking key begins, or the payload if the peer does not
-/// mask. `None`: more bytes are needed.
+/// Returns the payload length, and the offset in `header` of the masking key, or of the payload if the peer does not
+/// mask. `None` if more bytes are needed.
 #[inline]
 pub(super) fn length<R: Role>(
     opcode: Opcode,
@@ -64,7 +64,7 @@ pub(super) fn length<R: Role>(
         return Err(R::WRONG_MASK);
     }
     let short = second & !MASK;
-    // RFC 6455 §5.5: 125 bytes at most, which the longer forms could only exceed.
+    // RFC 6455 §5.5: a control frame has at most 125 bytes, so a longer form of the length is a violation.
     if opcode.is_control() && usize::from(short) > CONTROL_BYTES_MAX {
         return Err(Violation::ControlTooLong);
     }

@@ -1,8 +1,8 @@
 //! Non-blocking sockets, as a shard uses them.
 //!
-//! Depends on `mio` and `rustix`, and knows nothing above bytes. The contract: every call returns at once; `WouldBlock`
-//! means that readiness will be reported again; the end of a stream is a read of 0 bytes. A shard needs nothing else
-//! from the operating system, so tests run a whole shard on transports of their own.
+//! Depends on `mio` and `rustix`, and handles bytes only. The contract: every call returns at once. `WouldBlock` means
+//! that readiness will be reported again. A read of 0 bytes is the end of the stream. A shard needs nothing else from
+//! the operating system, so tests run a whole shard on simulated transports.
 
 #[cfg(all(feature = "io-uring", target_os = "linux"))]
 mod ring;
@@ -34,10 +34,10 @@ pub(crate) trait ShardTransport: Sized + Send + 'static {
     /// Reads the bytes that have arrived, at most as many as `buffer` holds.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes as many of the bytes as the socket takes.
+    /// Writes as many of the bytes as the socket accepts.
     fn write(&self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Writes as many bytes of several pieces as the socket takes.
+    /// Writes as many bytes of several pieces as the socket accepts.
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
 
     /// Ends the outgoing stream: nothing more will be written.
@@ -46,7 +46,7 @@ pub(crate) trait ShardTransport: Sized + Send + 'static {
 
 /// Writes to many connections, one after the other or with one system call.
 pub(crate) trait WriteMany<T>: Send + 'static {
-    /// The number of writes from which it pays to gather them.
+    /// The minimum number of writes for which gathering them is worthwhile.
     const GATHER_MIN: usize;
 
     /// Calls `write` for each target, and makes the returned writes like `ShardTransport::write`. Each write must be to
@@ -72,7 +72,7 @@ pub(crate) struct Write<'a, T, G> {
 #[allow(dead_code)] // Only tests use it in builds with `io-uring`.
 pub(crate) struct OneByOne;
 
-/// Connections that are looked up before the first of them is written to.
+/// The number of connections that are looked up before the first of them is written to.
 #[allow(dead_code)] // See `OneByOne`.
 const LOOK_AHEAD: usize = 16;
 
@@ -101,7 +101,7 @@ impl<T: ShardTransport> WriteMany<T> for OneByOne {
     }
 }
 
-/// Makes the writers of `count` shards.
+/// Creates the writers of `count` shards.
 ///
 /// # Errors
 /// The kernel is too old for io_uring or forbids it. The writers that are returned with the error make one system call
@@ -153,7 +153,7 @@ impl ShardTransport for TcpStream {
 mod tests {
     use super::*;
 
-    /// LimitedTransport at most this many bytes of a write; `None`: the connection is broken.
+    /// A transport that accepts at most this many bytes per write.
     struct LimitedTransport(usize);
 
     impl ShardTransport for LimitedTransport {

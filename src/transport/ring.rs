@@ -23,10 +23,10 @@ use rustix::net::SendFlags;
 use super::socket::write;
 use super::{Write, WriteMany};
 
-/// Most sends of one system call. A longer list takes several calls.
+/// The maximum number of sends per system call. A longer list takes several calls.
 const ENTRIES: usize = 1024;
 
-/// An io_uring ring, or `None` once it has failed or where it could not be made: then writes are made one by one.
+/// An io_uring ring. `None` if it has failed or could not be created. Writes are then made one by one.
 pub(crate) struct Ring(Option<IoUring>);
 
 /// The ring failed. The kernel has taken the first `taken` requests, and none of the others.

@@ -1,7 +1,7 @@
-//! Procedures: named notifications both ways, and calls that return.
+//! Procedures: named notifications in both directions, and calls with replies.
 //!
-//! Bytes are read and written in `protocol::procedures`. What is known of a client is its `peer`, which the engine keeps
-//! with its session: its shard's thread reads there what comes first (`received`), handlers then `serve` it.
+//! Frames are encoded and parsed in `protocol::procedures`. The state of a client is its `peer`, which the engine
+//! stores with the session. The shard's thread reads each frame first (`received`), and handlers then `serve` it.
 
 mod answer;
 mod call;

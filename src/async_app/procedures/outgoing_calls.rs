@@ -1,4 +1,4 @@
-//! What the program sends to clients in procedures: notifications, and calls of its own.
+//! Notifications and calls from the program to clients.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -148,10 +148,10 @@ where
     /// Calls a procedure of the client. The closure receives the outcome, exactly once.
     ///
     /// The closure runs like a handler of this connection, in the connection's order, and may block. It runs when the
-    /// answer has arrived; when the time is over, in which case the client is told that the call is cancelled; or when
-    /// the connection has gone, before the disconnect handler. If the call can't be made, it runs at once, on this
+    /// answer arrives, when the timeout expires, or when the connection ends, before the disconnect handler. After a
+    /// timeout, the client receives a cancellation. If the call can't be made, the closure runs at once, on this
     /// thread, with the error: [`NotSpoken`](CallErrorReason::NotSpoken) unless the client speaks the newer
-    /// subprotocol, [`TooMany`](CallErrorReason::TooMany), [`TooLarge`](CallErrorReason::TooLarge),
+    /// subprotocol, [`TooMany`](CallErrorReason::TooMany), [`TooLarge`](CallErrorReason::TooLarge) or
     /// [`Closed`](CallErrorReason::Closed).
     ///
     /// # Panics
@@ -192,7 +192,7 @@ where
             Err((OutgoingCall::Waiting(_), _)) => return,
         };
         if let Err(reason) = send_request(session, shared, id, name, data.as_ref()) {
-            // Unless the end of the connection has run the closure already.
+            // This fails if the end of the connection has already run the closure.
             if let Some(OutgoingCall::Callback(done, _)) = peer.take_outgoing(id) {
                 done(Err(reason.into()));
             }
@@ -208,12 +208,12 @@ where
     }
 
     /// Calls a procedure of the client and waits for the outcome, for at most `timeout`. Any thread may wait, including
-    /// a handler of this connection, whose other messages wait meanwhile.
+    /// a handler of this connection. The connection's other messages are handled afterwards.
     ///
     /// # Errors
     ///
-    /// The error that the client answers with; [`TimedOut`](CallErrorReason::TimedOut), in which case the client is
-    /// told that the call is cancelled; and those of [`call`](Self::call).
+    /// The error with which the client answers; [`TimedOut`](CallErrorReason::TimedOut), after which the client
+    /// receives a cancellation; and those of [`call`](Self::call).
     ///
     /// # Panics
     ///
@@ -238,7 +238,7 @@ where
             return Err(reason.into());
         }
         if let Some(hub) = shared.running() {
-            // Otherwise what a handler sends leaves only when the handler ends.
+            // Otherwise the messages of a handler are sent only when the handler ends.
             hub.wake_deferred();
         }
         if let Some(outcome) = waiter.wait(timeout) {
@@ -249,7 +249,7 @@ where
                 send_reset(session, shared, id);
                 Err(CallErrorReason::TimedOut.into())
             }
-            // The answer has arrived just now, or is about to.
+            // The answer has just arrived, or will arrive immediately.
             None => waiter
                 .wait(Duration::from_secs(1))
                 .unwrap_or_else(|| Err(CallErrorReason::TimedOut.into())),
@@ -285,13 +285,13 @@ fn send_request(
         })
 }
 
-/// Tells the client that its answer is no longer awaited.
+/// Sends a cancellation to the client.
 pub(super) fn send_reset(session: &Session, shared: &AppShared, id: u32) {
     let message = Message::new_binary(procedures::reset(id));
     let _ = shared.publish(Recipients::Session(session), message, Blocking::Wait);
 }
 
-/// Has the connection's handlers report a call whose time is over.
+/// Makes the connection's handlers report an expired call.
 fn expire(session: &Weak<Session>, shared: &AppShared, id: u32) {
     if let Some(session) = session.upgrade()
         && let Some(peer) = ProcedurePeer::of(&session)
@@ -312,7 +312,7 @@ pub(super) fn tell_expired(session: &Session, shared: &AppShared) {
     }
 }
 
-/// Gives an answer to the closure that waits for it.
+/// Passes an answer to the closure that waits for it.
 pub(super) fn tell_answered(peer: &ProcedurePeer, outcome: CallOutcome) {
     if let Some(done) = peer.next_answered() {
         done(outcome);

@@ -19,7 +19,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::procedures::{self, Malformed, ProcedureFrame, Version};
 use crate::sync::{ignore_poison, lock};
 
-/// Longest payload of a `$ping` that is answered at once, as for a WebSocket ping.
+/// The maximum payload of a `$ping` that is answered at once, which is that of a WebSocket ping.
 const PING_BYTES_MAX: usize = 125;
 
 /// The outcome of a call to a client.
@@ -63,8 +63,8 @@ impl OutcomeWaiter {
     }
 }
 
-/// While this many cancellation functions wait, because the running ones block, calls are refused: clients that call
-/// and disconnect again and again must not make the queue grow without bound.
+/// The maximum number of waiting cancellation functions. While it is reached, because the running ones block, calls are
+/// refused. Otherwise clients that repeatedly call and disconnect would make the queue grow without bound.
 const CANCELS_WAITING_MAX: usize = 1 << 16;
 
 /// A call to a client, in flight.
@@ -387,12 +387,12 @@ impl ProcedurePeer {
         self.lock().answered.pop_front()
     }
 
-    /// Takes the closures of all unanswered calls, now that the client has gone.
+    /// Removes and returns the closures of all unanswered calls of a disconnected client.
     pub(super) fn take_unanswered(&self) -> Vec<(OnOutcome, CallErrorReason)> {
         let mut state = self.lock();
         state.has_ended = true;
         state.queued = VecDeque::new();
-        // All at once: a call that stayed here could expire meanwhile, and its closure would never run.
+        // Take all of them at once. A call that stayed here could expire, and its closure would never run.
         let outgoing = std::mem::take(&mut state.outgoing);
         let answered = std::mem::take(&mut state.answered);
         let expired = std::mem::take(&mut state.expired);
@@ -494,7 +494,7 @@ mod tests {
             let call = peer.next_queued().unwrap();
             peer.forget(&call);
         }
-        // The last was one too many.
+        // The last call exceeded the limit.
         assert!(peer.next_queued().is_none());
         let state = peer.lock();
         assert!(state.by_id.capacity() < 100 && state.queued.capacity() < 100);

@@ -135,7 +135,7 @@ fn loom_socket_adopted_during_stop_is_inserted_or_dropped() {
             thread.join().unwrap();
         }
         stopper.join().unwrap();
-        // No socket may be kept that no thread would ever look at again.
+        // No socket may stay open without a thread that will handle it.
         assert!(ends.iter().all(is_closed));
         let dropped = 2 - accepted(&hub);
         assert_eq!(counted(&hub), (0, dropped));

@@ -263,7 +263,7 @@ fn loom_outcome_of_a_job_wakes_its_shard_after_its_messages() {
         for job in 1..=2 {
             assert_eq!(handover.push([job], Instant::now(), false), 0);
             shard.run_until(0, usize::from(job));
-            // Data comes before control messages.
+            // Data precedes control messages.
             assert_eq!(shard.data.len(), usize::from(job));
         }
         handover.close();

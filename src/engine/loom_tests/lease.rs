@@ -1,4 +1,5 @@
-//! Models of shards that run handlers themselves: how they are lent out and handed on, and what the watchdog sees.
+//! Models of shards that run handlers on their own threads: lending a shard out, handing it to the spare thread, and
+//! the checks of the watchdog.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +23,7 @@ type Leases = Lease<Box<ModelShard>>;
 /// The outcomes that late threads leave.
 type Outcomes = Arc<Mutex<Vec<u8>>>;
 
-/// The main loop of a shard's thread, as in `ModelShard::work` and `run_inline`. Returns the shard to the thread that it
+/// The main loop of a shard's thread, as in `threads::shard` and `run_inline`. Returns the shard to the thread that it
 /// ends on.
 fn work(
     lease: &Leases,
@@ -246,7 +247,7 @@ fn loom_shard_without_a_spare_thread_is_not_lent() {
                 lease.wait().is_none()
             })
         };
-        // Whether or not the spare thread has come by now, its job must not be lost.
+        // The job must not be lost, whether or not the spare thread waits already.
         match lease.lend(shard(&[1]), |shard| shard.jobs.pop()) {
             Ok(job) => assert!(matches!(lease.next(job, |_, _| None::<u8>), Next::Back(_))),
             Err(kept) => assert_eq!(kept.jobs, [1], "its job is still there"),

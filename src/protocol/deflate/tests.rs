@@ -1,4 +1,4 @@
-//! SharedCompression and inflating against each other, and against another library.
+//! Tests compressing and inflating with each other, and with another library.
 
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZFlush, deflate::compress_to_vec};
@@ -122,7 +122,7 @@ fn answers_beyond_the_offer_fail_the_connection() {
     }
 }
 
-/// The payload of a frame that was compressed.
+/// Returns the payload of a compressed frame.
 fn payload(frame: &[u8]) -> &[u8] {
     assert_eq!(frame[0], 0x80 | RSV1 | 1);
     let header = match frame[1] {
@@ -133,7 +133,7 @@ fn payload(frame: &[u8]) -> &[u8] {
     &frame[header..]
 }
 
-/// Inflates a message with [`Inflater`], so many bytes a step.
+/// Inflates a message with [`Inflater`] in steps of this many bytes.
 fn inflated(
     inflater: &mut Inflater,
     payload: &[u8],
@@ -214,7 +214,7 @@ fn messages_with_shared_history_are_read_by_both_libraries() {
         for _ in 0..40 {
             let message = text(&mut dice, 3_000);
             let level = 1 + dice.below(9) as u8;
-            // Another audience was served meanwhile.
+            // Simulates a message to another audience in between.
             if dice.below(4) == 0 {
                 compressor.restart(&[]);
                 let _ = compressor.compress(
@@ -263,7 +263,7 @@ fn noise_is_given_up_and_the_next_message_is_compressed() {
 fn messages_of_another_library_are_inflated_at_every_step_size() {
     let message = text(&mut Dice::from_seed(7), 4_000);
     for level in 0..=9 {
-        // Ends with a final block.
+        // The message ends with a final block.
         let compressed = compress_to_vec(&message, level);
         let with_end = [&compressed[..], &[0]].concat();
         let mut inflater = Inflater::new(Takeover::No);
@@ -375,7 +375,7 @@ fn decompression_bomb_is_inflated_in_bounded_steps() {
     let step = inflater.step(&bomb, &mut at, &[], 1_000).unwrap();
     assert_eq!((step.bytes.len(), step.is_last), (1_000, false));
 
-    // 10,000 final blocks with nothing in them.
+    // 10,000 empty final blocks.
     let empty = [0x03, 0x00].repeat(10_000);
     inflater.begin();
     let (mut at, mut steps, mut work) = (0, 0, 0);
@@ -395,7 +395,7 @@ fn decompression_bomb_is_inflated_in_bounded_steps() {
 
 #[test]
 fn blocks_without_output_are_bounded_in_each_step() {
-    // Empty stored blocks, and empty blocks with fixed codes.
+    // Two floods: empty stored blocks, and empty blocks with fixed codes.
     let stored = [0x00, 0x00, 0x00, 0xFF, 0xFF].repeat(100_000);
     let fixed = [0x02, 0x00, 0x00, 0x00, 0xFF, 0xFF].repeat(50_000);
     for mut blocks in [stored, fixed] {
