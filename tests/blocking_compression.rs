@@ -236,6 +236,8 @@ fn nonblocking_receive_inflates_and_write_compresses() {
 #[test]
 fn library_client_reads_concurrently_compressed_streams() {
     let address = serve(Compression::new(), echo);
+    // Wait until the server listens, because the client does not retry.
+    drop(tcp(address));
     let clients = (0..8).map(|client: usize| {
         std::thread::spawn(move || {
             let mut connection = Client::builder(&format!("ws://{address}/"))
