@@ -1,9 +1,9 @@
 //! Handlers that serve files in pieces.
 //!
-//! They replace those of the same names in [`humphrey::handlers`], which read a file into memory as a whole for each
-//! request. On routes that are mounted with
-//! [`with_routes`](crate::AsyncWebsocketApp::with_routes), these hold 64 KiB of a file for each client that downloads it, and
-//! read the next piece when the client has received the last one.
+//! They replace the handlers of the same names in [`humphrey::handlers`], which read the whole file into memory for
+//! each request. On routes that are mounted with [`with_routes`](crate::AsyncWebsocketApp::with_routes), these handlers
+//! keep 64 KiB in memory for each client that downloads a file, and read the next piece when the client has received
+//! the previous one.
 //!
 //! ```no_run
 //! use humphrey::SubApp;
@@ -18,9 +18,9 @@
 //! app.run();
 //! ```
 //!
-//! A file that waits for its client is not kept open, so downloads take no descriptors from connections. If it is changed or
-//! replaced before it was sent as a whole, the connection is cut off: the client learns from the announced length that the
-//! response is incomplete. In a Humphrey `App` the handlers work as well, but read the whole file.
+//! A file is opened for each piece, so slow downloads use no file descriptors. If the file is changed or replaced
+//! during a download, the connection is closed, and the client can tell from the announced length that the response is
+//! incomplete. In a Humphrey `App`, the handlers also work, but read the whole file.
 
 use std::fs;
 use std::io;
@@ -36,13 +36,13 @@ use crate::engine::PIECE_BYTES;
 use crate::host::pass_on;
 use crate::report::{Limited, limited};
 
-/// Limited, since clients request files.
+/// Rate-limited, because clients can cause it with requests.
 static UNREADABLE: Limited = Limited::new();
 
 const INDEX_FILES: [&str; 2] = ["index.html", "index.htm"];
 
-/// Serves one file: with its media type by its extension, or 404 if it does not exist. If it can't be read, an error is
-/// logged, and the client gets 500.
+/// Serves one file, with the media type of its extension. The response is 404 if the file does not exist. If it can't
+/// be read, an error is logged, and the client gets 500.
 ///
 /// ```
 /// use humphrey::SubApp;
@@ -57,11 +57,12 @@ pub fn serve_file<State>(
     move |_, _| respond_with(path.as_ref())
 }
 
-/// Serves the files of a directory, and of the directories in it. It needs a path-aware route that ends with `*`.
+/// Serves the files of a directory and of its subdirectories. It requires a path-aware route that ends with `*`.
 ///
-/// The request's path behind the route names the file. A path that ends with `/` names the `index.html` or `index.htm` of
-/// that directory; a directory without the `/` is redirected to it (301). Everything else is 404. A path with `..` or `:`
-/// names nothing. Symbolic links are followed, also out of the directory.
+/// The part of the request's path after the route is the path of the file. A path that ends with `/` refers to the
+/// `index.html` or `index.htm` of that directory. For a directory without the `/`, the response is a redirect to the
+/// path with it (301). In all other cases, and for paths that contain `..` or `:`, it is 404. Symbolic links are
+/// followed, even if they lead out of the directory.
 ///
 /// ```
 /// use humphrey::SubApp;
@@ -114,10 +115,10 @@ fn respond_with(path: &Path) -> Response {
     }
 }
 
-/// Reads a file. Returns its content if that is small or can't be sent in pieces, and nothing if the content is passed on.
-/// `None`: there is no such file.
+/// Reads a file. If the file is large and can be sent in pieces, passes it to the route instead, and returns an empty
+/// body. Returns `None` if there is no such file.
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    // Opening a pipe or a device could block. A directory is no file either.
+    // Refuse pipes and devices, because opening them could block, and directories.
     let metadata = match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => metadata,
         Ok(_) => return Ok(None),

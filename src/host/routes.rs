@@ -20,7 +20,7 @@ use crate::protocol::http::{self, BodyMode, Head, Persistence};
 use crate::report::{Limited, limited};
 use crate::request::Reject;
 
-/// Limited, since clients request files.
+/// Rate-limited, because clients can cause it with requests.
 static UNREADABLE: Limited = Limited::new();
 
 /// Sub-apps whose routes are served.
@@ -51,7 +51,7 @@ impl AnswerBody {
         }
     }
 
-    /// Returns the body or its first piece, and what is left of it.
+    /// Returns the body or its first piece, and the rest of it.
     fn begin(self) -> io::Result<(Vec<u8>, Option<BodyReader>)> {
         match self {
             Self::Whole(body) => Ok((body, None)),
@@ -263,7 +263,7 @@ impl<State> Routes<State> {
         };
         let (response, file) = accepting_file(|| route.handler.serve(request, state.clone()));
         let body = match file {
-            // A file is dropped if the handler has decided on another response after all.
+            // If the handler has returned another response, the file is dropped.
             Some(file) if response.body.is_empty() && response.status_code == StatusCode::OK => {
                 AnswerBody::InPieces(file)
             }

@@ -1,7 +1,8 @@
-//! How a route's handler passes a file on without reading it: Humphrey's `Response` has room only for a body in memory.
+//! Lets a route's handler pass a file to the route without reading it. Humphrey's `Response` can only contain a body in
+//! memory.
 //!
-//! The handler leaves the file in a variable of its thread, and returns a response without a body. The route takes the file
-//! from there when the handler has returned.
+//! The handler stores the file in a thread-local variable, and returns a response without a body. The route takes the
+//! file from the variable when the handler has returned.
 
 use std::cell::RefCell;
 use std::fs::{File, Metadata};
@@ -12,18 +13,18 @@ use std::time::SystemTime;
 
 use crate::engine::{BodyReader, BodySource};
 
-/// A file that is opened for each piece, so that clients who read slowly do not use up the process's descriptors.
+/// A file that is opened for each piece, so that slow clients do not use up the process's file descriptors.
 struct FileSource {
     path: PathBuf,
     version: FileVersion,
 }
 
-/// Tells whether a file is still the same.
+/// Identifies the version of a file, to detect changes.
 #[derive(Debug, PartialEq, Eq)]
 struct FileVersion {
     bytes: u64,
     modified: Option<SystemTime>,
-    /// Its device and number there.
+    /// The file's device, and its number on the device.
     inode: Option<(u64, u64)>,
 }
 
@@ -58,7 +59,7 @@ impl BodySource for FileSource {
 }
 
 enum Offer {
-    /// No route's handler runs on this thread.
+    /// No file can be passed on, because no handler of a mounted route runs on this thread.
     Impossible,
     Open,
     Made(BodyReader),

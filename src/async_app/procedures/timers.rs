@@ -78,7 +78,7 @@ impl TimerState {
     }
 }
 
-/// What the timer thread does next.
+/// The next step of the timer thread.
 enum Step {
     Run(Due),
     Sleep(Duration),
@@ -227,8 +227,8 @@ mod tests {
         }
     }
 
-    /// Runs the steps of a thread that wakes as planned, but for one standstill of this length. Returns the time that had
-    /// passed without it when the timeout was due.
+    /// Simulates a timer thread that wakes as planned, except for one standstill of this length. Returns the time until
+    /// the timeout, without the standstill.
     fn due_after(timeout: Duration, standstill_at: Duration, standstill: Duration) -> Duration {
         let begin = Instant::now();
         let mut clock = Clock::new(begin);

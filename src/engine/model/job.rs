@@ -16,7 +16,7 @@ pub(crate) enum Work {
     Session(Arc<Session>, Vec<SessionEvent>, usize),
     /// A request on an HTTP connection.
     Request(Arc<Ticket>),
-    /// The rest of a response, whose next piece the connection waits for.
+    /// The rest of a response. The connection waits for its next piece.
     Piece(Weak<PieceTicket>),
     /// A handshake on an HTTP connection, which waits for the verdict.
     Handshake(Weak<RequestHead>),

@@ -72,7 +72,7 @@ impl Response {
         }
     }
 
-    /// Makes a response of which only a piece of the body is left to send.
+    /// Creates a response that consists only of a piece of the body.
     pub(crate) fn piece(body: Vec<u8>, rest: BodyReader) -> Self {
         Self {
             head: Vec::new(),
@@ -104,8 +104,8 @@ impl Response {
     }
 }
 
-/// A response's body that is too large to be held in memory. Handlers read it in pieces, each after the client has
-/// received the one before.
+/// The rest of a body that is too large to be held in memory. Handlers read it in pieces, each one after the client has
+/// received the previous piece.
 pub(crate) struct BodyReader {
     source: Box<dyn BodySource>,
     /// The position of the next piece.
@@ -114,7 +114,7 @@ pub(crate) struct BodyReader {
     left: u64,
 }
 
-/// What the pieces of a body are read from.
+/// The source of a body's bytes.
 pub(crate) trait BodySource: Send {
     /// Fills the buffer with the bytes from this position on. May block.
     ///
@@ -123,11 +123,11 @@ pub(crate) trait BodySource: Send {
     fn read_exact_at(&mut self, buffer: &mut [u8], at: u64) -> io::Result<()>;
 }
 
-/// Bytes of a piece. A larger one saves few jobs, and counts for each client that reads slowly.
+/// The length of a piece in bytes. Longer pieces would save few jobs, but take memory for each slow client.
 pub(crate) const PIECE_BYTES: u64 = 64 << 10;
 
 impl BodyReader {
-    /// Makes a body of the first `bytes` bytes of `source`.
+    /// Creates a body of the first `bytes` bytes of `source`.
     pub(crate) fn new(source: impl BodySource + 'static, bytes: u64) -> Self {
         Self {
             source: Box::new(source),
@@ -151,7 +151,7 @@ impl BodyReader {
     /// Fails if the source does.
     pub(crate) fn next_piece(&mut self) -> io::Result<Vec<u8>> {
         let bytes = self.left.min(PIECE_BYTES);
-        // At most PIECE_BYTES.
+        // The cast is lossless, because the value is at most PIECE_BYTES.
         let mut piece = vec![0; bytes as usize];
         self.source.read_exact_at(&mut piece, self.at)?;
         self.at += bytes;
@@ -168,8 +168,8 @@ impl fmt::Debug for BodyReader {
     }
 }
 
-/// The rest of a body, of which a handler is to read the next piece. If the connection ends before, its job finds
-/// nothing.
+/// The rest of a body of which a handler will read the next piece. If the connection ends first, the job finds it
+/// empty.
 pub(crate) struct PieceTicket(Mutex<Option<BodyReader>>);
 
 impl PieceTicket {
@@ -177,7 +177,7 @@ impl PieceTicket {
         Arc::new(Self(Mutex::new(Some(rest))))
     }
 
-    /// Whether no handler has taken it yet.
+    /// Returns whether no handler has taken it yet.
     pub(crate) fn is_queued(&self) -> bool {
         lock(&self.0).is_some()
     }

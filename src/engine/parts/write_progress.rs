@@ -28,7 +28,7 @@ impl WriteProgress {
         }
     }
 
-    /// Goes on at `now`, after nothing could be sent since `paused`: that time does not count.
+    /// Excludes the time from `paused` to `now`, in which there was nothing to send.
     pub(crate) fn resume(&mut self, paused: Tick, now: Tick) {
         self.deadline = self.deadline.after(now.since(paused));
         self.quiet_since = now;

@@ -14,7 +14,7 @@ use crate::limits::Limits;
 use crate::protocol::http::{self, BodyMode, Persistence};
 
 const BODY_BYTES: usize = 5 * PIECE_BYTES as usize + 1;
-/// Memory of a response: one piece, and its head.
+/// The memory of a response: one piece and the head.
 const RESPONSE_BYTES_MAX: usize = PIECE_BYTES as usize + 1_000;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ struct Source {
 
 impl Source {
     fn is_dropped(&self) -> bool {
-        // The test and the route have one each.
+        // The test and the route hold one reference each.
         Arc::strong_count(&self.alive) == 2
     }
 }
@@ -131,7 +131,7 @@ fn large_response_is_read_as_the_client_receives_it() {
         "the body is not what was sent"
     );
     assert!(source.is_dropped());
-    // The connection is used again.
+    // The connection can be used again.
     world.unstall(client);
     world.client_sends(client, get("/"));
     world.run_handlers();
@@ -174,7 +174,7 @@ fn client_is_not_judged_while_a_piece_is_read() {
     world.run_job(0);
     world.hub.wake_deferred();
     world.settle();
-    // What is left of its time before the pause.
+    // The client has the time that was left before the pause.
     world.advance(LIMIT / 2);
     assert!(!world.is_closed(client));
     world.advance(LIMIT);

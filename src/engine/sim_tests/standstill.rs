@@ -118,7 +118,7 @@ const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: 10\r\n
 
 const GET_EVENTS: &[u8] = b"GET /events HTTP/1.1\r\nHost: example\r\n\r\n";
 
-/// A handler thread runs the first job, without waking the shard yet.
+/// Runs the first job on a handler thread, without waking the shard.
 fn is_handled(world: &mut World, _: usize) {
     world.run_job(0);
     world.hub.wake_deferred();

@@ -26,17 +26,17 @@ pub(super) struct Writing {
     pub(super) keep_alive: bool,
 }
 
-/// A response whose next piece a handler is to read.
+/// A response that waits until a handler has read its next piece.
 pub(super) struct Reading {
     ticket: Arc<PieceTicket>,
     drain: WriteProgress,
-    /// When the client had received the piece before.
+    /// The tick at which the client had received the previous piece.
     since: Tick,
     pub(super) keep_alive: bool,
 }
 
 impl Reading {
-    /// Whether a handler has begun.
+    /// Returns whether a handler has begun.
     pub(super) fn has_begun(&self) -> bool {
         !self.ticket.is_queued()
     }
@@ -176,7 +176,7 @@ impl Http {
         cx.want_read();
     }
 
-    /// Has a handler read the next piece of a response: a file system may block.
+    /// Queues a job that reads the next piece of a response, because a file system may block.
     fn read_piece<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -202,8 +202,8 @@ impl Http {
         cx.job(work);
     }
 
-    /// Sends the next piece of a response. Without one, the connection ends: the client learns from the announced length
-    /// that the response is incomplete.
+    /// Sends the next piece of a response. If it could not be read, ends the connection, so that the client can tell
+    /// from the announced length that the response is incomplete.
     pub(crate) fn on_piece<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
