@@ -48,17 +48,8 @@ pub(super) struct Timer((Duration, u64));
 
 impl Default for CallTimers {
     fn default() -> Self {
-        let mut clock = Clock::new(Instant::now());
-        clock.sleep(None);
         Self {
-            state: Mutex::new(TimerState {
-                clock,
-                sleeps_until: None,
-                due: BTreeMap::new(),
-                ever: 0,
-                is_running: false,
-                has_stopped: false,
-            }),
+            state: Mutex::new(TimerState::new(Instant::now())),
             changed: Condvar::new(),
             aside: UserThreads::new("humphrey_ws cancel", ASIDE_MAX),
         }
@@ -66,6 +57,19 @@ impl Default for CallTimers {
 }
 
 impl TimerState {
+    fn new(now: Instant) -> Self {
+        let mut clock = Clock::new(now);
+        clock.sleep(None);
+        Self {
+            clock,
+            sleeps_until: None,
+            due: BTreeMap::new(),
+            ever: 0,
+            is_running: false,
+            has_stopped: false,
+        }
+    }
+
     /// Advances the clock, while the thread sleeps or does not run. Returns the time that counts so far.
     fn elapsed(&mut self, now: Instant) -> Duration {
         self.clock.advance(now);
@@ -231,16 +235,7 @@ mod tests {
     /// the timeout, without the standstill.
     fn due_after(timeout: Duration, standstill_at: Duration, standstill: Duration) -> Duration {
         let begin = Instant::now();
-        let mut clock = Clock::new(begin);
-        clock.sleep(None);
-        let mut state = TimerState {
-            clock,
-            sleeps_until: None,
-            due: BTreeMap::new(),
-            ever: 0,
-            is_running: false,
-            has_stopped: false,
-        };
+        let mut state = TimerState::new(begin);
         let at = state.elapsed(begin) + timeout;
         state.due.insert((at, 0), Box::new(|| {}));
         state.is_running = true;

@@ -97,6 +97,22 @@ fn asked(world: &mut World, path: &str, room: usize) -> usize {
     client
 }
 
+/// Creates a world, and a client that has received the first piece. The next one waits for a handler.
+fn awaiting_second_piece(source: &Source) -> (World, usize) {
+    let mut world = world_with(source);
+    let client = asked(&mut world, "/", usize::MAX / 4);
+    run_job(&mut world);
+    assert_eq!(world.jobs.len(), 1);
+    (world, client)
+}
+
+/// Runs the first job, and has the shard take its result.
+fn run_job(world: &mut World) {
+    world.run_job(0);
+    world.hub.wake_deferred();
+    world.settle();
+}
+
 fn held(world: &mut World) -> usize {
     let unread = world.hub.responses_bytes.load(Relaxed);
     unread.max(world.core().cx.fanout.unshared_bytes())
@@ -187,12 +203,7 @@ fn client_is_not_judged_while_a_piece_is_read() {
 #[test]
 fn piece_without_a_free_handler_ends_the_connection() {
     let source = Source::default();
-    let mut world = world_with(&source);
-    let client = asked(&mut world, "/", usize::MAX / 4);
-    world.run_job(0);
-    world.hub.wake_deferred();
-    world.settle();
-    assert_eq!(world.jobs.len(), 1);
+    let (mut world, client) = awaiting_second_piece(&source);
     world.advance(2 * LIMIT);
     assert!(world.is_closed(client));
     assert!(source.is_dropped());
@@ -218,11 +229,7 @@ fn source_that_ends_early_ends_the_connection() {
 #[test]
 fn client_that_has_gone_costs_one_more_piece_at_most() {
     let source = Source::default();
-    let mut world = world_with(&source);
-    let client = asked(&mut world, "/", usize::MAX / 4);
-    world.run_job(0);
-    world.hub.wake_deferred();
-    world.settle();
+    let (mut world, client) = awaiting_second_piece(&source);
     world.client_resets(client);
     world.run_handlers();
     assert!(world.is_closed(client));
