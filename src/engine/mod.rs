@@ -48,7 +48,7 @@ pub(crate) use self::model::room::{NotJoined, SharedRoom};
 pub(crate) use self::model::session::{Session, Status};
 pub(crate) use self::model::settings::Settings;
 #[allow(unused_imports)] // Only hosts behind features use these.
-pub(crate) use self::model::verdict::{Accepted, Verdict};
+pub(crate) use self::model::verdict::{AcceptedHandshake, Verdict};
 pub(crate) use self::parts::clock::Clock;
 pub(crate) use self::parts::encoding::Encoding;
 pub(crate) use self::parts::expiry::Expiry;

@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::engine::{self, Accepted, Hub, Verdict, adopt_accepted};
+use crate::engine::{self, AcceptedHandshake, Hub, Verdict, adopt_accepted};
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
 use crate::protocol::handshake::HandshakeRefusal;
@@ -48,7 +48,7 @@ static NO_RUNTIME: Limited = Limited::new();
 /// A handshake that is accepted but still unanswered.
 pub(crate) struct PendingUpgrade {
     hub: Arc<Hub>,
-    accepted: Box<Accepted>,
+    accepted: Box<AcceptedHandshake>,
     /// The handshake was authorized without the client's address.
     is_unknown: bool,
     socket: OnUpgrade,

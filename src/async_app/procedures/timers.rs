@@ -83,30 +83,30 @@ impl TimerState {
 }
 
 /// The next step of the timer thread.
-enum Step {
+enum TimerStep {
     Run(Due),
     Sleep(Duration),
     End,
 }
 
 impl TimerState {
-    fn step(&mut self, now: Instant) -> Step {
+    fn step(&mut self, now: Instant) -> TimerStep {
         self.clock.advance(now);
         let Some((&(at, _), _)) = self.due.first_key_value() else {
             self.is_running = false;
             self.clock.sleep(None);
-            return Step::End;
+            return TimerStep::End;
         };
         let left = self.clock.left(at, now);
         if left.is_zero()
             && let Some((_, due)) = self.due.pop_first()
         {
-            return Step::Run(due);
+            return TimerStep::Run(due);
         }
         let sleep = left.min(LOOKS_EVERY);
         self.clock.sleep(Some(sleep));
         self.sleeps_until = now.checked_add(sleep);
-        Step::Sleep(sleep)
+        TimerStep::Sleep(sleep)
     }
 }
 
@@ -163,8 +163,8 @@ impl CallTimers {
         let mut state = self.lock();
         loop {
             match state.step(Instant::now()) {
-                Step::End => return,
-                Step::Run(due) => {
+                TimerStep::End => return,
+                TimerStep::Run(due) => {
                     drop(state);
                     if let Err(payload) = catch_unwind(AssertUnwindSafe(due)) {
                         // The payload may own the last handle of a connection, whose `drop` would run user code here.
@@ -172,7 +172,7 @@ impl CallTimers {
                     }
                     state = self.lock();
                 }
-                Step::Sleep(sleep) => {
+                TimerStep::Sleep(sleep) => {
                     let waited = self.changed.wait_timeout(state, sleep);
                     state = ignore_poison(waited).0;
                     state.sleeps_until = None;
@@ -243,9 +243,9 @@ mod tests {
         let mut stood_still = Duration::ZERO;
         loop {
             match state.step(begin + passed + stood_still) {
-                Step::Sleep(sleep) => passed += sleep,
-                Step::Run(_) => return passed,
-                Step::End => panic!("the timeout is registered"),
+                TimerStep::Sleep(sleep) => passed += sleep,
+                TimerStep::Run(_) => return passed,
+                TimerStep::End => panic!("the timeout is registered"),
             }
             if passed >= standstill_at {
                 stood_still = standstill;

@@ -16,7 +16,7 @@ use crate::engine::hub::job_port::HandlersOf;
 use crate::engine::model::command::{NewConnection, Upgraded};
 use crate::engine::model::job::Work;
 use crate::engine::model::verdict::{
-    Accepted, Attachment, ConnectionPermit, CountConnections, Granted, OnVerdict,
+    AcceptedHandshake, Attachment, ConnectionPermit, CountConnections, Granted, OnVerdict,
     PendingAttachment, Verdict, shutting_down, too_many,
 };
 use crate::protocol::handshake;
@@ -58,7 +58,7 @@ pub(crate) fn authorize(
 /// If the attachment does not have the type that the program expects, the error is the name of the expected type.
 pub(crate) fn attach(
     hub: &Arc<Hub>,
-    accepted: &mut Accepted,
+    accepted: &mut AcceptedHandshake,
     attachment: Attachment,
 ) -> Result<(), &'static str> {
     // Without a program, the engine has stopped. The connection will be closed, so the type does not matter.
@@ -77,7 +77,7 @@ pub(crate) fn attach(
 /// bytes that the client has sent after its request.
 pub(crate) fn adopt_accepted(
     hub: &Hub,
-    mut accepted: Box<Accepted>,
+    mut accepted: Box<AcceptedHandshake>,
     stream: TcpStream,
     early: Vec<u8>,
 ) {
@@ -97,7 +97,11 @@ pub(crate) fn adopt_accepted(
 }
 
 /// Makes the checks and counts that come before the handshake handler, as for handshakes that the engine reads.
-fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepted>, Reject> {
+fn pre_admit(
+    hub: &Arc<Hub>,
+    head: Head,
+    peer: SocketAddr,
+) -> Result<Box<AcceptedHandshake>, Reject> {
     let counters = &hub.common;
     if hub.has_stopped() {
         counters.refused_unserved.add(1);
@@ -144,7 +148,7 @@ fn pre_admit(hub: &Arc<Hub>, head: Head, peer: SocketAddr) -> Result<Box<Accepte
             granted
         }
     };
-    Ok(Box::new(Accepted {
+    Ok(Box::new(AcceptedHandshake {
         handshake,
         granted,
         request: Arc::new(request),

@@ -13,7 +13,7 @@ use crate::engine::model::request::{Charge, PieceTicket, Request, Response};
 use crate::engine::model::room::Presence;
 use crate::engine::model::session::Session;
 use crate::engine::model::verdict::{
-    Accepted, Granted, OnVerdict, PendingAttachment, Refusal, Verdict,
+    AcceptedHandshake, Granted, NotGranted, OnVerdict, PendingAttachment, Verdict,
 };
 use crate::engine::parts::mailbox::When;
 use crate::engine::parts::unwind::catch_panic;
@@ -181,7 +181,7 @@ fn piece(hub: &Hub, ticket: &PieceTicket) -> Option<Response> {
 /// Decides a request, if the shard still waits for the verdict.
 fn verdict(
     request: &Weak<RequestHead>,
-    decide: impl FnOnce(&RequestHead) -> Result<Granted, Refusal>,
+    decide: impl FnOnce(&RequestHead) -> Result<Granted, NotGranted>,
 ) -> Done {
     let verdict = match request.upgrade() {
         Some(request) => decide(&request),
@@ -191,18 +191,23 @@ fn verdict(
 }
 
 /// Decides a handshake that a host has read, and gives the host the verdict.
-fn decide(hub: &Arc<Hub>, program: &dyn Program, mut accepted: Box<Accepted>, then: OnVerdict) {
+fn decide(
+    hub: &Arc<Hub>,
+    program: &dyn Program,
+    mut accepted: Box<AcceptedHandshake>,
+    then: OnVerdict,
+) {
     then.tell(match authorize(hub, program, accepted.request()) {
         Ok(mut granted) => {
             granted.agree_compression(&hub.settings, accepted.request());
             accepted.grant(granted);
             Verdict::Accepted(accepted)
         }
-        Err(Refusal::Program(reject)) => {
+        Err(NotGranted::Program(reject)) => {
             hub.common.refused_handshake_handler.add(1);
             Verdict::Rejected(reject)
         }
-        Err(Refusal::UserConnections) => {
+        Err(NotGranted::UserConnections) => {
             let peer = accepted.request().peer_addr();
             Verdict::Rejected(AdmissionRefused::UserConnections.record(&hub.common, peer))
         }
@@ -214,7 +219,7 @@ fn authorize(
     hub: &Arc<Hub>,
     program: &dyn Program,
     request: &RequestHead,
-) -> Result<Granted, Refusal> {
+) -> Result<Granted, NotGranted> {
     granted(hub, request, || program.handshake(request))
 }
 
@@ -224,7 +229,7 @@ fn granted(
     hub: &Arc<Hub>,
     request: &RequestHead,
     decide: impl FnOnce() -> Result<HandshakeAccept, Reject>,
-) -> Result<Granted, Refusal> {
+) -> Result<Granted, NotGranted> {
     let answer = catch_panic(decide).unwrap_or_else(|| {
         hub.common.handler_panics.add(1);
         Err(Reject::internal_error())
@@ -250,7 +255,7 @@ fn granted(
     }
     // This check comes last, so that a request refused for another reason never counts for the user.
     let user_slot = match user {
-        Some(user) => Some(hub.users.enter(&user).ok_or(Refusal::UserConnections)?),
+        Some(user) => Some(hub.users.enter(&user).ok_or(NotGranted::UserConnections)?),
         None => None,
     };
     Ok(Granted {

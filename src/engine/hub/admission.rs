@@ -179,7 +179,7 @@ impl Hub {
         if allowed.allows_request(header) {
             return Ok(());
         }
-        let why = self.why_not_the_page(allowed, head);
+        let why = self.origin_refusal_reason(allowed, head);
         limited!(
             self.logged.origin_refused,
             warning,
@@ -188,7 +188,7 @@ impl Hub {
         Err(AdmissionRefused::Origin(why.into()))
     }
 
-    fn why_not_the_page(&self, allowed: &Origins, head: &Head) -> String {
+    fn origin_refusal_reason(&self, allowed: &Origins, head: &Head) -> String {
         let option = &self.settings.option_names.allowed_origins;
         let Some(origin) = head.header("Origin").map(quoted) else {
             return format!(

@@ -489,9 +489,9 @@ impl Hub {
 }
 
 impl CountConnections for Hub {
-    fn release_permit(&self, bytes: usize, has_come: bool) {
+    fn release_permit(&self, bytes: usize, was_handed_over: bool) {
         self.authorizing_bytes.fetch_sub(bytes, Relaxed);
-        if !has_come {
+        if !was_handed_over {
             self.disconnected();
         }
     }

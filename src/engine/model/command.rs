@@ -9,7 +9,7 @@ use mio::net::TcpStream;
 
 use crate::engine::model::job::Done;
 use crate::engine::model::room::SharedRoom;
-use crate::engine::model::verdict::Accepted;
+use crate::engine::model::verdict::AcceptedHandshake;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::mailbox::Weigh;
 use crate::engine::parts::peer_limits::PeerSlot;
@@ -167,7 +167,7 @@ pub(crate) struct Upgraded {
     pub(crate) early: Vec<u8>,
     /// The verdict, if the handshake was authorised before (`handlers::pre_admission::authorize`). Contains the
     /// request.
-    pub(crate) accepted: Option<Box<Accepted>>,
+    pub(crate) accepted: Option<Box<AcceptedHandshake>>,
 }
 
 /// What a host has received on a connection before it handed the connection over.

@@ -5,7 +5,9 @@ use std::sync::{Arc, Weak};
 use crate::engine::model::request::{PieceTicket, Response, Ticket};
 use crate::engine::model::room::{Presence, SharedRoom};
 use crate::engine::model::session::Session;
-use crate::engine::model::verdict::{Accepted, Attachment, Granted, OnVerdict, Refusal};
+use crate::engine::model::verdict::{
+    AcceptedHandshake, Attachment, Granted, NotGranted, OnVerdict,
+};
 use crate::engine::parts::id::Key;
 use crate::message::Message;
 use crate::request::RequestHead;
@@ -25,7 +27,7 @@ pub(crate) enum Work {
     /// A request whose body is not read yet. Its connection waits for the verdict of the body guard.
     Guard(Weak<RequestHead>),
     /// A handshake that a host has read. The host waits for the verdict.
-    Authorize(Box<Accepted>, OnVerdict),
+    Authorize(Box<AcceptedHandshake>, OnVerdict),
     /// An attachment whose connection has ended, to be dropped.
     Drop(Attachment),
     /// A session that has ended, to be dropped with its attachment; and whether it counts as ended until then
@@ -66,5 +68,5 @@ pub(crate) enum Done {
     /// The next piece of a response; `None` if it can't be read, or if the connection has ended.
     Piece(Option<Response>),
     /// The program's verdict.
-    Handshake(Box<Result<Granted, Refusal>>),
+    Handshake(Box<Result<Granted, NotGranted>>),
 }

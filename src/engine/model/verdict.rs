@@ -86,14 +86,14 @@ impl Granted {
 }
 
 /// Why a request was refused after its handler was called.
-pub(crate) enum Refusal {
+pub(crate) enum NotGranted {
     /// The handler has rejected it.
     Program(Reject),
     /// The handler has accepted it for a user who already has as many connections as allowed.
     UserConnections,
 }
 
-impl From<Reject> for Refusal {
+impl From<Reject> for NotGranted {
     fn from(reject: Reject) -> Self {
         Self::Program(reject)
     }
@@ -163,14 +163,14 @@ pub(crate) fn shutting_down() -> Reject {
 
 /// The decision about a handshake that a host has read.
 pub(crate) enum Verdict {
-    /// The host answers with 101 and `Accepted::headers`, then hands the connection to `adopt_accepted`.
-    Accepted(Box<Accepted>),
+    /// The host answers with 101 and `AcceptedHandshake::headers`, then hands the connection to `adopt_accepted`.
+    Accepted(Box<AcceptedHandshake>),
     /// The host answers with this response.
     Rejected(Reject),
 }
 
 /// An accepted handshake whose connection has yet to be handed over. It counts as a connection.
-pub(crate) struct Accepted {
+pub(crate) struct AcceptedHandshake {
     pub(crate) request: Arc<RequestHead>,
     pub(crate) handshake: ValidHandshake,
     pub(crate) granted: Granted,
@@ -179,7 +179,7 @@ pub(crate) struct Accepted {
     pub(crate) permit: Option<ConnectionPermit>,
 }
 
-impl Accepted {
+impl AcceptedHandshake {
     /// All headers of the 101 response.
     pub(crate) fn headers(&self) -> Vec<(&str, &str)> {
         self.granted.headers(&self.handshake)
@@ -219,7 +219,7 @@ impl Accepted {
 /// The counter of connections, for [`ConnectionPermit`].
 pub(crate) trait CountConnections: Send + Sync {
     /// Stops counting a request's bytes, and its connection unless that was handed over.
-    fn release_permit(&self, bytes: usize, has_come: bool);
+    fn release_permit(&self, bytes: usize, was_handed_over: bool);
 }
 
 /// Counts a connection that has yet to be handed over, and the memory of its request.

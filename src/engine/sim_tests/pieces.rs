@@ -21,24 +21,24 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Whether a source exists, and what has been read of it.
 #[derive(Clone, Default)]
-struct Source {
+struct SourceUse {
     alive: Arc<()>,
     read: Arc<AtomicUsize>,
 }
 
-impl Source {
+impl SourceUse {
     fn is_dropped(&self) -> bool {
         // The test and the route hold one reference each.
         Arc::strong_count(&self.alive) == 2
     }
 }
 
-struct Counted {
-    source: Source,
+struct CountingBody {
+    source: SourceUse,
     bytes: Vec<u8>,
 }
 
-impl BodySource for Counted {
+impl BodySource for CountingBody {
     fn read_exact_at(&mut self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         self.source.read.fetch_add(buffer.len(), Relaxed);
         self.bytes.read_exact_at(buffer, at)
@@ -50,14 +50,14 @@ fn body() -> Vec<u8> {
 }
 
 /// Creates a world whose route sends the body in pieces; its source for `/short` ends early.
-fn world_with(source: &Source) -> World {
+fn world_with(source: &SourceUse) -> World {
     let source = source.clone();
     let route = move |request: Request| {
         let mut bytes = body();
         if request.head.path() == "/short" {
             bytes.truncate(BODY_BYTES / 2);
         }
-        let reader = Counted {
+        let reader = CountingBody {
             source: source.clone(),
             bytes,
         };
@@ -98,7 +98,7 @@ fn asked(world: &mut World, path: &str, room: usize) -> usize {
 }
 
 /// Creates a world, and a client that has received the first piece. The next one waits for a handler.
-fn awaiting_second_piece(source: &Source) -> (World, usize) {
+fn awaiting_second_piece(source: &SourceUse) -> (World, usize) {
     let mut world = world_with(source);
     let client = asked(&mut world, "/", usize::MAX / 4);
     run_job(&mut world);
@@ -126,7 +126,7 @@ fn body_of(response: &[u8]) -> &[u8] {
 
 #[test]
 fn large_response_is_read_as_the_client_receives_it() {
-    let source = Source::default();
+    let source = SourceUse::default();
     let mut world = world_with(&source);
     let client = asked(&mut world, "/", 0);
     world.run_handlers();
@@ -160,7 +160,7 @@ fn large_response_is_read_as_the_client_receives_it() {
 
 #[test]
 fn unread_responses_hold_one_piece_for_each_client() {
-    let source = Source::default();
+    let source = SourceUse::default();
     let mut world = world_with(&source);
     let clients: Vec<usize> = (0..10).map(|_| asked(&mut world, "/", 100)).collect();
     world.run_handlers();
@@ -176,7 +176,7 @@ fn unread_responses_hold_one_piece_for_each_client() {
 
 #[test]
 fn client_is_not_judged_while_a_piece_is_read() {
-    let source = Source::default();
+    let source = SourceUse::default();
     let mut world = world_with(&source);
     let client = asked(&mut world, "/", 0);
     world.run_handlers();
@@ -202,7 +202,7 @@ fn client_is_not_judged_while_a_piece_is_read() {
 
 #[test]
 fn piece_without_a_free_handler_ends_the_connection() {
-    let source = Source::default();
+    let source = SourceUse::default();
     let (mut world, client) = awaiting_second_piece(&source);
     world.advance(2 * LIMIT);
     assert!(world.is_closed(client));
@@ -214,7 +214,7 @@ fn piece_without_a_free_handler_ends_the_connection() {
 
 #[test]
 fn source_that_ends_early_ends_the_connection() {
-    let source = Source::default();
+    let source = SourceUse::default();
     let mut world = world_with(&source);
     let client = asked(&mut world, "/short", usize::MAX / 4);
     world.run_handlers();
@@ -228,7 +228,7 @@ fn source_that_ends_early_ends_the_connection() {
 
 #[test]
 fn client_that_has_gone_costs_one_more_piece_at_most() {
-    let source = Source::default();
+    let source = SourceUse::default();
     let (mut world, client) = awaiting_second_piece(&source);
     world.client_resets(client);
     world.run_handlers();
@@ -240,7 +240,7 @@ fn client_that_has_gone_costs_one_more_piece_at_most() {
 
 #[test]
 fn stop_waits_for_all_pieces() {
-    let source = Source::default();
+    let source = SourceUse::default();
     let mut world = world_with(&source);
     let client = asked(&mut world, "/", 0);
     world.run_handlers();

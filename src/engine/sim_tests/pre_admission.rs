@@ -9,7 +9,7 @@ use super::wire::{client_text, text};
 use super::world::{World, echo};
 use crate::engine::handlers::pre_admission::authorize;
 use crate::engine::model::command::Upgraded;
-use crate::engine::model::verdict::{Accepted, Verdict};
+use crate::engine::model::verdict::{AcceptedHandshake, Verdict};
 use crate::limits::Limits;
 use crate::request::Reject;
 
@@ -30,7 +30,7 @@ fn run_authorize_job(world: &mut World) {
     world.run_handlers();
 }
 
-fn accepted(told: &Answers) -> Box<Accepted> {
+fn accepted(told: &Answers) -> Box<AcceptedHandshake> {
     match told.lock().unwrap().take() {
         Some(Verdict::Accepted(accepted)) => accepted,
         Some(Verdict::Rejected(reject)) => panic!("{reject}"),

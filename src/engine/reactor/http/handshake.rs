@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::engine::hub::admission::AdmissionRefused;
 use crate::engine::model::command::Upgraded;
 use crate::engine::model::job::Work;
-use crate::engine::model::verdict::{Granted, Refusal, too_many};
+use crate::engine::model::verdict::{Granted, NotGranted, too_many};
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::reactor::ConnCx;
 use crate::engine::reactor::http::{Http, Phase};
@@ -240,7 +240,7 @@ impl Http {
     pub(crate) fn on_verdict<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        answer: Result<Granted, Refusal>,
+        answer: Result<Granted, NotGranted>,
     ) {
         // If the connection no longer waits for the verdict, drop the verdict.
         let Some(Authorizing { request, source }) = self.end_authorizing(cx) else {
@@ -254,12 +254,12 @@ impl Http {
                 }
                 self.accept(cx, request, source, granted);
             }
-            Err(Refusal::UserConnections) => {
+            Err(NotGranted::UserConnections) => {
                 let peer = request.peer_addr();
                 let reject = AdmissionRefused::UserConnections.record(cx.shard.counters(), peer);
                 self.reject(cx, source, &reject, CloseCode::TRY_AGAIN_LATER);
             }
-            Err(Refusal::Program(reject)) => {
+            Err(NotGranted::Program(reject)) => {
                 if !matches!(source, HandshakeSource::Body { .. }) {
                     cx.shard.counters().refused_handshake_handler.add(1);
                 }

@@ -46,7 +46,7 @@ pub(crate) struct Inflations {
 
 /// The queue in which a parked message waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Queue {
+enum InflateQueue {
     Untried,
     Long,
 }
@@ -75,12 +75,12 @@ impl Parked {
     fn advance(
         &mut self,
         inflater: &mut Inflater,
-        queue: Queue,
+        queue: InflateQueue,
         message_bytes_max: usize,
         allowance: &mut usize,
     ) -> Result<Inflated, Violation> {
         let (payload, text) = (&self.payload, self.text);
-        if queue == Queue::Long {
+        if queue == InflateQueue::Long {
             let inflation = &mut self.inflation;
             return inflation.advance(inflater, payload, text, message_bytes_max, allowance);
         }
@@ -114,10 +114,10 @@ impl Inflations {
         !is_empty && !budget.is_inflating_paused()
     }
 
-    fn queue(&mut self, queue: Queue) -> &mut VecDeque<Key> {
+    fn queue(&mut self, queue: InflateQueue) -> &mut VecDeque<Key> {
         match queue {
-            Queue::Untried => &mut self.untried,
-            Queue::Long => &mut self.long,
+            InflateQueue::Untried => &mut self.untried,
+            InflateQueue::Long => &mut self.long,
         }
     }
 }
@@ -248,8 +248,8 @@ impl WebSocket {
         if may_go_on && !parked.is_queued {
             parked.is_queued = true;
             let queue = match parked.is_long {
-                true => Queue::Long,
-                false => Queue::Untried,
+                true => InflateQueue::Long,
+                false => InflateQueue::Untried,
             };
             cx.shard.inflations.queue(queue).push_back(cx.key);
         }
@@ -267,7 +267,7 @@ impl WebSocket {
     fn inflate_parked<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        queue: Queue,
+        queue: InflateQueue,
         allowance: &mut usize,
     ) -> bool {
         let limits = &cx.shard.hub.settings.limits;
@@ -286,8 +286,8 @@ impl WebSocket {
         let inflated = match is_wanted {
             true => {
                 let inflater = match queue {
-                    Queue::Untried => &mut cx.shard.inflations.at_once,
-                    Queue::Long => &mut cx.shard.inflations.waiting,
+                    InflateQueue::Untried => &mut cx.shard.inflations.at_once,
+                    InflateQueue::Long => &mut cx.shard.inflations.waiting,
                 };
                 let inflater = inflater.get_or_insert_with(|| Inflater::new(Takeover::No));
                 parked.advance(inflater, queue, message_bytes_max, allowance)
@@ -296,7 +296,7 @@ impl WebSocket {
             false => Ok(Inflated::Whole(Vec::new())),
         };
         if matches!(inflated, Ok(Inflated::Part)) {
-            if queue == Queue::Untried {
+            if queue == InflateQueue::Untried {
                 parked.is_long = true;
                 cx.shard.inflations.long.push_back(cx.key);
                 return true;
@@ -324,16 +324,16 @@ impl<T: ShardTransport> Core<T> {
     pub(crate) fn inflate_waiting(&mut self) {
         // Reserve half of the turn's allowance for long messages, so that they do not starve.
         let mut for_untried = BYTES_PER_TURN / 2;
-        self.inflate_queue(Queue::Untried, &mut for_untried);
+        self.inflate_queue(InflateQueue::Untried, &mut for_untried);
         let mut for_long = BYTES_PER_TURN / 2 + for_untried;
-        self.inflate_queue(Queue::Long, &mut for_long);
+        self.inflate_queue(InflateQueue::Long, &mut for_long);
         if self.cx.inflations.long.is_empty() {
             // Long messages are rare, so free their inflater.
             self.cx.inflations.waiting = None;
         }
     }
 
-    fn inflate_queue(&mut self, queue: Queue, allowance: &mut usize) {
+    fn inflate_queue(&mut self, queue: InflateQueue, allowance: &mut usize) {
         while *allowance > 0 && !self.cx.receive_budget.is_inflating_paused() {
             let Some(&key) = self.cx.inflations.queue(queue).front() else {
                 break;
