@@ -80,9 +80,19 @@ pub fn serve_dir<State>(
         match try_find_path(&directory, path, &INDEX_FILES) {
             Some(LocatedPath::File(path)) => respond_with(&path),
             Some(LocatedPath::Directory) => Response::empty(StatusCode::MovedPermanently)
-                .with_header(HeaderType::Location, format!("{}/", request.uri)),
+                .with_header(HeaderType::Location, with_slash(&request)),
             None => plain(StatusCode::NotFound, "not found\n"),
         }
+    }
+}
+
+/// Returns the target of a request for a directory with the `/` that it lacks. A second `/` in front would make the
+/// directory's name that of another host (RFC 3986 §4.2).
+fn with_slash(request: &Request) -> String {
+    let path = request.uri.trim_start_matches('/');
+    match request.query.as_str() {
+        "" => format!("/{path}/"),
+        query => format!("/{path}/?{query}"),
     }
 }
 

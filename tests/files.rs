@@ -172,6 +172,8 @@ fn directory_is_redirected_and_its_index_is_served() {
     let (head, _) = get(address, "/files/guide");
     assert!(head.starts_with("HTTP/1.1 301 "), "{head}");
     assert_eq!(header(&head, "Location"), Some("/files/guide/"));
+    let (head, _) = get(address, "/files/guide?a=b");
+    assert_eq!(header(&head, "Location"), Some("/files/guide/?a=b"));
     let (head, body) = get(address, "/files/guide/");
     assert_eq!(header(&head, "Content-Type"), Some("text/html"));
     assert_eq!(body, b"an index");
@@ -179,6 +181,23 @@ fn directory_is_redirected_and_its_index_is_served() {
         let (head, body) = get(address, missing);
         assert!(head.starts_with("HTTP/1.1 404 "), "{missing}: {head}");
         assert_eq!(body, b"not found\n");
+    }
+    running.shutdown(DEADLINE);
+}
+
+#[test]
+fn redirect_never_leads_to_another_host() {
+    let directory = directory("a directory with the name of a host");
+    fs::create_dir(directory.join("host.example")).unwrap();
+    let path = directory.to_str().unwrap();
+    let (running, address) = start(
+        AsyncWebsocketApp::<()>::new()
+            .with_routes(SubApp::new().with_path_aware_route("/*", serve_dir(path))),
+    );
+    for path in ["/host.example", "//host.example", "///host.example"] {
+        let (head, _) = get(address, path);
+        assert!(head.starts_with("HTTP/1.1 301 "), "{path}: {head}");
+        assert_eq!(header(&head, "Location"), Some("/host.example/"));
     }
     running.shutdown(DEADLINE);
 }
