@@ -32,7 +32,8 @@ pub struct Limits {
     /// replay count as always.
     pub outbox_bytes_max: usize,
     /// Bytes that are held for all clients together: messages that were sent to a single client, and responses of
-    /// mounted routes. Default 512 MiB. A message or response is held until its last byte has been written.
+    /// mounted routes. Default 512 MiB. A message or response is held until its last byte has been written. Of a file that is
+    /// sent in pieces (see [`files`](crate::files)), one piece is held.
     ///
     /// Beyond the limit, the app disconnects clients of the address for which most bytes are queued, those with the
     /// most bytes first. It starts with clients that are taking nothing at that moment, and goes on to the others if
@@ -126,8 +127,9 @@ pub struct Limits {
     /// client that is sending when it runs out.
     pub message_timeout: Duration,
     /// How long a complete request may wait until its handler begins: a route's, the handshake handler or an event
-    /// stream's. Default 30 s. Then the request gets 503. A handler that has begun may take any time. This limit does
-    /// not apply to requests that axum reads, whose wait for the handshake handler must be bounded in axum.
+    /// stream's. Default 30 s. Then the request gets 503. A handler that has begun may take any time. A download also waits so
+    /// long at most until a handler reads its next piece (see [`files`](crate::files)); then its connection is closed. This
+    /// limit does not apply to requests that axum reads, whose wait for the handshake handler must be bounded in axum.
     pub queue_timeout: Duration,
     /// How long an HTTP connection may stay idle between requests. Default 60 s.
     pub keep_alive_timeout: Duration,

@@ -118,7 +118,8 @@ pub struct Refused {
     /// The app was stopping, the operating system could not watch its socket, or axum could not hand it over. Or an
     /// HTTP request got 503, since it or its response exceeded a limit
     /// ([`Limits::bodies_bytes_max`](crate::Limits::bodies_bytes_max)), or no handler was free in time
-    /// ([`Limits::queue_timeout`](crate::Limits::queue_timeout)).
+    /// ([`Limits::queue_timeout`](crate::Limits::queue_timeout)). Or a download was cut off, because no handler read its
+    /// next piece in that time.
     pub unserved: u64,
 }
 

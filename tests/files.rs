@@ -203,29 +203,78 @@ fn redirect_never_leads_to_another_host() {
 }
 
 #[test]
-fn another_response_replaces_the_file() {
-    let directory = directory("a file that is not sent");
+fn handler_decides_on_the_response_with_a_file() {
+    const BYTES: usize = 1 << 20;
+    let directory = directory("a file in other responses");
     let path = directory.join("data");
-    sparse(&path, 1 << 20);
+    sparse(&path, BYTES as u64);
+    fs::write(directory.join("other"), vec![1; BYTES]).unwrap();
     let file = serve_file(path.to_str().unwrap());
+    let other = serve_file(directory.join("other").to_str().unwrap());
     let app = AsyncWebsocketApp::<()>::new().with_routes(SubApp::new().with_route(
         "/*",
-        move |request: Request, state| {
+        move |request: Request, state: Arc<()>| {
             let path = request.uri.clone();
-            let response = file(request, state);
+            let mut response = file(request.clone(), state.clone());
             match path.as_str() {
-                "/status" => Response::empty(StatusCode::Forbidden),
-                "/body" => Response::new(StatusCode::OK, "instead"),
-                _ => response,
+                "/empty" => return Response::empty(StatusCode::OK),
+                "/status" => response.status_code = StatusCode::NotFound,
+                "/body" => response.body = b"instead".to_vec(),
+                "/first" => drop(other(request, state)),
+                "/second" => response = other(request, state),
+                _ => {}
             }
+            response
         },
     ));
     let (running, address) = start(app);
-    assert_eq!(get(address, "/file").1.len(), 1 << 20);
-    let (head, body) = get(address, "/status");
-    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
-    assert_eq!(body, b"");
-    assert_eq!(get(address, "/body").1, b"instead");
+    let zeros = vec![0; BYTES];
+    for (path, status, expected) in [
+        ("/file", 200, &zeros[..]),
+        ("/empty", 200, b""),
+        ("/status", 404, &zeros),
+        ("/body", 200, b"instead"),
+        ("/first", 200, &zeros),
+        ("/second", 200, &[1; BYTES]),
+    ] {
+        let (head, body) = get(address, path);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert!(body == expected, "{path}: {} bytes", body.len());
+        // Only the library's own header for files, which is removed, has this name.
+        assert_eq!(header(&head, "X-Humphrey-Ws-File"), None);
+    }
+    running.shutdown(DEADLINE);
+}
+
+#[test]
+fn hidden_files_are_not_served() {
+    let directory = directory("hidden files");
+    for name in [".git", ".well-known", "open"] {
+        fs::create_dir(directory.join(name)).unwrap();
+        fs::write(directory.join(name).join("file"), "content").unwrap();
+    }
+    fs::write(directory.join(".env"), "SECRET").unwrap();
+    fs::write(directory.join("open/.env"), "SECRET").unwrap();
+    let (running, address) = serve(&directory);
+    for (path, status) in [
+        ("/files/open/file", 200),
+        ("/files/.well-known/file", 200),
+        ("/files/.env", 404),
+        ("/files/%2eenv", 404),
+        ("/files//.env", 404),
+        ("/files/open/.env", 404),
+        ("/files/open%2F.env", 404),
+        ("/files/.git/file", 404),
+        ("/files/.git", 404),
+        ("/files/%", 404),
+    ] {
+        let (head, _) = get(address, path);
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{path}: {head}"
+        );
+        assert_eq!(header(&head, "X-Content-Type-Options"), Some("nosniff"));
+    }
     running.shutdown(DEADLINE);
 }
 

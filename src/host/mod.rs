@@ -7,16 +7,16 @@
 pub(crate) mod axum;
 mod cors;
 mod descriptors;
+mod file_offers;
 mod humphrey;
 mod listener;
 mod routes;
-mod streamed;
 
 pub use self::cors::Cors;
 pub(crate) use self::descriptors::fit_connections;
+pub(crate) use self::file_offers::{OFFER_HEADER, offer_file};
 #[cfg(feature = "deflate")]
 pub(crate) use self::humphrey::handshake_with_compression;
 pub(crate) use self::humphrey::{ConnectHook, adopt_from, handshake, hook_of_app, is_hook_of_app};
 pub(crate) use self::listener::bind;
 pub(crate) use self::routes::Routes;
-pub(crate) use self::streamed::pass_on;

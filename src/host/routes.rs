@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use humphrey::SubApp;
-use humphrey::http::StatusCode;
 use humphrey::http::address::Address;
 use humphrey::http::date::DateTime;
 use humphrey::http::headers::{HeaderType, Headers};
@@ -14,14 +13,14 @@ use humphrey::krauss::wildcard_match;
 use humphrey::route::RouteHandler;
 
 use super::cors::Cors;
-use super::streamed::accepting_file;
+use super::file_offers::{FileOffers, OFFER_HEADER, run_with_offers};
 use crate::engine::{BodyReader, Request, Response};
 use crate::protocol::http::{self, BodyMode, Head, Persistence};
 use crate::report::{Limited, limited};
 use crate::request::Reject;
 
 /// Rate-limited, because clients can cause it with requests.
-static UNREADABLE: Limited = Limited::new();
+static NO_FIRST_PIECE: Limited = Limited::new();
 
 /// Sub-apps whose routes are served.
 pub(crate) struct Routes<State> {
@@ -174,7 +173,11 @@ impl<State> Routes<State> {
         let (body, rest) = match head.has_body.then(|| answer.body.begin()) {
             Some(Ok(begun)) => begun,
             Some(Err(error)) => {
-                limited!(UNREADABLE, error, "a file can't be served: {error}");
+                limited!(
+                    NO_FIRST_PIECE,
+                    error,
+                    "a response was replaced with 500, because its body can't be read: {error}"
+                );
                 return Response::internal_error(false);
             }
             None => (Vec::new(), None),
@@ -261,23 +264,8 @@ impl<State> Routes<State> {
             content: has_body.then_some(body),
             address,
         };
-        let (response, file) = accepting_file(|| route.handler.serve(request, state.clone()));
-        let body = match file {
-            // If the handler has returned another response, the file is dropped.
-            Some(file) if response.body.is_empty() && response.status_code == StatusCode::OK => {
-                AnswerBody::InPieces(file)
-            }
-            _ => AnswerBody::Whole(response.body),
-        };
-        RouteAnswer {
-            status: response.status_code.into(),
-            headers: response
-                .headers
-                .iter()
-                .map(|header| (header.name.to_string(), header.value))
-                .collect(),
-            body,
-        }
+        let (response, offers) = run_with_offers(|| route.handler.serve(request, state.clone()));
+        RouteAnswer::of_handler(response, offers)
     }
 
     /// Finds the first matching route of the sub-apps whose host matches, in the order in which they were mounted.
@@ -294,6 +282,32 @@ impl<State> Routes<State> {
 const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
 
 impl RouteAnswer {
+    /// Takes a handler's response, and the file that it refers to. A file is dropped if the handler has decided on another
+    /// body after all.
+    fn of_handler(response: humphrey::http::Response, mut offers: FileOffers) -> Self {
+        let mut answer = Self {
+            status: response.status_code.into(),
+            headers: response
+                .headers
+                .iter()
+                .map(|header| (header.name.to_string(), header.value))
+                .collect(),
+            body: AnswerBody::Whole(response.body),
+        };
+        let file = answer
+            .header(OFFER_HEADER)
+            .and_then(|number| offers.take(number));
+        if let Some(file) = file
+            && answer.body.bytes() == 0
+        {
+            answer.body = AnswerBody::InPieces(file);
+        }
+        answer
+            .headers
+            .retain(|(name, _)| !name.eq_ignore_ascii_case(OFFER_HEADER));
+        answer
+    }
+
     /// Creates a plain-text response that does not come from a route.
     fn plain(status: u16, body: &str) -> Self {
         let headers = [("Content-Type", "text/plain; charset=utf-8")];

@@ -20,7 +20,7 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The supported version of the WebSocket protocol (RFC 6455 §4.1).
 const VERSION: &str = "13";
 
-/// Names the supported version in the response to a refused handshake (RFC 6455 §4.2.2 item 4, §4.4).
+/// The header that names the supported version (RFC 6455 §4.2.2 item 4, §4.4), for the response to a refused handshake.
 pub(crate) const VERSION_HEADER: (&str, &str) = ("Sec-WebSocket-Version", VERSION);
 
 /// The subprotocol for plain messages, which are sent as without a subprotocol. Browsers fail a handshake in which the

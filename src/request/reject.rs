@@ -84,7 +84,8 @@ impl Reject {
         Self::new(500).with_body("internal server error\n")
     }
 
-    /// Adds the supported version to the rejection of a handshake, or of a request that may be one (RFC 6455 §4.2.2).
+    /// Adds the supported version to the rejection of a handshake, or of a request that may be one . RFC 6455 §4.4
+    /// requires it only if the version is the reason; in every rejection, it rules out the version as the reason.
     pub(crate) fn for_handshake(mut self) -> Self {
         if self.header(VERSION_HEADER.0).is_none() {
             self = self.with_header(VERSION_HEADER.0, VERSION_HEADER.1);

@@ -154,7 +154,7 @@ pub(crate) const ARROWS: [(&str, &[&str]); 31] = [
         ],
     ),
     // Handlers for mounted routes, which pass files on to them.
-    ("files", &["engine", "host"]),
+    ("files", &["engine", "host", "protocol::http"]),
     // The public types for axum programs.
     ("axum", &["async_app", "host"]),
     // Entry points of fuzzers, which other builds exclude.

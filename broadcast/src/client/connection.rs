@@ -26,7 +26,7 @@ const WRITE_BUFFER_KEPT: usize = 256 << 10;
 /// How long the server may take to answer a ping.
 const PONG_WAIT: Duration = Duration::from_secs(10);
 
-/// A deadline that is noticed this late passed while the process did not run.
+/// If a deadline is noticed this much too late, the process stood still: it was stopped, or it waited for its standard output.
 const STANDSTILL: Duration = Duration::from_secs(1);
 
 /// Receive budget of a turn. Each event costs 1, and each read from the socket [`READ_WORK`], since it may end inside a
@@ -127,8 +127,8 @@ pub(super) struct ClientConnection {
     heartbeat: Option<Duration>,
     /// When the server was pinged because of its silence.
     ping_sent: Option<Instant>,
-    /// Whether that ping follows one whose deadline passed while the process did not run.
-    was_pinged_again: bool,
+    /// Whether the server got one more period since it last gave a sign of life: see [`Self::excuses_once`].
+    was_excused: bool,
     /// When the close frame was sent.
     close_sent: Option<Instant>,
     /// Whether a message or a pong has arrived.
@@ -159,7 +159,7 @@ impl ClientConnection {
             protocol,
             heartbeat,
             ping_sent: None,
-            was_pinged_again: false,
+            was_excused: false,
             close_sent: None,
             has_received: false,
             turn_work: 0,
@@ -304,6 +304,13 @@ impl ClientConnection {
         }
     }
 
+    /// Returns whether the server gets one more period, because this process stood still when the deadline passed. If its
+    /// whole machine did, the server may have done so, too.
+    fn excuses_once(&mut self, deadline: Instant, now: Instant) -> bool {
+        let stood_still = now >= deadline + STANDSTILL;
+        stood_still && !std::mem::replace(&mut self.was_excused, true)
+    }
+
     /// The deadline for the next sign of life: the answer to the close frame within `close_wait`, or to a heartbeat
     /// ping, which this sends when it is due.
     pub(super) fn deadline(&mut self, close_wait: Duration) -> Result<Option<Instant>, End> {
@@ -312,10 +319,14 @@ impl ClientConnection {
         let silent = |why: &str| Err(End::failed(Failure::Unresponsive, why));
         if let Some(closed) = self.close_sent {
             let by = closed.max(last_received) + close_wait;
-            if now >= by {
+            if now < by {
+                return Ok(Some(by));
+            }
+            if !self.excuses_once(by, now) {
                 return silent(CLOSE_UNANSWERED);
             }
-            return Ok(Some(by));
+            self.close_sent = Some(now);
+            return Ok(Some(now + close_wait));
         }
         let Some(heartbeat) = self.heartbeat else {
             return Ok(None);
@@ -332,16 +343,13 @@ impl ClientConnection {
             if now < by {
                 return Ok(Some(by));
             }
-            // Only a process that was stopped, or whose machine was asleep, looks this late: the server may have been, too.
-            // The silence is judged after one more ping.
-            if now < by + STANDSTILL || self.was_pinged_again {
+            if !self.excuses_once(by, now) {
                 return silent("the server does not answer pings");
             }
-            self.was_pinged_again = true;
         } else if now < last_received + heartbeat {
             return Ok(Some(last_received + heartbeat));
         } else {
-            self.was_pinged_again = false;
+            self.was_excused = false;
         }
         self.ping(HEARTBEAT)?;
         self.write_out()?;

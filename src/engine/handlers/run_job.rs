@@ -1,5 +1,6 @@
 //! Runs the user code of one job.
 
+use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
@@ -161,7 +162,8 @@ fn respond(hub: &Hub, program: &dyn Program, request: Request) -> Response {
 /// Reads the next piece of a response, if its connection still waits for it.
 fn piece(hub: &Hub, ticket: &PieceTicket) -> Option<Response> {
     let mut rest = ticket.take()?;
-    match rest.next_piece() {
+    let read = catch_panic(|| rest.next_piece());
+    match read.unwrap_or_else(|| Err(io::Error::other("the source panicked"))) {
         Ok(body) => {
             let mut piece = Response::piece(body, rest);
             piece.charge = Some(Charge::new(&hub.responses_bytes, piece.bytes()));

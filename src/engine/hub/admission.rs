@@ -245,7 +245,8 @@ impl AdmissionRefused {
         self.reject().response(BodyMode::head_only_if(head_only))
     }
 
-    /// Always names the supported WebSocket version, because some clients are refused before their request is read.
+    /// Returns the response. It always names the supported WebSocket version, because some clients are refused before their
+    /// request is read.
     pub(crate) fn reject(&self) -> Reject {
         let (status, retry_after) = match self {
             Self::Origin(_) | Self::Host(_) => (403, None),

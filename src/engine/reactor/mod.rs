@@ -572,7 +572,7 @@ impl<T: ShardTransport> ShardCx<T> {
                 let bytes = answered.as_ref().map_or(0, |(_, bytes)| *bytes);
                 self.requests.sub_handled(bytes + http::REQUEST_BYTES);
             }
-            Done::Piece(_) => self.requests.sub_handled(http::REQUEST_BYTES),
+            Done::Piece(_) => self.requests.sub_piece(),
             Done::Handshake(_) => self.receive_budget.sub_job(),
         }
     }

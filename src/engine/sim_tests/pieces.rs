@@ -10,6 +10,7 @@ use super::wire::{get, status};
 use super::world::{Setup, World};
 use crate::engine::model::program::Subscriptions;
 use crate::engine::model::request::{BodyReader, BodySource, PIECE_BYTES, Request, Response};
+use crate::engine::reactor::http::REQUEST_BYTES;
 use crate::limits::Limits;
 use crate::protocol::http::{self, BodyMode, Persistence};
 
@@ -51,6 +52,10 @@ fn body() -> Vec<u8> {
 
 /// Creates a world whose route sends the body in pieces; its source for `/short` ends early.
 fn world_with(source: &SourceUse) -> World {
+    limited_world(source, Limits::default())
+}
+
+fn limited_world(source: &SourceUse, limits: Limits) -> World {
     let source = source.clone();
     let route = move |request: Request| {
         let mut bytes = body();
@@ -78,7 +83,7 @@ fn world_with(source: &SourceUse) -> World {
             write_timeout: LIMIT,
             queue_timeout: LIMIT,
             write_bytes_per_second_min: 0,
-            ..Limits::default()
+            ..limits
         },
         subscriptions: Subscriptions {
             request: true,
@@ -252,4 +257,88 @@ fn stop_waits_for_all_pieces() {
     world.client_ends(client);
     assert!(world.has_stopped());
     world.finish();
+}
+
+/// Limits under which handlers may read three pieces at a time.
+fn three_pieces() -> Limits {
+    Limits {
+        body_bytes_max: 1_000,
+        head_bytes_max: 1_000,
+        bodies_bytes_max: 3 * (PIECE_BYTES as usize + REQUEST_BYTES) + 1_000,
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn pieces_that_are_read_at_once_are_bounded() {
+    let source = SourceUse::default();
+    let mut world = limited_world(&source, three_pieces());
+    let clients: Vec<usize> = (0..20)
+        .map(|_| {
+            let client = asked(&mut world, "/", 0);
+            run_job(&mut world);
+            client
+        })
+        .collect();
+    for &client in &clients {
+        world.unstall(client);
+    }
+    // All clients have received their first piece.
+    assert_eq!(held(&mut world), 0);
+    assert_eq!(world.jobs.len(), 3);
+    let mut received = vec![Vec::new(); clients.len()];
+    while !world.jobs.is_empty() {
+        // The shard does not run, so it does not take the pieces.
+        while !world.jobs.is_empty() {
+            world.run_job(0);
+        }
+        assert!(held(&mut world) <= 3 * RESPONSE_BYTES_MAX);
+        world.hub.wake_deferred();
+        world.settle();
+        for (received, &client) in received.iter_mut().zip(&clients) {
+            received.extend(world.output(client));
+        }
+    }
+    for received in received {
+        assert!(
+            body_of(&received) == body(),
+            "the body is not what was sent"
+        );
+    }
+    assert!(source.is_dropped());
+}
+
+#[test]
+fn download_waits_while_requests_use_up_the_budget() {
+    for is_in_time in [true, false] {
+        let source = SourceUse::default();
+        let mut world = limited_world(&source, three_pieces());
+        let download = asked(&mut world, "/", 0);
+        run_job(&mut world);
+        // The heads of these requests fill the budget. Their handlers run for long.
+        let mut others = Vec::new();
+        while others.len() < 500 {
+            others.push(asked(&mut world, "/", usize::MAX / 4));
+        }
+        let jobs = world.jobs.len();
+        assert!(jobs < others.len(), "the budget is full");
+        world.unstall(download);
+        assert_eq!(world.jobs.len(), jobs, "no piece is requested");
+        world.advance(LIMIT / 2);
+        assert!(!world.is_closed(download));
+        if is_in_time {
+            world.run_handlers();
+            assert!(body_of(&world.output(download)) == body());
+        } else {
+            world.advance(LIMIT);
+            assert!(world.is_closed(download));
+        }
+        for other in others {
+            world.client_resets(other);
+        }
+        world.run_handlers();
+        world.client_ends(download);
+        world.assert_empty();
+        assert!(source.is_dropped());
+    }
 }

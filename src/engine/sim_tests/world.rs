@@ -452,7 +452,7 @@ impl World {
         std::mem::take(&mut self.clients[client].rest)
     }
 
-    /// Collects the client's output. The refusal of a handshake must name the supported version (RFC 6455 §4.2.2).
+    /// Collects the client's output. Checks that the refusal of a handshake names the supported version.
     fn take_output(&mut self, client: usize) {
         let output = self.pipe(client).take_output();
         let SimClient {

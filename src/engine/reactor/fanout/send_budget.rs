@@ -71,6 +71,11 @@ impl Stage {
             // The connection broke or has ended, so it is not a slow consumer.
             return None;
         }
+        if self.waiting_bytes() == 0 {
+            // The client has taken everything, so giving up its connection would free nothing.
+            self.set_aside(cx);
+            return None;
+        }
         if self.waiting_bytes() == before {
             // The client does not read, so a close frame would not reach it.
             self.give_up_reader(cx);

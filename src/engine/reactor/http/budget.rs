@@ -5,8 +5,11 @@
 //! Incomplete heads are not counted here: `handshakes_max` bounds them. Handshakes and requests for event streams that
 //! wait for a handler have a bound of their own (`ReceiveBudget::add_authorizing`).
 
-use crate::engine::model::request::{Ticket, head_bytes};
+use std::collections::VecDeque;
+
+use crate::engine::model::request::{PIECE_BYTES, Ticket, head_bytes};
 use crate::engine::model::verdict::busy;
+use crate::engine::parts::id::Key;
 use crate::engine::parts::peer_limits::counted_as;
 use crate::engine::parts::usage_index::UsageIndex;
 use crate::engine::reactor::http::{Http, Phase};
@@ -22,8 +25,11 @@ pub(crate) const REQUEST_BYTES: usize = 512;
 pub(crate) struct Requests {
     /// Bytes that connections hold: incomplete bodies, and bytes sent behind requests.
     held: UsageIndex,
-    /// Bytes of requests that handlers have, or that are queued for them.
+    /// Bytes of requests that handlers have, or that are queued for them, and of pieces of responses that they are to
+    /// read.
     handled: usize,
+    /// Connections that wait for room to have a piece read. Some may have ended.
+    awaiting_room: VecDeque<Key>,
     bytes_max: usize,
 }
 
@@ -32,9 +38,11 @@ impl Requests {
         // One request always fits.
         let one = limits.body_bytes_max.saturating_add(REQUEST_BYTES);
         let one = one.saturating_add(limits.head_bytes_max.saturating_mul(4));
+        let one = one.max(PIECE_BYTES as usize + REQUEST_BYTES);
         Self {
             held: UsageIndex::default(),
             handled: 0,
+            awaiting_room: VecDeque::new(),
             bytes_max: (limits.bodies_bytes_max / shards).max(one),
         }
     }
@@ -75,6 +83,34 @@ impl Requests {
         has_room
     }
 
+    /// Counts a piece that a handler is to read for this connection. If there is no room, the connection is to try again
+    /// when there is (`enforce_request_budget`).
+    pub(super) fn add_piece(&mut self, key: Key) -> bool {
+        let has_room = self.add_handled(PIECE_BYTES as usize);
+        if !has_room {
+            self.awaiting_room.push_back(key);
+        }
+        has_room
+    }
+
+    /// Stops counting a piece that was read.
+    pub(crate) fn sub_piece(&mut self) {
+        self.sub_handled(PIECE_BYTES as usize + REQUEST_BYTES);
+    }
+
+    /// Returns the connection that has waited longest for room for a piece, if there is room now.
+    #[inline]
+    fn take_awaiting_room(&mut self) -> Option<Key> {
+        if self.awaiting_room.is_empty() {
+            return None;
+        }
+        let handled = self.handled + PIECE_BYTES as usize + REQUEST_BYTES;
+        match handled <= self.bytes_max {
+            true => self.awaiting_room.pop_front(),
+            false => None,
+        }
+    }
+
     /// Takes back a request whose handler has not begun. Its job stays in the queue, and counts until a thread takes
     /// it.
     pub(super) fn take_back(&mut self, ticket: &Ticket) -> bool {
@@ -111,7 +147,7 @@ impl Http {
                 let (head, body) = &**request;
                 REQUEST_BYTES + head_bytes(head) + body.held_bytes() + behind
             }
-            Phase::Handling(_) | Phase::Writing(_) | Phase::Reading(_) => behind,
+            Phase::Handling(_) | Phase::Writing(_) | Phase::AwaitingPiece(_) => behind,
         }
     }
 
@@ -164,7 +200,7 @@ impl Http {
                     .is_some_and(|authorizing| authorizing.request.method() == "HEAD");
                 self.answer_busy(cx, head_only);
             }
-            Phase::Head | Phase::Handling(_) | Phase::Writing(_) | Phase::Reading(_) => {
+            Phase::Head | Phase::Handling(_) | Phase::Writing(_) | Phase::AwaitingPiece(_) => {
                 // A client that pipelines must be prepared to send requests again (RFC 9112 §9.3.2).
                 self.buffer = Vec::new();
                 self.is_cut = true;
@@ -178,6 +214,13 @@ impl<T: ShardTransport> Core<T> {
     /// Frees the memory of the connections that hold the most, until the requests fit into the budget.
     #[inline]
     pub(crate) fn enforce_request_budget(&mut self) {
+        while let Some(key) = self.cx.requests.take_awaiting_room() {
+            self.with(key, |stage, cx| {
+                if let Stage::Http(http) = stage {
+                    http.queue_piece(cx);
+                }
+            });
+        }
         while self.cx.requests.is_over()
             && let Some((slot, _)) = self.cx.requests.held.largest()
         {

@@ -22,7 +22,7 @@ use crate::engine::parts::timers::Tick;
 pub(crate) use crate::engine::reactor::http::budget::REQUEST_BYTES;
 pub(crate) use crate::engine::reactor::http::budget::Requests;
 use crate::engine::reactor::http::handshake::Authorizing;
-use crate::engine::reactor::http::writing::{Reading, Writing};
+use crate::engine::reactor::http::writing::{AwaitedPiece, Writing};
 use crate::engine::reactor::{ConnCx, Reader, ShardCx};
 use crate::protocol::close::CloseCode;
 use crate::protocol::handshake::HandshakeRefusal;
@@ -63,7 +63,7 @@ enum Phase {
     Authorizing(Box<Authorizing>),
     Writing(Box<Writing>),
     /// A handler reads the next piece of the response, or is queued.
-    Reading(Box<Reading>),
+    AwaitingPiece(Box<AwaitedPiece>),
 }
 
 impl Http {
@@ -128,7 +128,7 @@ impl Http {
                 Phase::Handling(_)
                 | Phase::Authorizing(_)
                 | Phase::Writing(_)
-                | Phase::Reading(_) => false,
+                | Phase::AwaitingPiece(_) => false,
             };
             if !has_gone_on {
                 break;
@@ -312,7 +312,15 @@ impl Http {
         );
     }
 
-    /// Answers a request that can't be served, and closes the connection. It may have been meant as a handshake.
+    /// Returns the header for refusals of requests that may be handshakes, of which the head is not parsed yet.
+    fn version_header(&self) -> &'static [(&'static str, &'static str)] {
+        match self.phase {
+            Phase::Head => &[protocol::handshake::VERSION_HEADER],
+            _ => &[],
+        }
+    }
+
+    /// Answers a request that can't be served, and closes the connection.
     fn fail<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
@@ -326,7 +334,7 @@ impl Http {
             cx,
             http::refusal(
                 error.status(),
-                &[protocol::handshake::VERSION_HEADER],
+                self.version_header(),
                 &body,
                 BodyMode::head_only_if(head_only),
             ),
@@ -391,7 +399,7 @@ impl Http {
                 cx.shard.counters().failed_timeout.add(1);
                 let answer = http::refusal(
                     408,
-                    &[protocol::handshake::VERSION_HEADER],
+                    self.version_header(),
                     "the request took too long
 ",
                     BodyMode::head_only_if(head_only),
@@ -404,8 +412,8 @@ impl Http {
                 cx.free();
             }
             Phase::Writing(_) => self.expire_writing(cx),
-            Phase::Reading(reading) if reading.has_begun() => self.deadline = Tick::NEVER,
-            Phase::Reading(_) => {
+            Phase::AwaitingPiece(awaited) if awaited.has_begun() => self.deadline = Tick::NEVER,
+            Phase::AwaitingPiece(_) => {
                 cx.shard.counters().refused_unserved.add(1);
                 cx.free();
             }
@@ -423,7 +431,7 @@ impl Http {
                 self.reject_unauthorized(cx, &shutting_down(), CloseCode::GOING_AWAY);
             }
             Phase::Writing(writing) => writing.keep_alive = false,
-            Phase::Reading(reading) => reading.keep_alive = false,
+            Phase::AwaitingPiece(awaited) => awaited.keep_alive = false,
         }
     }
 }
@@ -439,7 +447,10 @@ impl<T: ShardTransport> Reader<T> for Http {
     fn input_ended(&mut self, cx: &mut ConnCx<'_, T>) {
         match self.phase {
             Phase::Head | Phase::Body(_) => cx.free(),
-            Phase::Handling(_) | Phase::Authorizing(_) | Phase::Writing(_) | Phase::Reading(_) => {}
+            Phase::Handling(_)
+            | Phase::Authorizing(_)
+            | Phase::Writing(_)
+            | Phase::AwaitingPiece(_) => {}
         }
     }
 

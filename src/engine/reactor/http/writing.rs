@@ -27,15 +27,17 @@ pub(super) struct Writing {
 }
 
 /// A response that waits until a handler has read its next piece.
-pub(super) struct Reading {
+pub(super) struct AwaitedPiece {
     ticket: Arc<PieceTicket>,
+    /// Whether the job is queued. Before that, the connection waits for room in the budget of requests.
+    is_queued: bool,
     drain: WriteProgress,
     /// The tick at which the client had received the previous piece.
     since: Tick,
     pub(super) keep_alive: bool,
 }
 
-impl Reading {
+impl AwaitedPiece {
     /// Returns whether a handler has begun.
     pub(super) fn has_begun(&self) -> bool {
         !self.ticket.is_queued()
@@ -108,10 +110,10 @@ impl Http {
     ) {
         cx.shard.handshake_queue.remove(self);
         let drain = WriteProgress::new(cx.shard.tick, cx.shard.limits().write_timeout);
-        self.go_on_writing(cx, response, drain);
+        self.continue_writing(cx, response, drain);
     }
 
-    fn go_on_writing<T: ShardTransport>(
+    fn continue_writing<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         response: Response,
@@ -159,7 +161,7 @@ impl Http {
         }
         let (keep_alive, drain) = (writing.keep_alive, writing.drain);
         if let Some(rest) = writing.response.rest.take() {
-            self.read_piece(cx, rest, keep_alive, drain);
+            self.await_piece(cx, rest, keep_alive, drain);
             return;
         }
         if !keep_alive || self.is_cut {
@@ -176,29 +178,40 @@ impl Http {
         cx.want_read();
     }
 
-    /// Queues a job that reads the next piece of a response, because a file system may block.
-    fn read_piece<T: ShardTransport>(
+    /// Begins to wait for the next piece of a response. A handler reads it, because a file system may block.
+    fn await_piece<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         rest: BodyReader,
         keep_alive: bool,
         drain: WriteProgress,
     ) {
-        if !cx.shard.requests.add_handled(0) {
-            cx.shard.counters().refused_unserved.add(1);
-            cx.free();
-            return;
-        }
-        let ticket = PieceTicket::new(rest);
-        let work = Work::Piece(Arc::downgrade(&ticket));
         self.deadline = cx.shard.tick.after(cx.shard.limits().queue_timeout);
-        self.phase = Phase::Reading(Box::new(Reading {
-            ticket,
+        self.phase = Phase::AwaitingPiece(Box::new(AwaitedPiece {
+            ticket: PieceTicket::new(rest),
+            is_queued: false,
             drain,
             since: cx.shard.tick,
             keep_alive,
         }));
         self.forget_response(cx.key.slot, &mut cx.shard.fanout);
+        self.queue_piece(cx);
+    }
+
+    /// Queues the job that reads the next piece if the budget of requests has room for the piece. Otherwise, the
+    /// connection waits for room.
+    pub(super) fn queue_piece<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        let Phase::AwaitingPiece(awaited) = &mut self.phase else {
+            return;
+        };
+        if awaited.is_queued {
+            return;
+        }
+        if !cx.shard.requests.add_piece(cx.key) {
+            return;
+        }
+        awaited.is_queued = true;
+        let work = Work::Piece(Arc::downgrade(&awaited.ticket));
         cx.job(work);
     }
 
@@ -209,17 +222,17 @@ impl Http {
         cx: &mut ConnCx<'_, T>,
         piece: Option<Response>,
     ) {
-        let Phase::Reading(reading) = &self.phase else {
+        let Phase::AwaitingPiece(awaited) = &self.phase else {
             return;
         };
         let Some(piece) = piece else {
             cx.free();
             return;
         };
-        let mut drain = reading.drain;
-        drain.resume(reading.since, cx.shard.tick);
-        let keep_alive = reading.keep_alive;
-        self.go_on_writing(
+        let mut drain = awaited.drain;
+        drain.resume(awaited.since, cx.shard.tick);
+        let keep_alive = awaited.keep_alive;
+        self.continue_writing(
             cx,
             Response {
                 keep_alive,
