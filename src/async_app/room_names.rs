@@ -13,10 +13,19 @@ use crate::sync::ignore_poison;
 /// rooms, while some 16,000 entries move.
 const STRIPES: usize = 64;
 
-#[derive(Default)]
 pub(super) struct RoomNames {
-    hasher: RandomState,
+    /// Makes it unknown to clients which names share a stripe.
+    seed: u64,
     stripes: Stripes,
+}
+
+impl Default for RoomNames {
+    fn default() -> Self {
+        Self {
+            seed: RandomState::new().hash_one(()),
+            stripes: Stripes::default(),
+        }
+    }
 }
 
 struct Stripes([RwLock<HashSet<ByName>>; STRIPES]);
@@ -66,7 +75,7 @@ impl Stripe<'_> {
 
 impl RoomNames {
     fn stripe(&self, name: &str) -> &RwLock<HashSet<ByName>> {
-        &self.stripes.0[self.hasher.hash_one(name) as usize % STRIPES]
+        &self.stripes.0[stripe_of(self.seed, name)]
     }
 
     pub(super) fn find(&self, name: &str) -> Option<RoomEntry> {
@@ -102,5 +111,55 @@ impl RoomNames {
     pub(super) fn len(&self) -> usize {
         let stripes = self.stripes.0.iter();
         stripes.map(|names| ignore_poison(names.read()).len()).sum()
+    }
+}
+
+/// Chooses the stripe of a name. The table of a stripe hashes the name again, and resists collisions; here they cost only
+/// waiting for a lock, so a fast hash is enough.
+fn stripe_of(seed: u64, name: &str) -> usize {
+    // The golden ratio of 64 bits: odd, and without a pattern in its bits.
+    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+    let (chunks, rest) = name.as_bytes().as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let mix = |hash: u64, chunk: &[u8; 8]| {
+        let mixed = (hash ^ u64::from_le_bytes(*chunk)).wrapping_mul(FACTOR);
+        mixed ^ (mixed >> 32)
+    };
+    let hash = chunks.iter().chain([&last]).fold(seed, mix);
+    // The highest bits depend on all bits of the name.
+    (hash.wrapping_mul(FACTOR) >> (u64::BITS - STRIPES.ilog2())) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_spread_over_all_stripes() {
+        for seed in [0, 1, u64::MAX, 0x0123_4567_89AB_CDEF] {
+            for pattern in [
+                "{}",
+                "room/{}",
+                "a room with a rather long name, {}, and a suffix",
+            ] {
+                let mut counts = [0; STRIPES];
+                for n in 0..64_000 {
+                    let name = pattern.replace("{}", &n.to_string());
+                    counts[stripe_of(seed, &name)] += 1;
+                }
+                let (least, most) = (counts.iter().min(), counts.iter().max());
+                assert!(
+                    least >= Some(&500) && most <= Some(&1_500),
+                    "{pattern}: {counts:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn stripe_depends_on_the_seed() {
+        let stripes = |seed| (0..64).map(move |n: u32| stripe_of(seed, &n.to_string()));
+        assert!(!stripes(1).eq(stripes(2)));
     }
 }

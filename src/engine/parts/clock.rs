@@ -69,7 +69,13 @@ impl Clock {
     pub(crate) fn advance(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.seen);
         self.seen = self.seen.max(now);
-        let sleep = self.sleep.take().unwrap_or_default();
+        let sleep = self.sleep.take();
+        if passed < STANDSTILL && self.rest.is_zero() && self.gone >= REST {
+            // The common case, twice in each turn: all of the time has counted.
+            self.in_a_row = 0;
+            return;
+        }
+        let sleep = sleep.unwrap_or_default();
         let excess = passed.saturating_sub(sleep);
         if self.gone >= REST {
             self.in_a_row = 0;

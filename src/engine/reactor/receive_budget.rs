@@ -172,9 +172,18 @@ impl<T: ShardTransport> Core<T> {
         }
     }
 
-    /// Evicts the connections that hold most, until unfinished messages fit their half of the budget.
+    /// Enforces the budget after an event that may have changed what connections hold.
     #[inline]
     pub(crate) fn enforce_receive_budget(&mut self) {
+        let budget = &self.cx.receive_budget;
+        if budget.has_too_much_unfinished() || budget.is_full() {
+            self.evict_largest();
+        }
+    }
+
+    /// Evicts the connections that hold most, until unfinished messages fit their half of the budget.
+    #[cold]
+    fn evict_largest(&mut self) {
         while self.cx.receive_budget.has_too_much_unfinished()
             && let Some((slot, _)) = self.cx.receive_budget.unfinished.largest()
         {

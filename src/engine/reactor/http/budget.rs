@@ -99,11 +99,7 @@ impl Requests {
     }
 
     /// Returns the connection that has waited longest for room for a piece, if there is room now.
-    #[inline]
     fn take_awaiting_room(&mut self) -> Option<Key> {
-        if self.awaiting_room.is_empty() {
-            return None;
-        }
         let handled = self.handled + PIECE_BYTES as usize + REQUEST_BYTES;
         match handled <= self.bytes_max {
             true => self.awaiting_room.pop_front(),
@@ -211,9 +207,19 @@ impl Http {
 }
 
 impl<T: ShardTransport> Core<T> {
-    /// Frees the memory of the connections that hold the most, until the requests fit into the budget.
+    /// Enforces the budget after an event that may have changed what requests hold, and uses the room that it has freed.
     #[inline]
     pub(crate) fn enforce_request_budget(&mut self) {
+        let requests = &self.cx.requests;
+        if requests.is_over() || !requests.awaiting_room.is_empty() {
+            self.balance_requests();
+        }
+    }
+
+    /// Has pieces read for which there is room now. Frees the memory of the connections that hold the most, until the
+    /// requests fit into the budget.
+    #[cold]
+    fn balance_requests(&mut self) {
         while let Some(key) = self.cx.requests.take_awaiting_room() {
             self.with(key, |stage, cx| {
                 if let Stage::Http(http) = stage {
