@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -40,7 +41,7 @@ impl Example {
                 if example.has_ended() {
                     break;
                 }
-                std::thread::yield_now();
+                thread::yield_now();
             }
             // Another process may have bound the port in the meantime.
             assert!(Instant::now() < deadline, "{name} does not listen");
@@ -94,10 +95,21 @@ impl Example {
 }
 
 impl Drop for Example {
+    #[allow(
+        clippy::print_stderr,
+        reason = "it is part of the report of a failed test"
+    )]
     fn drop(&mut self) {
         // Ignore the error if the example has already exited.
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if thread::panicking()
+            && let Some(stderr) = &mut self.process.stderr
+        {
+            let mut said = String::new();
+            let _ = stderr.read_to_string(&mut said);
+            eprintln!("the example at {} printed: {said}", self.address);
+        }
     }
 }
 
