@@ -15,7 +15,7 @@ use crate::protocol::encode;
 use crate::protocol::error::Violation;
 use crate::sync::lock;
 
-/// The maximum number of idle compressors in a pool, of about 400 KiB each, and of idle inflaters, of about 115 KB
+/// The maximum number of idle compressors in a pool, of about 380 KB each, and of idle inflaters, of about 115 KB
 /// each.
 const IDLE_MAX: usize = 4;
 

@@ -60,7 +60,7 @@ where
 /// [`WebsocketStream::send`] compresses each message of at least [`Compression::replies_from`] bytes (1 KiB by default)
 /// independently, and sends it uncompressed if compression does not make it shorter. [`WebsocketStream::recv`] inflates
 /// compressed messages of the client. The limit of 16 MiB applies to the inflated message: a longer one ends the
-/// connection with 1009. The streams of the route share up to 4 idle compressors of about 400 KiB, and up to 4 idle
+/// connection with 1009. The streams of the route share up to 4 idle compressors of about 380 KB, and up to 4 idle
 /// inflaters of about 115 KB.
 ///
 /// If the handler hands the stream over to an [`AsyncWebsocketApp`](crate::AsyncWebsocketApp), the app still accepts

@@ -261,3 +261,53 @@ fn broadcast_of_a_received_message_copies_it_once() {
         }
     }
 }
+
+/// Sends a frame, and returns the bytes that were allocated until the echo arrived. It must be compressed.
+#[cfg(feature = "deflate")]
+fn bytes_for_compressed_echo(client: &mut TcpStream, frame: &[u8]) -> usize {
+    let region = Region::new(ALLOCATOR);
+    client.write_all(frame).unwrap();
+    let (first, _) = support::read_frame(client).unwrap();
+    assert_eq!(first, 0xC1, "the echo is compressed");
+    region.change().bytes_allocated
+}
+
+/// The sizes are those of SECURITY.md, `Compression` and `websocket_handler_with_compression`.
+#[cfg(feature = "deflate")]
+#[test]
+fn compressor_and_inflater_have_the_documented_sizes() {
+    /// "Hello", as RFC 7692 §7.2.3.1 compresses it.
+    const HELLO: [u8; 7] = [0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00];
+    let _alone = alone();
+    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+        .with_shards(1)
+        .with_compression(humphrey_ws::Compression::new().replies_from(1))
+        .with_message_handler(|stream, message, _| {
+            stream.send(message.text().unwrap().repeat(100))
+        });
+    let (running, address) = start(app);
+    let mut client = support::tcp(address);
+    let request = support::upgrade_request("/").replace(
+        "\r\n\r\n",
+        "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
+    );
+    client.write_all(request.as_bytes()).unwrap();
+    let head = support::read_head(&mut client);
+    assert!(head.contains("permessage-deflate"), "{head}");
+
+    let plain = client_frame(0x81, b"Hello");
+    let first = bytes_for_compressed_echo(&mut client, &plain);
+    let second = bytes_for_compressed_echo(&mut client, &plain);
+    let compressor = first - second;
+    assert!(
+        (360_000..=400_000).contains(&compressor),
+        "{compressor} bytes"
+    );
+
+    let compressed = client_frame(0xC1, &HELLO);
+    let first = bytes_for_compressed_echo(&mut client, &compressed);
+    let third = bytes_for_compressed_echo(&mut client, &compressed);
+    let inflater = first - third;
+    assert!((100_000..=125_000).contains(&inflater), "{inflater} bytes");
+    running.shutdown(Duration::from_secs(1));
+}
