@@ -9,10 +9,10 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::mem;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
+use crate::atomic::AtomicU64;
 use crate::engine::{BodyReader, BodySource};
 
 /// The header for the number of an offer. The route removes it.
