@@ -461,7 +461,9 @@ impl World {
             ..
         } = &mut self.clients[client];
         rest.extend(output);
-        if *has_sent_handshake && wire::status(rest).is_some_and(|status| status >= 400) {
+        let has_head = |rest: &[u8]| rest.windows(4).any(|four| four == b"\r\n\r\n");
+        let is_refusal = wire::status(rest).is_some_and(|status| status >= 400);
+        if *has_sent_handshake && is_refusal && has_head(rest) {
             let response = String::from_utf8_lossy(rest);
             assert!(
                 response.contains("\r\nSec-WebSocket-Version: 13\r\n"),
