@@ -141,6 +141,7 @@ fn login_timer(timeout: Duration) -> Sender<Arrival> {
     let (sender, arrivals) = channel::<Arrival>();
     thread::spawn(move || {
         for (since, stream) in arrivals {
+            // Part of the recipe, not of the test: this sleep is the timeout of the login.
             thread::sleep((since + timeout).saturating_duration_since(Instant::now()));
             if stream.state.name.get().is_none() {
                 stream.close(CloseCode::POLICY_VIOLATION, "log in first");

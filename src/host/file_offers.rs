@@ -79,15 +79,18 @@ impl BodySource for FileSource {
     }
 }
 
+/// Offered files with their numbers.
+type Offers = Vec<(u64, BodyReader)>;
+
 thread_local! {
     /// The offers of the handler that runs on this thread. `None`: it is not the handler of a mounted route.
-    static OFFERS: RefCell<Option<Vec<(u64, BodyReader)>>> = const { RefCell::new(None) };
+    static OFFERS: RefCell<Option<Offers>> = const { RefCell::new(None) };
 }
 
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// The offers of one run of a handler.
-pub(super) struct FileOffers(Vec<(u64, BodyReader)>);
+pub(super) struct FileOffers(Offers);
 
 impl FileOffers {
     /// Returns the file whose number a response has.
@@ -99,7 +102,7 @@ impl FileOffers {
 }
 
 /// Ends the run of a handler, even if it panics.
-struct OffersGuard(Option<Vec<(u64, BodyReader)>>);
+struct OffersGuard(Option<Offers>);
 
 impl Drop for OffersGuard {
     fn drop(&mut self) {

@@ -20,7 +20,7 @@ const RESPONSE_BYTES_MAX: usize = PIECE_BYTES as usize + 1_000;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Whether a source exists, and what has been read of it.
+/// Counts the sources of a body that exist, and the bytes that handlers have read from them.
 #[derive(Clone, Default)]
 struct SourceUse {
     alive: Arc<()>,
@@ -149,7 +149,7 @@ fn large_response_is_read_as_the_client_receives_it() {
     }
     assert!(
         body_of(&received) == body(),
-        "the body is not what was sent"
+        "the client received another body than the route sent"
     );
     assert!(source.is_dropped());
     // The connection can be used again.
@@ -192,9 +192,7 @@ fn client_is_not_judged_while_a_piece_is_read() {
     world.advance(100 * LIMIT);
     assert!(!world.is_closed(client));
     world.stall(client, 0);
-    world.run_job(0);
-    world.hub.wake_deferred();
-    world.settle();
+    run_job(&mut world);
     // The client has the time that was left before the pause.
     world.advance(LIMIT / 2);
     assert!(!world.is_closed(client));
@@ -302,7 +300,7 @@ fn pieces_that_are_read_at_once_are_bounded() {
     for received in received {
         assert!(
             body_of(&received) == body(),
-            "the body is not what was sent"
+            "the client received another body than the route sent"
         );
     }
     assert!(source.is_dropped());

@@ -115,9 +115,7 @@ impl RoomsGame {
             }),
             ..Setup::default()
         });
-        let rooms = (0..ROOMS)
-            .map(|n| world.hub.new_room(n.to_string().into(), true))
-            .collect();
+        let rooms = world.new_rooms(ROOMS);
         Self {
             world,
             dice,

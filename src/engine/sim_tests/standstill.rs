@@ -118,6 +118,15 @@ const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: 10\r\n
 
 const GET_EVENTS: &[u8] = b"GET /events HTTP/1.1\r\nHost: example\r\n\r\n";
 
+/// Connects a client that sends a request, and receives only the beginning of the response.
+fn leaves_unread(world: &mut World, request: &[u8]) -> usize {
+    let client = world.connect();
+    world.stall(client, 10);
+    world.client_sends(client, request);
+    world.run_handlers();
+    client
+}
+
 /// Runs the first job on a handler thread, without waking the shard.
 fn is_handled(world: &mut World, _: usize) {
     world.run_job(0);
@@ -165,13 +174,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "an answer that is not read",
-        begin: |world| {
-            let client = world.connect();
-            world.stall(client, 10);
-            world.client_sends(client, GET);
-            world.run_handlers();
-            client
-        },
+        begin: |world| leaves_unread(world, GET),
         limit_ms: LIMIT_MS,
         saves_itself: |world, client| world.pipe(client).add_room_unreported(2_000),
     },
@@ -187,13 +190,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "an event stream that is not read",
-        begin: |world| {
-            let client = world.connect();
-            world.stall(client, 10);
-            world.client_sends(client, GET_EVENTS);
-            world.run_handlers();
-            client
-        },
+        begin: |world| leaves_unread(world, GET_EVENTS),
         limit_ms: LIMIT_MS,
         saves_itself: |world, client| world.pipe(client).add_room_unreported(2_000),
     },

@@ -394,6 +394,13 @@ impl World {
         (0..clients).map(|_| self.join()).collect()
     }
 
+    /// Creates rooms whose names are their numbers.
+    pub(super) fn new_rooms(&self, rooms: usize) -> Vec<Arc<SharedRoom>> {
+        (0..rooms)
+            .map(|n| self.hub.new_room(n.to_string().into(), true))
+            .collect()
+    }
+
     pub(super) fn pipe(&self, client: usize) -> MutexGuard<'_, Pipe> {
         lock(&self.clients[client].pipe)
     }

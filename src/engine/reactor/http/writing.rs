@@ -1,6 +1,8 @@
-//! A response, until its client has received it. A large one is read and sent in pieces, so that only one piece is in
-//! memory. The memory of all responses counts among what is held for clients
-//! (`Limits::outboxes_bytes_max`), and a client that does not read its response can be evicted like a slow consumer.
+//! A response, until its client has received it. Handlers read a large body in pieces, so that only one piece is in
+//! memory.
+//!
+//! `Limits::outboxes_bytes_max` bounds the responses and the messages to single clients together. The shard can evict a
+//! client that does not read its response, like a slow consumer.
 
 use std::io;
 use std::io::IoSlice;
