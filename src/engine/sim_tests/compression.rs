@@ -216,6 +216,27 @@ fn late_follower_gets_an_epoch_after_many_plain_messages() {
 }
 
 #[test]
+fn epoch_ends_sooner_the_more_members_wait() {
+    let epochs = |joining: usize| {
+        let mut game = CompressionGame::new(Dice::from_seed(3));
+        game.connect_until(12, |player| player.can_follow);
+        game.broadcast(&tick(0));
+        game.connect_until(12 + joining, |player| player.can_follow);
+        let mut messages = 0;
+        while game.world.metrics().compression.epochs < 2 {
+            messages += 1;
+            game.broadcast(&tick(messages));
+        }
+        game.read();
+        game.world.run_handlers();
+        messages
+    };
+    // A new epoch costs each of 12 followers as much as 4 uncompressed messages, which one waiting member has received
+    // after 48 messages. At least 16 messages pass.
+    assert_eq!([epochs(1), epochs(2), epochs(12)], [49, 25, 17]);
+}
+
+#[test]
 fn members_of_two_audiences_follow_only_one() {
     let mut game = CompressionGame::new(Dice::from_seed(3));
     game.connect_until(4, |player| player.can_follow);

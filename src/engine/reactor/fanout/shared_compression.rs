@@ -34,11 +34,21 @@ const COMPRESSED_FROM_BYTES: usize = 64;
 /// audience.
 const TAIL_BYTES: usize = 4 << 10;
 
+/// The same, for audiences with fewer than `FEW_FOLLOWERS` followers. Restarting with a quarter of the tail is faster
+/// by about 2.5 µs and takes about 1.2 more bytes per recipient (measured with JSON of 104 bytes).
+const SHORT_TAIL_BYTES: usize = 1 << 10;
+const FEW_FOLLOWERS: usize = 256;
+
 /// The maximum number of audiences of a shard whose history is kept. The least recently used ones are dropped.
 const HISTORIES_MAX: usize = 1024;
 
-/// The minimum number of messages in an epoch while members wait for the next one.
+/// The minimum and the maximum number of messages in an epoch while members wait for the next one.
 const EPOCH_MESSAGES_MIN: u32 = 16;
+const EPOCH_MESSAGES_MAX: u32 = 128;
+
+/// The cost of a new epoch per follower: its first messages save less, altogether as much as this number of messages
+/// save later. While members wait, the epoch continues until their uncompressed messages have cost as much.
+const EPOCH_COST_MESSAGES: u64 = 4;
 
 /// The minimum number of messages in an epoch while members follow another audience, which may have become silent.
 const EPOCH_MESSAGES_SHARED: u32 = 256;
@@ -99,6 +109,8 @@ struct AudienceHistory {
     followers: usize,
     /// Whether members wait for the next epoch.
     has_waiting_members: bool,
+    /// The number of uncompressed deliveries of the epoch to waiting members.
+    waited: u64,
     /// Whether members follow another audience.
     has_members_elsewhere: bool,
     /// The number of uncompressed messages before the next attempt to begin an epoch.
@@ -170,8 +182,16 @@ impl AudienceHistory {
 
     fn wants_epoch(&self) -> bool {
         self.epoch.is_none()
-            || self.has_waiting_members && self.since >= EPOCH_MESSAGES_MIN
+            || self.has_waiting_members && self.since >= self.messages_while_waiting()
             || self.has_members_elsewhere && self.since >= EPOCH_MESSAGES_SHARED
+    }
+
+    /// Returns the number of messages after which the epoch ends for the sake of the waiting members.
+    fn messages_while_waiting(&self) -> u32 {
+        match self.waited < EPOCH_COST_MESSAGES * self.followers as u64 {
+            true => EPOCH_MESSAGES_MAX,
+            false => EPOCH_MESSAGES_MIN,
+        }
     }
 
     fn keep_tail(&mut self, payload: &[u8]) {
@@ -185,7 +205,11 @@ impl AudienceHistory {
 
     /// Returns the history with which the compressor is restarted for this audience.
     fn dictionary(&self) -> &[u8] {
-        &self.tail[self.tail.len().saturating_sub(TAIL_BYTES)..]
+        let bytes = match self.followers {
+            ..FEW_FOLLOWERS => SHORT_TAIL_BYTES,
+            _ => TAIL_BYTES,
+        };
+        &self.tail[self.tail.len().saturating_sub(bytes)..]
     }
 }
 
@@ -350,6 +374,7 @@ impl SharedCompression {
         }
         history.followers = seen.following as usize;
         history.has_waiting_members = seen.waiting > 0;
+        history.waited += seen.waiting;
         history.has_members_elsewhere = seen.elsewhere > 0;
         history.saved += seen.plain_bytes.saturating_sub(seen.compressed_bytes);
         history.sent = history.since;
@@ -535,6 +560,7 @@ impl<T: ShardTransport> Core<T> {
             used: clock,
             followers: following,
             has_waiting_members: waiting > 0,
+            waited: 0,
             has_members_elsewhere: elsewhere > 0,
             pause: 0,
             last_pause: history.last_pause,

@@ -23,7 +23,7 @@ const OFFERS: [&str; 6] = [
     "permessage-deflate; client_max_window_bits",
     "permessage-deflate",
     "permessage-deflate; server_no_context_takeover",
-    "permessage-deflate; server_max_window_bits=13",
+    "permessage-deflate; server_max_window_bits=15",
     "permessage-deflate; server_max_window_bits=14",
     "permessage-deflate; server_max_window_bits=9",
 ];
@@ -180,7 +180,9 @@ impl CompressionGame {
             inflaters: offer.map(|_| Inflaters::for_response(&answer)),
             can_follow: offer.is_some()
                 && !answer.contains("server_no_context_takeover")
-                && !answer.contains("bits=9"),
+                && !["bits=9", "bits=14"]
+                    .iter()
+                    .any(|small| answer.contains(small)),
             rest: Vec::new(),
             due: Vec::new(),
             got: Vec::new(),
