@@ -65,6 +65,8 @@ pub mod axum;
 mod compression;
 #[cfg(feature = "deflate")]
 mod compressors;
+#[cfg(feature = "__tls")]
+mod crypto;
 mod engine;
 pub mod error;
 pub mod files;
@@ -88,6 +90,8 @@ mod request;
 pub mod restion;
 pub mod stream;
 mod sync;
+#[cfg(feature = "__tls")]
+pub mod tls;
 mod transport;
 mod user_threads;
 // Not `client`: Humphrey has a module of that name, and programs import both crates by glob.
@@ -109,7 +113,9 @@ pub use host::Cors;
 pub use hosts::AllowedHosts;
 pub use limits::{HistoryLimits, Limits, SlowConsumer};
 pub use message::Message;
-pub use metrics::{Calls, CompressionMetrics, Dropped, HandshakeFailures, Metrics, Refused};
+pub use metrics::{
+    Calls, CompressionMetrics, Dropped, HandshakeFailures, Metrics, Refused, TlsMetrics,
+};
 pub use option_names::OptionNames;
 pub use origins::Origins;
 pub use protocol::close::{CloseCode, InvalidCloseCode, REASON_BYTES_MAX};

@@ -52,6 +52,8 @@ pub struct Metrics {
     pub bytes_out: u64,
     /// Compression of messages (feature `deflate`).
     pub compression: CompressionMetrics,
+    /// TLS of the app's own listener (features `tls` and `tls-aws-lc`).
+    pub tls: TlsMetrics,
     /// Messages that were not delivered, by cause.
     pub dropped: Dropped,
     /// Calls and notifications from clients ([procedures](crate::procedures)).
@@ -196,6 +198,36 @@ pub struct CompressionMetrics {
     /// Deliveries to clients with compression that were sent uncompressed, since the client did not share the history
     /// yet.
     pub waiting: u64,
+}
+
+/// TLS counters; part of [`Metrics`]. All are 0 if the app's own listener has no TLS
+/// ([`with_tls`](crate::AsyncWebsocketApp#method.with_tls)).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsMetrics {
+    /// Completed handshakes, resumed ones included.
+    pub handshakes: u64,
+    /// Completed handshakes that resumed an earlier session, which saves the client's check of the certificate.
+    pub resumed: u64,
+    /// Connections that the client closed within the handshake.
+    pub aborted: u64,
+    /// Requests without TLS, which were answered with 400.
+    pub plain_http: u64,
+    /// Handshakes without a common version, cipher suite or application protocol.
+    pub incompatible: u64,
+    /// Clients whose certificate was missing or not accepted.
+    pub client_certificates: u64,
+    /// Clients that did not accept the server's certificate.
+    pub untrusted: u64,
+    /// Other fatal alerts from clients.
+    pub alerts: u64,
+    /// Clients that broke the protocol, in the handshake or later.
+    pub malformed: u64,
+    /// Connections that ended without the announcement of an end (close_notify), so that the last bytes may be missing.
+    /// Many clients never announce it.
+    pub truncated: u64,
+    /// Times that a new certificate or configuration was put in place.
+    pub reloads: u64,
 }
 
 /// Messages that were not delivered, by cause; part of [`Metrics`]. A message counts once for each recipient that
@@ -361,6 +393,16 @@ counters! {
     sum compression.plain_bytes = compressed_plain_bytes;
     sum compression.epochs = epochs;
     sum compression.waiting = waiting_for_epoch;
+    sum tls.handshakes = tls_handshakes;
+    sum tls.resumed = tls_resumed;
+    sum tls.aborted = tls_aborted;
+    sum tls.plain_http = tls_plain_http;
+    sum tls.incompatible = tls_incompatible;
+    sum tls.client_certificates = tls_client_certificates;
+    sum tls.untrusted = tls_untrusted;
+    sum tls.alerts = tls_alerts;
+    sum tls.malformed = tls_malformed;
+    sum tls.truncated = tls_truncated;
     sum dropped.slow_consumer = dropped_slow_consumer;
     sum dropped.closed = dropped_closed;
     sum dropped.no_recipient = dropped_no_recipient;

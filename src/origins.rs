@@ -22,8 +22,9 @@ use crate::authority::{host_and_port, is_same_host};
 pub enum Origins {
     /// Allow every origin.
     Any,
-    /// Allow the origin whose host and port are those of the request's `Host` header. `null`, the origin of files and
-    /// sandboxed frames, is never allowed.
+    /// Allow the origin whose host and port are those of the request's `Host` header. If the app's own listener has TLS,
+    /// the origin's scheme must be `https`; otherwise the scheme is not compared, since a proxy in front may end TLS.
+    /// `null`, the origin of files and sandboxed frames, is never allowed.
     ///
     /// A proxy in front must forward `Host` unchanged. This does not prevent DNS rebinding, in which a page's own host
     /// name is made to resolve to this server; a list does, and so do [allowed
@@ -80,14 +81,16 @@ impl Origins {
     /// assert!(Origins::Same.allows(None, Some("example.com")));
     /// ```
     pub fn allows(&self, origin: Option<&str>, host: Option<&str>) -> bool {
-        let Some(origin) = origin else {
-            return true;
-        };
+        origin.is_none_or(|origin| self.allows_page(origin, host, false))
+    }
+
+    /// `is_tls`: whether the app itself has received the request over TLS. Its own pages are of `https` then.
+    fn allows_page(&self, origin: &str, host: Option<&str>, is_tls: bool) -> bool {
         match self {
             Self::Any => true,
-            Self::Same => is_same(origin, host),
+            Self::Same => is_same(origin, host, is_tls),
             Self::List(_) => self.lists(origin),
-            Self::SameOrList(_) => is_same(origin, host) || self.lists(origin),
+            Self::SameOrList(_) => is_same(origin, host, is_tls) || self.lists(origin),
         }
     }
 
@@ -108,9 +111,18 @@ impl Origins {
     /// assert!(!Origins::Same.allows_request(|name| embedded.header(name)));
     /// ```
     pub fn allows_request<'a>(&self, header: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.allows_request_over(false, header)
+    }
+
+    /// Returns the same for a request that the app itself has received over TLS, if `is_tls`.
+    pub(crate) fn allows_request_over<'a>(
+        &self,
+        is_tls: bool,
+        header: impl Fn(&str) -> Option<&'a str>,
+    ) -> bool {
         let host = header("Host");
         if let Some(origin) = header("Origin") {
-            return self.allows(Some(origin), host);
+            return self.allows_page(origin, host, is_tls);
         }
         let Some(site) = header("Sec-Fetch-Site") else {
             return true;
@@ -125,7 +137,7 @@ impl Origins {
                 let is_listed = |scheme: &str| {
                     host.is_some_and(|host| self.lists(&format!("{scheme}://{host}")))
                 };
-                is_listed("https") || is_listed("http") || lists_referer()
+                is_listed("https") || !is_tls && is_listed("http") || lists_referer()
             }
             _ => lists_referer(),
         }
@@ -181,14 +193,18 @@ pub(crate) fn listable(origin: &str) -> Option<&str> {
     origin.get(..scheme.len() + "://".len() + authority)
 }
 
-fn is_same(origin: &str, host: Option<&str>) -> bool {
+fn is_same(origin: &str, host: Option<&str>, is_tls: bool) -> bool {
     let (Some(origin), Some((host, port))) = (Origin::parse(origin), host.and_then(host_and_port))
     else {
         return false;
     };
     // A proxy in front may end TLS, so a host without a port has the default port of the origin's scheme.
     let usual = origin.usual_port();
-    usual.is_some() && is_same_host(origin.host, host) && origin.port.or(usual) == port.or(usual)
+    let is_scheme = !is_tls || origin.scheme.eq_ignore_ascii_case("https");
+    is_scheme
+        && usual.is_some()
+        && is_same_host(origin.host, host)
+        && origin.port.or(usual) == port.or(usual)
 }
 
 /// The parts of a serialised origin (RFC 6454 §6.2).

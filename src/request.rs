@@ -7,6 +7,11 @@ mod reject;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+#[cfg(feature = "__tls")]
+use std::sync::Arc;
+
+#[cfg(feature = "__tls")]
+use rustls::pki_types::CertificateDer;
 
 pub use self::accept::Accept;
 pub(crate) use self::accept::check as check_accept;
@@ -34,6 +39,9 @@ pub struct RequestHead {
     head: Head,
     peer: SocketAddr,
     client: IpAddr,
+    /// The client's certificates; `None` without TLS.
+    #[cfg(feature = "__tls")]
+    tls: Option<Arc<[CertificateDer<'static>]>>,
 }
 
 impl RequestHead {
@@ -57,7 +65,20 @@ impl RequestHead {
     }
 
     pub(crate) fn received(head: Head, peer: SocketAddr, client: IpAddr) -> Self {
-        Self { head, peer, client }
+        Self {
+            head,
+            peer,
+            client,
+            #[cfg(feature = "__tls")]
+            tls: None,
+        }
+    }
+
+    /// Records that the request came over TLS, from a client with these certificates.
+    #[cfg(feature = "__tls")]
+    pub(crate) fn over_tls(mut self, certificates: Vec<CertificateDer<'static>>) -> Self {
+        self.tls = Some(certificates.into());
+        self
     }
 
     /// Creates a request of which only the client's address is known.
@@ -85,7 +106,16 @@ impl RequestHead {
         let headers = self.head.headers.iter();
         let line =
             |(name, value): &(String, String)| name.len() + value.len() + size_of_val(name) * 2;
-        size_of::<Self>() + self.head.target.len() + headers.map(line).sum::<usize>()
+        let certificates = self.certificate_bytes();
+        size_of::<Self>() + self.head.target.len() + headers.map(line).sum::<usize>() + certificates
+    }
+
+    #[allow(clippy::unused_self)] // Without the feature, there are none.
+    fn certificate_bytes(&self) -> usize {
+        #[cfg(feature = "__tls")]
+        return self.client_certificates().iter().map(|one| one.len()).sum();
+        #[cfg(not(feature = "__tls"))]
+        return 0;
     }
 
     pub(crate) fn head(&self) -> &Head {
@@ -165,6 +195,22 @@ impl RequestHead {
     /// Returns the address of the connection's other end: the client, or a proxy in front of the app.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// Returns whether the app's own listener has received the request over TLS
+    /// ([`with_tls`](crate::AsyncWebsocketApp::with_tls)). False behind a proxy that ends TLS.
+    #[cfg(feature = "__tls")]
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Returns the certificates by which the client has identified itself in the TLS handshake (RFC 8446 §4.4.2): its
+    /// own first, then those of authorities, as the client sent them. They were checked by the
+    /// [`ServerConfig`](crate::tls::rustls::ServerConfig)'s verifier. Empty without TLS, or if the configuration asks for
+    /// no certificate.
+    #[cfg(feature = "__tls")]
+    pub fn client_certificates(&self) -> &[CertificateDer<'static>] {
+        self.tls.as_deref().unwrap_or_default()
     }
 
     /// Returns the client's IP address: that of [`peer_addr`](Self::peer_addr), or the one that a trusted proxy

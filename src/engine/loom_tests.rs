@@ -192,6 +192,8 @@ fn hub_with_handlers_max(
         proxies: None,
         #[cfg(feature = "deflate")]
         compression: None,
+        #[cfg(feature = "__tls")]
+        tls: None,
     };
     let wakers: Vec<Waker> = (0..shards).map(|_| Waker::default()).collect();
     let alarms = wakers.iter().map(|waker| waker.0.clone()).collect();

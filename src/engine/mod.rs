@@ -28,7 +28,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpListener;
 use mio::{Poll, Waker};
 
 use self::handlers::pool;
@@ -64,7 +64,7 @@ use self::threads::watchdog;
 /// The head of a [`Request`].
 pub(crate) use crate::protocol::http::Head;
 use crate::report::warning;
-use crate::transport::{self, ShardTransport};
+use crate::transport::{self, ShardSocket, ShardTransport};
 
 /// Most shards an engine can have: the values that a [`ConnectionId`] has room for, without the one that names no
 /// connection.
@@ -100,7 +100,7 @@ impl Prepared {
         }
         let hub = Hub::new(settings, wakers, program.clone());
         let mut shards = Vec::with_capacity(count);
-        let mut writers = writers(count).into_iter();
+        let mut writers = writers(count, hub.settings.has_tls()).into_iter();
         let mut listener = listener;
         for (index, poll) in polls.into_iter().enumerate() {
             let registry = poll.registry().try_clone()?;
@@ -152,8 +152,8 @@ impl Prepared {
 }
 
 /// Makes a writer for each shard.
-fn writers(count: usize) -> Vec<<TcpStream as ShardTransport>::Writer> {
-    let (writers, made) = transport::writers(count);
+fn writers(count: usize, has_tls: bool) -> Vec<<ShardSocket as ShardTransport>::Writer> {
+    let (writers, made) = transport::writers(count, has_tls);
     if let Err(error) = made {
         warning!(
             "io_uring can't be used, as in most containers: writes are made without it ({error})"

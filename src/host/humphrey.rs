@@ -19,6 +19,7 @@ use crate::report::{Limited, debug, limited};
 use crate::stream::RouteCompression;
 use crate::stream::WebsocketStream;
 use crate::sync::ignore_poison;
+use crate::transport;
 
 /// The sending end of the channel through which a Humphrey app hands connections over.
 pub(crate) type ConnectHook = Arc<Mutex<Sender<WebsocketStream>>>;
@@ -156,7 +157,7 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
     let new_connection = parts.socket.set_nonblocking(true).and_then(|()| {
         Ok(NewConnection {
             peer: parts.peer.ok_or(io::ErrorKind::NotConnected)?,
-            stream: mio::net::TcpStream::from_std(parts.socket),
+            stream: transport::plain(mio::net::TcpStream::from_std(parts.socket)),
             peer_slot: None,
             upgraded: Some(Upgraded {
                 head: parts.head,

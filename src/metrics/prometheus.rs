@@ -219,6 +219,47 @@ const FAMILIES: &[Family] = &[
         values: |metrics| one(metrics.compression.waiting),
     },
     Family {
+        name: "tls_handshakes_total",
+        kind: "counter",
+        help: "Completed TLS handshakes, resumed ones included.",
+        values: |metrics| one(metrics.tls.handshakes),
+    },
+    Family {
+        name: "tls_resumed_total",
+        kind: "counter",
+        help: "Completed TLS handshakes that resumed an earlier session.",
+        values: |metrics| one(metrics.tls.resumed),
+    },
+    Family {
+        name: "tls_failures_total",
+        kind: "counter",
+        help: "TLS connections that failed, in the handshake or later.",
+        values: |metrics| {
+            let tls = &metrics.tls;
+            vec![
+                ("aborted", Value::Count(tls.aborted)),
+                ("plain_http", Value::Count(tls.plain_http)),
+                ("incompatible", Value::Count(tls.incompatible)),
+                ("client_certificate", Value::Count(tls.client_certificates)),
+                ("untrusted", Value::Count(tls.untrusted)),
+                ("alert", Value::Count(tls.alerts)),
+                ("malformed", Value::Count(tls.malformed)),
+            ]
+        },
+    },
+    Family {
+        name: "tls_truncated_total",
+        kind: "counter",
+        help: "TLS connections that ended without the announcement of an end.",
+        values: |metrics| one(metrics.tls.truncated),
+    },
+    Family {
+        name: "tls_reloads_total",
+        kind: "counter",
+        help: "Times that a new certificate or TLS configuration was put in place.",
+        values: |metrics| one(metrics.tls.reloads),
+    },
+    Family {
         name: "messages_dropped_total",
         kind: "counter",
         help: "Messages that were not delivered, once for each recipient that did not get them.",
@@ -340,7 +381,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::metrics::{Calls, CompressionMetrics, Dropped, HandshakeFailures, Refused};
+    use crate::metrics::{
+        Calls, CompressionMetrics, Dropped, HandshakeFailures, Refused, TlsMetrics,
+    };
 
     /// Returns metrics in which every field has a different value, and their number. It is one literal, so a new field
     /// does not compile until it has a value here. The function is as long as the list of metrics.
@@ -393,6 +436,19 @@ mod tests {
                 plain_bytes: next(),
                 epochs: next(),
                 waiting: next(),
+            },
+            tls: TlsMetrics {
+                handshakes: next(),
+                resumed: next(),
+                aborted: next(),
+                plain_http: next(),
+                incompatible: next(),
+                client_certificates: next(),
+                untrusted: next(),
+                alerts: next(),
+                malformed: next(),
+                truncated: next(),
+                reloads: next(),
             },
             dropped: Dropped {
                 slow_consumer: next(),

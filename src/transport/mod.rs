@@ -7,6 +7,8 @@
 #[cfg(all(feature = "io-uring", target_os = "linux"))]
 mod ring;
 mod socket;
+#[cfg(feature = "__tls")]
+mod tls;
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -15,6 +17,21 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 pub(crate) use self::socket::suppress_sigpipe;
+/// A connection of a shard.
+#[cfg(feature = "__tls")]
+pub(crate) use self::tls::ShardSocket;
+
+/// A connection of a shard.
+#[cfg(not(feature = "__tls"))]
+pub(crate) type ShardSocket = TcpStream;
+
+/// Makes a plain connection of a shard.
+pub(crate) fn plain(tcp: TcpStream) -> ShardSocket {
+    #[cfg(feature = "__tls")]
+    return ShardSocket::Plain(tcp);
+    #[cfg(not(feature = "__tls"))]
+    return tcp;
+}
 
 /// The operations that a shard needs on a connection.
 pub(crate) trait ShardTransport: Sized + Send + 'static {
@@ -40,8 +57,97 @@ pub(crate) trait ShardTransport: Sized + Send + 'static {
     /// Writes as many bytes of several pieces as the socket accepts.
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Ends the outgoing stream: nothing more will be written.
+    /// Ends the outgoing stream: nothing more will be written. Pending bytes are still written.
     fn finish(&mut self);
+
+    /// Tells the peer that the stream ends here, as far as the socket accepts that, before the transport is dropped.
+    fn close_notify(&mut self) {}
+
+    /// Whether the next read may return something at once, after one that has returned `read` of at most `len` bytes.
+    /// If not, readiness will be reported again.
+    #[inline]
+    fn may_have_more(&self, read: usize, len: usize) -> bool {
+        !Self::SHORT_MEANS_NOT_READY || read == len
+    }
+
+    /// Whether bytes that were accepted have yet to be written to the socket, when it is ready.
+    #[inline]
+    fn has_pending(&self) -> bool {
+        false
+    }
+
+    /// Writes pending bytes. An error shows at the next read or write.
+    fn flush(&mut self) {}
+
+    /// The memory of the pending bytes.
+    #[inline]
+    fn pending_bytes(&self) -> usize {
+        0
+    }
+
+    /// The memory of bytes that were received and that no read has returned yet.
+    #[inline]
+    fn received_bytes(&self) -> usize {
+        0
+    }
+
+    /// The work of the next read in units of a cheap TLS handshake (about 0.1 ms). Zero for ordinary reads.
+    #[inline]
+    fn read_cost(&self) -> u32 {
+        0
+    }
+
+    /// Whether the connection has TLS.
+    fn is_tls(&self) -> bool {
+        false
+    }
+
+    /// The progress of the TLS handshake.
+    #[cfg(feature = "__tls")]
+    fn handshake(&self) -> Handshake {
+        Handshake::None
+    }
+
+    /// The certificates by which the client has identified itself, its own first. `None` without TLS.
+    #[cfg(feature = "__tls")]
+    fn client_certificates(&self) -> Option<Vec<rustls::pki_types::CertificateDer<'static>>> {
+        None
+    }
+}
+
+/// The progress of a TLS handshake.
+#[cfg(feature = "__tls")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handshake {
+    /// The connection is plain.
+    None,
+    Running,
+    Complete {
+        /// Whether it has resumed an earlier session.
+        resumed: bool,
+    },
+    /// TLS has failed, in the handshake or later.
+    Failed(TlsFailure),
+}
+
+/// Why TLS has failed.
+#[cfg(feature = "__tls")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TlsFailure {
+    /// The client has sent a request without TLS.
+    PlainHttp,
+    /// The connection ended within the handshake.
+    Aborted,
+    /// There is no common version, cipher suite or application protocol.
+    Incompatible,
+    /// The client's certificate is missing or not accepted.
+    ClientCertificate,
+    /// The client does not accept the server's certificate.
+    Untrusted,
+    /// The client has sent another fatal alert.
+    Alert,
+    /// The client has broken the protocol.
+    Malformed,
 }
 
 /// Writes to many connections, one after the other or with one system call.
@@ -49,13 +155,17 @@ pub(crate) trait WriteMany<T>: Send + 'static {
     /// The minimum number of writes for which gathering them is worthwhile.
     const GATHER_MIN: usize;
 
+    /// The maximum number of writes that are made together.
+    #[cfg_attr(not(feature = "__tls"), allow(dead_code))]
+    const AT_ONCE: usize;
+
     /// Calls `write` for each target, and makes the returned writes like `ShardTransport::write`. Each write must be to
-    /// a different transport. Then calls `outcome` with the tag, length and result of each write.
+    /// a different transport. Then calls `outcome` with the transport, tag, length and result of each write.
     fn write_many<'a, K: Copy, G: Copy>(
         &mut self,
         targets: &[K],
         write: impl FnMut(K) -> Option<Write<'a, T, G>>,
-        outcome: impl FnMut(G, usize, io::Result<usize>),
+        outcome: impl FnMut(&'a T, G, usize, io::Result<usize>),
     ) where
         T: 'a;
 }
@@ -78,14 +188,17 @@ const LOOK_AHEAD: usize = 16;
 
 impl<T: ShardTransport> WriteMany<T> for OneByOne {
     const GATHER_MIN: usize = LOOK_AHEAD;
+    const AT_ONCE: usize = LOOK_AHEAD;
 
     #[inline]
     fn write_many<'a, K: Copy, G: Copy>(
         &mut self,
         targets: &[K],
         mut write: impl FnMut(K) -> Option<Write<'a, T, G>>,
-        mut outcome: impl FnMut(G, usize, io::Result<usize>),
-    ) {
+        mut outcome: impl FnMut(&'a T, G, usize, io::Result<usize>),
+    ) where
+        T: 'a,
+    {
         for targets in targets.chunks(LOOK_AHEAD) {
             // A system call evicts most of the processor's cache. So the shard looks a chunk of connections up first,
             // and waits for memory once a chunk, not once a connection.
@@ -95,24 +208,32 @@ impl<T: ShardTransport> WriteMany<T> for OneByOne {
             }
             for write in chunk.iter().flatten() {
                 let result = write.transport.write(write.bytes);
-                outcome(write.tag, write.bytes.len(), result);
+                outcome(write.transport, write.tag, write.bytes.len(), result);
             }
         }
     }
 }
 
-/// Creates the writers of `count` shards.
+/// Creates the writers of `count` shards. `has_tls`: some connections may have TLS.
 ///
 /// # Errors
 /// The kernel is too old for io_uring or forbids it. The writers that are returned with the error make one system call
 /// for each write.
 pub(crate) fn writers(
     count: usize,
-) -> (Vec<<TcpStream as ShardTransport>::Writer>, io::Result<()>) {
+    has_tls: bool,
+) -> (Vec<<ShardSocket as ShardTransport>::Writer>, io::Result<()>) {
     #[cfg(all(feature = "io-uring", target_os = "linux"))]
-    return ring::Ring::several(count);
+    let (writers, made) = ring::Ring::several(count);
     #[cfg(not(all(feature = "io-uring", target_os = "linux")))]
-    return ((0..count).map(|_| OneByOne).collect(), Ok(()));
+    let (writers, made) = ((0..count).map(|_| OneByOne).collect(), Ok(()));
+    #[cfg(feature = "__tls")]
+    let writers = Vec::into_iter(writers)
+        .map(|writer| tls::Writer::new(writer, has_tls))
+        .collect();
+    #[cfg(not(feature = "__tls"))]
+    let _ = has_tls;
+    (writers, made)
 }
 
 impl ShardTransport for TcpStream {
@@ -197,7 +318,7 @@ mod tests {
                 })
             };
             let mut next = 0;
-            OneByOne.write_many(&targets, write, |tag, len, outcome| {
+            OneByOne.write_many(&targets, write, |_, tag, len, outcome| {
                 assert_eq!((tag, len), (next, 3));
                 assert_eq!(outcome.ok(), (tag % 5 > 0).then_some((tag % 5).min(3)));
                 next += 1;

@@ -78,6 +78,27 @@ where
         self
     }
 
+    /// Has the app's own listener speak TLS: `wss://` and `https://` (RFC 8446, RFC 5246). By default it speaks plain TCP,
+    /// for a proxy in front.
+    ///
+    /// A request without TLS gets 400. With TLS, `Origins::Same` means the scheme `https`. Connections that a Humphrey
+    /// or axum app hands over are not affected: their host ends TLS, or does not. The time for a TLS handshake is part
+    /// of [`Limits::handshake_timeout`](crate::Limits::handshake_timeout).
+    ///
+    /// ```no_run
+    /// use humphrey_ws::AsyncWebsocketApp;
+    /// use humphrey_ws::tls::Tls;
+    ///
+    /// let tls = Tls::from_pem_files("fullchain.pem", "privkey.pem").unwrap();
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new().with_tls(tls);
+    /// app.run();
+    /// ```
+    #[cfg(feature = "__tls")]
+    pub fn with_tls(mut self, tls: crate::tls::Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Compresses messages for clients that negotiate permessage-deflate (RFC 7692). By default compression is not
     /// negotiated. [`Compression`](crate::Compression) sets which messages are compressed, and at which level.
     #[cfg(feature = "deflate")]

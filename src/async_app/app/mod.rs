@@ -92,6 +92,8 @@ where
     proxies: Option<TrustedProxies>,
     #[cfg(feature = "deflate")]
     compression: Option<crate::compression::Compression>,
+    #[cfg(feature = "__tls")]
+    tls: Option<crate::tls::Tls>,
     on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
     on_body: Option<Box<dyn BodyGuard<State>>>,
     on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
@@ -214,6 +216,8 @@ where
             proxies: None,
             #[cfg(feature = "deflate")]
             compression: None,
+            #[cfg(feature = "__tls")]
+            tls: None,
             on_handshake: None,
             on_body: None,
             on_connect: None,

@@ -115,6 +115,8 @@ where
             proxies,
             #[cfg(feature = "deflate")]
             compression: self.compression.clone(),
+            #[cfg(feature = "__tls")]
+            tls: self.tls.clone(),
         };
         let close_timeout = settings.limits.close_timeout;
         let program = AppProgram {

@@ -24,6 +24,7 @@ use crate::protocol::handshake::HandshakeRefusal;
 use crate::protocol::http::Head;
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
+use crate::transport;
 use crate::user_threads::while_nonblocking;
 
 /// Authorises a handshake that a host has read. It makes the same checks as for handshakes that the engine reads: form,
@@ -84,7 +85,7 @@ pub(crate) fn adopt_accepted(
     let peer = accepted.request().peer_addr();
     let peer_slot = accepted.peer_slot.take();
     hub.adopt(NewConnection {
-        stream,
+        stream: transport::plain(stream),
         peer,
         peer_slot,
         upgraded: Some(Upgraded {
@@ -125,7 +126,7 @@ fn pre_admit(
         })?;
     let mut peer_slot = None;
     let client = hub
-        .admit(peer, Some(&head), &mut peer_slot, Instant::now())
+        .admit(peer, Some(&head), false, &mut peer_slot, Instant::now())
         .map_err(refuse)?;
     let request = RequestHead::received(head, peer, client);
     permit.bytes = request.bytes();

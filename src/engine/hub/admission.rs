@@ -58,18 +58,19 @@ pub(crate) fn quoted(text: &str) -> String {
 
 impl Hub {
     /// Checks whether a client is admitted, by its request if that is known. Returns the client's address. `peer_slot`
-    /// counts the connection for its address, and is filled if it is empty.
+    /// counts the connection for its address, and is filled if it is empty. `is_tls`: whether the request came over TLS.
     pub(crate) fn admit(
         &self,
         peer: SocketAddr,
         head: Option<&Head>,
+        is_tls: bool,
         peer_slot: &mut Option<Box<PeerSlot>>,
         now: Instant,
     ) -> Result<IpAddr, AdmissionRefused> {
         let mut client = peer.ip();
         if let Some(head) = head {
             self.check_host(peer, head)?;
-            self.check_page(peer, head)?;
+            self.check_page(peer, head, is_tls)?;
             client = self.client(peer, head);
         }
         if let Some(peers) = self.peers_for(client) {
@@ -121,10 +122,11 @@ impl Hub {
         &self,
         peer: SocketAddr,
         head: &Head,
+        is_tls: bool,
     ) -> Result<(), AdmissionRefused> {
         match &self.settings.guarded {
             Some(linkable) if !is_link(head, linkable) && !self.reads_its_own(head) => {
-                self.check_page(peer, head)
+                self.check_page(peer, head, is_tls)
             }
             _ => Ok(()),
         }
@@ -161,11 +163,16 @@ impl Hub {
     }
 
     /// Checks whether the page that sent the request is of an allowed origin. Requests from outside a page pass.
-    fn check_page(&self, peer: SocketAddr, head: &Head) -> Result<(), AdmissionRefused> {
+    fn check_page(
+        &self,
+        peer: SocketAddr,
+        head: &Head,
+        is_tls: bool,
+    ) -> Result<(), AdmissionRefused> {
         let header = |name: &str| head.header(name);
         let Some(allowed) = &self.settings.origins else {
             if let Some(origin) = header("Origin").map(quoted)
-                && !Origins::Same.allows_request(header)
+                && !Origins::Same.allows_request_over(is_tls, header)
             {
                 limited!(
                     self.logged.foreign_origin,
@@ -176,7 +183,7 @@ impl Hub {
             }
             return Ok(());
         };
-        if allowed.allows_request(header) {
+        if allowed.allows_request_over(is_tls, header) {
             return Ok(());
         }
         let why = self.origin_refusal_reason(allowed, head);

@@ -455,6 +455,10 @@ impl Hub {
     pub(crate) fn add_common_metrics(&self, sum: &mut Metrics) {
         self.common.add_to(sum);
         self.jobs.add_metrics(sum);
+        #[cfg(feature = "__tls")]
+        if let Some(tls) = &self.settings.tls {
+            sum.tls.reloads += tls.reloads();
+        }
     }
 
     /// The metrics of each shard.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mio::net::TcpStream;
 
 use crate::engine::model::job::Done;
 use crate::engine::model::room::SharedRoom;
@@ -19,6 +18,7 @@ use crate::protocol::connection::FrameReader;
 #[cfg(feature = "deflate")]
 use crate::protocol::deflate::negotiate::Agreement;
 use crate::protocol::http::Head;
+use crate::transport::ShardSocket;
 
 /// A command for a shard, delivered in order.
 pub(crate) enum Command {
@@ -135,7 +135,7 @@ pub(crate) enum Control {
 
 /// A connection to hand over to a shard.
 pub(crate) struct NewConnection {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: ShardSocket,
     pub(crate) peer: SocketAddr,
     /// Counts the connection for its address.
     pub(crate) peer_slot: Option<Box<PeerSlot>>,

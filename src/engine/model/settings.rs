@@ -27,7 +27,21 @@ pub(crate) struct Settings {
     pub(crate) guarded: Option<Vec<String>>,
     pub(crate) option_names: OptionNames,
     pub(crate) proxies: Option<Proxies>,
+    /// TLS of the app's own listener. `None`: its connections are plain.
+    #[cfg(feature = "__tls")]
+    pub(crate) tls: Option<crate::tls::Tls>,
     /// The settings of compression. `None`: messages are neither compressed nor inflated.
     #[cfg(feature = "deflate")]
     pub(crate) compression: Option<crate::compression::Compression>,
+}
+
+impl Settings {
+    /// Whether the app's own listener has TLS.
+    #[allow(clippy::unused_self)] // Without the feature, it has none.
+    pub(crate) fn has_tls(&self) -> bool {
+        #[cfg(feature = "__tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "__tls"))]
+        return false;
+    }
 }

@@ -136,17 +136,25 @@ impl<T: ShardTransport> ConnCx<'_, T> {
         let Some(transport) = &mut socket.transport else {
             return Input::None;
         };
-        match transport.read(buffer) {
+        #[cfg(feature = "__tls")]
+        let was_handshake = transport.read_cost() > 0;
+        let result = transport.read(buffer);
+        #[cfg(feature = "__tls")]
+        if was_handshake || result.is_err() {
+            let handshake = transport.handshake();
+            self.shard.count_tls(was_handshake, handshake, &result);
+        }
+        match result {
             Ok(0) => {
                 socket.readable = false;
                 Input::Ended
             }
             Ok(n) => {
                 // A short read means an empty socket, unless the end of the stream is still to be read.
-                if T::SHORT_MEANS_NOT_READY && n < buffer.len() && !socket.hangup {
-                    socket.readable = false;
-                } else {
+                if socket.hangup || transport.may_have_more(n, buffer.len()) {
                     self.want_read();
+                } else {
+                    socket.readable = false;
                 }
                 Input::Bytes(n)
             }
@@ -171,7 +179,12 @@ impl<T: ShardTransport> ConnCx<'_, T> {
             Input::Bytes(n) => stage.input(self, &mut buffer[..n]),
             Input::Ended => stage.input_ended(self),
             Input::Broken => stage.broken(self),
-            Input::None => {}
+            Input::None => {
+                let transport = self.socket.transport.as_ref();
+                if transport.is_some_and(|transport| transport.received_bytes() > 0) {
+                    stage.input_incomplete(self);
+                }
+            }
         }
         self.shard.read_buffer = buffer;
         matches!(input, Input::Bytes(_))
@@ -192,6 +205,9 @@ impl<T: ShardTransport> ConnCx<'_, T> {
 /// A stage that processes the bytes that its client sends.
 pub(crate) trait Reader<T: ShardTransport> {
     fn input(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]);
+
+    /// Called when a read has returned no bytes, but the transport holds some that are incomplete.
+    fn input_incomplete(&mut self, _: &mut ConnCx<'_, T>) {}
 
     /// Called when the client has ended its stream.
     fn input_ended(&mut self, cx: &mut ConnCx<'_, T>);

@@ -38,6 +38,7 @@ mod opening;
 pub(crate) mod receive_budget;
 pub(crate) mod rooms;
 mod stop;
+mod tls;
 pub(crate) mod websocket;
 
 use std::collections::VecDeque;
@@ -128,6 +129,8 @@ pub(crate) struct ShardCx<T: ShardTransport> {
     pub(crate) inflations: Inflations,
     pub(crate) requests: Requests,
     pub(crate) handshake_queue: HandshakeQueue,
+    /// The work for TLS handshakes that is left in this turn (`ShardTransport::read_cost`).
+    handshake_budget: u32,
     pub(crate) read_buffer: Box<[u8]>,
     pub(crate) scratch: Vec<u8>,
     pub(crate) stop: Stop,
@@ -165,6 +168,7 @@ impl<T: ShardTransport> Core<T> {
             inflations: Inflations::new(),
             requests: Requests::new(limits, shards),
             handshake_queue: HandshakeQueue::new(limits, shards),
+            handshake_budget: tls::HANDSHAKE_COST_MAX,
             read_buffer: vec![0; READ_BYTES].into(),
             scratch: Vec::new(),
             stop: Stop::Running,
@@ -205,10 +209,14 @@ impl<T: ShardTransport> Core<T> {
         if !writable {
             return;
         }
+        let has_pending = socket.transport.as_ref().is_some_and(T::has_pending);
+        if has_pending && let Some(transport) = &mut socket.transport {
+            transport.flush();
+        }
         if let Stage::WebSocket(ws) = &mut conn.stage {
             ws.unblocked();
-            // Every report says that the socket is writable, but usually the outbox is empty.
-            if ws.outbox.is_empty() {
+            // Every report says that the socket is writable, but usually nothing waits.
+            if ws.outbox.is_empty() && !has_pending {
                 return;
             }
             if ws.is_evicted() && !socket.dirty {
@@ -244,6 +252,7 @@ impl<T: ShardTransport> Core<T> {
         cx.runs_inline = cx.hub.settings.adaptive_handlers
             && cx.inline_policy.is_quick(now, || cx.hub.jobs.is_slow());
         cx.count_pace();
+        cx.handshake_budget = tls::HANDSHAKE_COST_MAX;
         #[cfg(feature = "deflate")]
         cx.inflations.begin_turn();
     }
@@ -438,8 +447,10 @@ impl<T: ShardTransport> Core<T> {
 
     fn read(&mut self, key: Key) {
         self.with(key, |stage, cx| {
-            cx.socket.queued = false;
-            stage.read(cx);
+            if cx.affords_read() {
+                cx.socket.queued = false;
+                stage.read(cx);
+            }
         });
         self.enforce_receive_budget();
         self.enforce_request_budget();
@@ -604,7 +615,7 @@ impl<T: ShardTransport> ShardCx<T> {
     /// Drops a session on a handler thread, since dropping its attachment runs user code.
     fn release_websocket(&mut self, mut ws: WebSocket) {
         ws.let_go(&mut self.receive_budget);
-        self.fanout.set_unshared(&mut ws, 0);
+        self.fanout.forget_unshared(&mut ws);
         if ws.session.attachment.get().is_some() || ws.session.protocol_state().is_some() {
             // The job goes behind the close event, which already counts, if there is one.
             let counts = !ws.is_close_dispatched();

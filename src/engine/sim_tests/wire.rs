@@ -231,23 +231,24 @@ pub(super) fn writer() -> crate::transport::OneByOne {
 #[cfg(feature = "io-uring")]
 impl WriteMany<Wire> for Together {
     const GATHER_MIN: usize = 1;
+    const AT_ONCE: usize = usize::MAX;
 
     fn write_many<'a, K: Copy, G: Copy>(
         &mut self,
         targets: &[K],
         mut write: impl FnMut(K) -> Option<crate::transport::Write<'a, Wire, G>>,
-        mut outcome: impl FnMut(G, usize, io::Result<usize>),
+        mut outcome: impl FnMut(&'a Wire, G, usize, io::Result<usize>),
     ) {
         let writes = targets.iter().filter_map(|&target| write(target));
         let outcomes: Vec<_> = writes
             .map(|write| {
                 let places = vec![write.bytes.as_ptr().addr()];
                 let result = write.transport.take(write.bytes, places);
-                (write.tag, write.bytes.len(), result)
+                (write.transport, write.tag, write.bytes.len(), result)
             })
             .collect();
-        for (tag, len, result) in outcomes {
-            outcome(tag, len, result);
+        for (transport, tag, len, result) in outcomes {
+            outcome(transport, tag, len, result);
         }
     }
 }

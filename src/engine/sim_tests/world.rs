@@ -291,6 +291,8 @@ impl World {
             proxies: None,
             #[cfg(feature = "deflate")]
             compression: setup.compression.clone(),
+            #[cfg(feature = "__tls")]
+            tls: None,
         };
         let program = Arc::new(TestProgram {
             setup,

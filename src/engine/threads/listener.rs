@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use mio::event::Source;
-use mio::net::TcpListener;
+use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Poll};
 
 use crate::engine::hub::Hub;
@@ -15,7 +15,7 @@ use crate::engine::model::command::{Control, NewConnection};
 use crate::engine::parts::mailbox::When;
 use crate::engine::parts::token::LISTENER;
 use crate::report::limited;
-use crate::transport::suppress_sigpipe;
+use crate::transport::{self, ShardSocket, suppress_sigpipe};
 
 /// Most connections accepted in one turn, so that a connection storm does not delay others.
 const ACCEPTS_PER_TURN: usize = 128;
@@ -67,14 +67,20 @@ impl Listener {
                         Err(refused) => {
                             self.hub.common.accepted.add(1);
                             refused.counter(&self.hub.common).add(1);
-                            // A refused connection is not worth a buffer: the response is sent if it can be at once.
-                            let _ = stream.write(&refused.response(false));
+                            // A refused connection is not worth a buffer, nor a TLS handshake: the response is sent if it
+                            // can be at once.
+                            if !self.hub.settings.has_tls() {
+                                let _ = stream.write(&refused.response(false));
+                            }
                             continue;
                         }
                     };
                     // Without TCP_NODELAY the kernel may hold back a reply. If this fails the peer is gone, which the
                     // next read shows.
                     let _ = stream.set_nodelay(true);
+                    let Some(stream) = self.secured(stream) else {
+                        continue;
+                    };
                     let new_connection = NewConnection {
                         stream,
                         peer,
@@ -103,6 +109,30 @@ impl Listener {
             }
         }
         own
+    }
+
+    /// Puts TLS on a new connection, if the app has TLS. `None` if that is not possible.
+    #[cfg_attr(
+        not(feature = "__tls"),
+        allow(clippy::unnecessary_wraps, clippy::unused_self)
+    )]
+    fn secured(&self, stream: TcpStream) -> Option<ShardSocket> {
+        #[cfg(feature = "__tls")]
+        if let Some(tls) = &self.hub.settings.tls {
+            let (config, cost) = tls.current();
+            return match ShardSocket::tls(stream, config, cost) {
+                Ok(socket) => Some(socket),
+                Err(error) => {
+                    limited!(
+                        self.hub.logged.not_accepted,
+                        error,
+                        "TLS can't be set up for a connection, which is closed: {error}"
+                    );
+                    None
+                }
+            };
+        }
+        Some(transport::plain(stream))
     }
 
     fn pause(&mut self, now: Instant, error: &io::Error) {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use mio::net::TcpStream;
 use mio::{Events, Poll, Token};
 
 use crate::engine::handlers::inline::{JobSource, run_inline};
@@ -18,13 +17,14 @@ use crate::engine::parts::token::{LISTENER, WAKER};
 use crate::engine::reactor::{Core, Readiness};
 use crate::engine::threads::listener::Listener;
 use crate::report::error;
+use crate::transport::ShardSocket;
 use crate::user_threads::while_nonblocking;
 
 /// Readiness events taken from the poll at once.
 const EVENTS_MAX: usize = 1024;
 
 pub(crate) struct Shard {
-    core: Core<TcpStream>,
+    core: Core<ShardSocket>,
     poll: Poll,
     events: Events,
     listener: Option<Listener>,
@@ -64,7 +64,7 @@ impl Drop for ShardEndGuard {
 
 impl Shard {
     pub(crate) fn new(
-        core: Core<TcpStream>,
+        core: Core<ShardSocket>,
         poll: Poll,
         listener: Option<Listener>,
         ending: ShardEndGuard,

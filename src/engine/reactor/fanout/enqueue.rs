@@ -124,7 +124,8 @@ impl WebSocket {
         }
         if let Some((frames, messages)) = cx.shard.fanout.take_share(self) {
             self.enqueue(cx, frames, messages, Ownership::Unshared);
-            cx.shard.fanout.note_unshared(self);
+            let transport = cx.socket.transport.as_ref();
+            cx.shard.fanout.note_unshared(self, transport);
         }
     }
 

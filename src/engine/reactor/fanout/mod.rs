@@ -178,17 +178,28 @@ impl Fanout {
         self.unshared_bytes
     }
 
-    /// Updates the counts after an outbox has changed.
+    /// Updates the counts after an outbox has changed, or the bytes that are pending in the transport.
     #[inline]
-    pub(crate) fn note_unshared(&mut self, ws: &mut WebSocket) {
-        self.set_unshared(ws, ws.outbox.own_bytes());
+    pub(crate) fn note_unshared<T: ShardTransport>(
+        &mut self,
+        ws: &mut WebSocket,
+        transport: Option<&T>,
+    ) {
+        let pending = transport.map_or(0, T::pending_bytes);
+        self.set_unshared(ws, ws.outbox.own_bytes() + pending, pending > 0);
     }
 
     #[inline]
-    pub(crate) fn set_unshared(&mut self, ws: &mut WebSocket, unshared: usize) {
+    pub(crate) fn forget_unshared(&mut self, ws: &mut WebSocket) {
+        self.set_unshared(ws, 0, false);
+    }
+
+    #[inline]
+    fn set_unshared(&mut self, ws: &mut WebSocket, unshared: usize, has_pending: bool) {
         self.unshared_bytes = self.unshared_bytes + unshared - ws.unshared_bytes;
         ws.unshared_bytes = unshared;
-        let blocked = if ws.is_blocked() { unshared } else { 0 };
+        let is_blocked = has_pending || ws.is_blocked();
+        let blocked = if is_blocked { unshared } else { 0 };
         if ws.blocked_bytes() != blocked {
             let address = counted_as(ws.session.client_ip());
             let slot = ws.session.id.key().slot;
@@ -637,7 +648,8 @@ impl WebSocket {
         let bytes = self.outbox.bytes() as u64;
         shard.counters().outbox_bytes_peak.raise(bytes);
         let limits = &shard.hub.settings.limits;
-        shard.fanout.note_unshared(self);
+        let transport = cx.socket.transport.as_ref();
+        shard.fanout.note_unshared(self, transport);
         let was = self.congested;
         let is = shard.fanout.note_fill(self, limits.outbox_bytes_max);
         if was != is {

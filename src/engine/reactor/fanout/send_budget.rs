@@ -53,7 +53,7 @@ impl<T: ShardTransport> Core<T> {
             self.cx.fanout.tried += 1;
             self.with(key, |stage, cx| {
                 stage.write(cx, None);
-                if stage.waiting_bytes() == 0 {
+                if stage.waiting_bytes(cx) == 0 {
                     // Bytes that are queued after this have not been tried.
                     cx.socket.dirty = false;
                 }
@@ -65,18 +65,18 @@ impl<T: ShardTransport> Core<T> {
 impl Stage {
     /// Disconnects the client unless its socket takes something. In that case sets it aside, and returns its key.
     fn try_or_give_up<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) -> Option<Key> {
-        let before = self.waiting_bytes();
+        let before = self.waiting_bytes(cx);
         self.write(cx, None);
         if cx.is_over() {
             // The connection broke or has ended, so it is not a slow consumer.
             return None;
         }
-        if self.waiting_bytes() == 0 {
+        if self.waiting_bytes(cx) == 0 {
             // The client has taken everything, so giving up its connection would free nothing.
             self.set_aside(cx);
             return None;
         }
-        if self.waiting_bytes() == before {
+        if self.waiting_bytes(cx) == before {
             // The client does not read, so a close frame would not reach it.
             self.give_up_reader(cx);
             return None;
@@ -85,10 +85,12 @@ impl Stage {
         Some(cx.key)
     }
 
-    fn waiting_bytes(&self) -> usize {
+    /// The bytes that wait to be written, with those that are pending in the transport.
+    fn waiting_bytes<T: ShardTransport>(&self, cx: &ConnCx<'_, T>) -> usize {
+        let pending = cx.socket.transport.as_ref().map_or(0, T::pending_bytes);
         match self {
-            Self::WebSocket(ws) => ws.outbox.bytes(),
-            Self::Http(http) => http.waiting_bytes(),
+            Self::WebSocket(ws) => ws.outbox.bytes() + pending,
+            Self::Http(http) => http.waiting_bytes() + pending,
             Self::Lingering(_) => 0,
         }
     }
@@ -110,7 +112,10 @@ impl Stage {
     /// Adds the connection to the index again.
     fn note_blocked<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match self {
-            Self::WebSocket(ws) => cx.shard.fanout.note_unshared(ws),
+            Self::WebSocket(ws) => {
+                let transport = cx.socket.transport.as_ref();
+                cx.shard.fanout.note_unshared(ws, transport);
+            }
             Self::Http(http) => http.note_blocked(cx.key.slot, &mut cx.shard.fanout.blocked),
             Self::Lingering(_) => {}
         }

@@ -111,17 +111,19 @@ impl<T: ShardTransport> Core<T> {
                 bytes: &frames.bytes[from..],
             })
         };
-        self.cx.writer.write_many(
-            members,
-            share,
-            |(slot, count), len, outcome| match outcome {
-                Ok(n) if n == len => {
-                    bytes += n as u64;
-                    messages += u64::from(count);
-                }
-                outcome => unfinished.push((slot, outcome)),
-            },
-        );
+        self.cx
+            .writer
+            .write_many(
+                members,
+                share,
+                |transport, (slot, count), len, outcome| match outcome {
+                    Ok(n) if n == len && !transport.has_pending() => {
+                        bytes += n as u64;
+                        messages += u64::from(count);
+                    }
+                    outcome => unfinished.push((slot, outcome)),
+                },
+            );
         of_room.clear();
         self.cx.fanout.slots = of_room;
         BatchOutcome {
@@ -165,7 +167,7 @@ impl<T: ShardTransport> Core<T> {
         };
         self.cx
             .writer
-            .write_many(&places, front, |place, _, outcome| {
+            .write_many(&places, front, |_, place, _, outcome| {
                 begun[place] = Some(outcome)
             });
         begun
@@ -182,7 +184,18 @@ impl WebSocket {
     ) {
         use io::ErrorKind::{Interrupted, WouldBlock};
         match outcome {
-            Ok(n) => self.take_partial(cx, batch, n),
+            Ok(n) => {
+                let (from, messages) = batch.frames(self.compression).share(self.seen);
+                if n < batch.frames(self.compression).bytes.len() - from {
+                    self.take_partial(cx, batch, n);
+                    return;
+                }
+                // All is accepted, and some of it pending in the transport.
+                let counters = cx.shard.counters();
+                counters.bytes_out.add_alone(n as u64);
+                counters.messages_out.add_alone(messages.into());
+                self.note_fill(cx);
+            }
             Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => {
                 self.blocked(cx.shard.tick, cx.shard.limits().write_timeout);
                 self.enqueue_share(cx, batch);

@@ -133,9 +133,10 @@ impl Requests {
 }
 
 impl Http {
-    /// The bytes that the connection holds and that count here.
-    fn counted_bytes(&self) -> usize {
-        let behind = self.buffer.capacity();
+    /// The bytes that the connection holds and that count here, with `in_transport` bytes of an incomplete TLS record.
+    fn counted_bytes(&self, in_transport: usize) -> usize {
+        let in_transport = if self.is_cut { 0 } else { in_transport };
+        let behind = self.buffer.capacity() + in_transport;
         match &self.phase {
             Phase::Authorizing(authorizing) if authorizing.is_of_body() => behind,
             Phase::Head | Phase::Authorizing(_) => 0,
@@ -158,7 +159,7 @@ impl Http {
 
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn request_bytes(&self) -> (usize, usize) {
-        (self.request_bytes, self.counted_bytes())
+        (self.request_bytes, self.counted_bytes(0))
     }
 }
 
@@ -166,7 +167,8 @@ impl Http {
     /// Updates the budget after the connection's received bytes have changed.
     pub(super) fn count_request<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         self.trim_buffer();
-        let held = self.counted_bytes();
+        let transport = cx.socket.transport.as_ref();
+        let held = self.counted_bytes(transport.map_or(0, T::received_bytes));
         cx.shard.requests.set(self, cx.key.slot, held);
     }
 

@@ -91,8 +91,8 @@ impl Http {
     ) {
         match self.admit(cx, Some(&head)) {
             Ok(client) => {
-                let request = Arc::new(RequestHead::received(head, self.peer, client));
-                self.authorize(cx, request, HandshakeSource::Here(handshake));
+                let request = cx.over_tls(RequestHead::received(head, self.peer, client));
+                self.authorize(cx, Arc::new(request), HandshakeSource::Here(handshake));
             }
             Err(refused) => self.refuse(cx, refused, false),
         }
@@ -103,8 +103,10 @@ impl Http {
         cx: &mut ConnCx<'_, T>,
         head: Option<&Head>,
     ) -> Result<IpAddr, AdmissionRefused> {
+        let is_tls = cx.is_tls();
         let peer_slot = &mut cx.socket.peer_slot;
-        cx.shard.hub.admit(self.peer, head, peer_slot, cx.shard.now)
+        let hub = &cx.shard.hub;
+        hub.admit(self.peer, head, is_tls, peer_slot, cx.shard.now)
     }
 
     /// Admits the client of a request for an event stream.
@@ -123,8 +125,9 @@ impl Http {
         self.buffer = Vec::new();
         match self.admit(cx, Some(&head)) {
             Ok(client) => {
-                let request = Arc::new(RequestHead::received(head, self.peer, client));
-                self.authorize(cx, request, HandshakeSource::EventStream { head_only });
+                let request = cx.over_tls(RequestHead::received(head, self.peer, client));
+                let source = HandshakeSource::EventStream { head_only };
+                self.authorize(cx, Arc::new(request), source);
             }
             Err(refused) => self.refuse(cx, refused, head_only),
         }
@@ -138,7 +141,7 @@ impl Http {
         body: Body,
     ) {
         let head_only = head.method == "HEAD";
-        let request = RequestHead::received(head, self.peer, self.client);
+        let request = cx.over_tls(RequestHead::received(head, self.peer, self.client));
         let source = HandshakeSource::Body { body, head_only };
         self.authorize(cx, Arc::new(request), source);
     }

@@ -197,7 +197,7 @@ impl Http {
     fn on_route<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, head: Head) {
         // The last request no longer counts.
         self.count_request(cx);
-        if let Err(refused) = cx.shard.hub.admit_request(self.peer, &head) {
+        if let Err(refused) = cx.shard.hub.admit_request(self.peer, &head, cx.is_tls()) {
             self.refuse(cx, refused, head.method == "HEAD");
             return;
         }

@@ -161,6 +161,13 @@ impl Http {
                 }
             }
         }
+        if transport.has_pending() {
+            transport.flush();
+            if transport.has_pending() {
+                self.note_blocked(cx.key.slot, &mut cx.shard.fanout.blocked);
+                return;
+            }
+        }
         let (keep_alive, drain) = (writing.keep_alive, writing.drain);
         if let Some(rest) = writing.response.rest.take() {
             self.await_piece(cx, rest, keep_alive, drain);

@@ -25,7 +25,7 @@ impl WebSocket {
         cx.socket.transport = None;
         cx.socket.readable = false;
         let lost = self.outbox.clear() + unsent;
-        cx.shard.fanout.set_unshared(self, 0);
+        cx.shard.fanout.forget_unshared(self);
         self.protocol.abandon();
         self.receiving = Receiving::Eof;
         self.sending = Sending::Broken;

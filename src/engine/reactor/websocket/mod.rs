@@ -516,6 +516,9 @@ impl WebSocket {
         let Some(transport) = &mut cx.socket.transport else {
             return;
         };
+        if transport.has_pending() {
+            transport.flush();
+        }
         let tick = shard.tick;
         let (written, result) = self.outbox.flush_on(begun, transport, &mut shard.scratch);
         self.drained(written.bytes, tick, &shard.hub.settings.limits);
@@ -524,7 +527,8 @@ impl WebSocket {
         {
             pace.read(written.bytes, tick);
         }
-        let has_left = self.outbox.is_empty() && self.sending == Sending::Closing;
+        let has_left =
+            self.outbox.is_empty() && self.sending == Sending::Closing && !transport.has_pending();
         let may_end = has_left && self.has_departed();
         let is_idle = self.inbox.is_empty();
         let counters = shard.counters();
@@ -541,6 +545,9 @@ impl WebSocket {
         if may_end && matches!(self.receiving, Receiving::Closed | Receiving::Eof) {
             // RFC 6455 §7.1.1: the server closes the TCP connection first. Nothing more can arrive that would turn this
             // into a reset.
+            if let Some(transport) = &mut cx.socket.transport {
+                transport.close_notify();
+            }
             cx.free();
             return;
         }

@@ -313,8 +313,13 @@ impl WebSocket {
     #[inline]
     pub(super) fn note_unfinished<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let before = self.unfinished_bytes();
-        if self.protocol.is_mid_message() {
-            let bytes = self.protocol.held_bytes();
+        // A part of a TLS record counts as a part of a message, too.
+        let in_transport = match (&cx.socket.transport, self.receiving) {
+            (Some(transport), Receiving::Open) => transport.received_bytes(),
+            _ => 0,
+        };
+        if self.protocol.is_mid_message() || in_transport > 0 {
+            let bytes = self.protocol.held_bytes() + in_transport;
             let since = cx.shard.tick;
             self.cold()
                 .unfinished
@@ -383,6 +388,10 @@ impl<T: ShardTransport> Reader<T> for WebSocket {
         #[cfg(not(feature = "deflate"))]
         debug_assert_eq!(unread, 0, "nothing is to be kept for later");
         self.advance(cx);
+    }
+
+    fn input_incomplete(&mut self, cx: &mut ConnCx<'_, T>) {
+        self.note_unfinished(cx);
     }
 
     /// The client has ended its stream. Earlier messages are still answered.

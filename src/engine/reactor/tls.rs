@@ -1,0 +1,90 @@
+//! TLS handshakes: their share of a turn, and their outcomes.
+
+#[cfg(feature = "__tls")]
+use std::io;
+
+use crate::engine::reactor::ConnCx;
+#[cfg(feature = "__tls")]
+use crate::engine::reactor::ShardCx;
+use crate::request::RequestHead;
+use crate::transport::ShardTransport;
+#[cfg(feature = "__tls")]
+use crate::transport::{Handshake, TlsFailure};
+
+/// The maximum work for TLS handshakes in a turn, in units of `ShardTransport::read_cost`: about a millisecond.
+pub(super) const HANDSHAKE_COST_MAX: u32 = 8;
+
+impl<T: ShardTransport> ConnCx<'_, T> {
+    /// Whether a read fits into this turn's budget for TLS handshakes, whose work would otherwise delay all others. If
+    /// it does not, the connection stays queued for reading in the next turn.
+    #[inline]
+    pub(super) fn affords_read(&mut self) -> bool {
+        match self.socket.transport.as_ref().map_or(0, T::read_cost) {
+            0 => true,
+            cost => self.affords_handshake(cost),
+        }
+    }
+
+    /// Whether the connection has TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        self.socket.transport.as_ref().is_some_and(T::is_tls)
+    }
+
+    /// Adds to a request what is known of its connection's TLS.
+    pub(super) fn over_tls(&self, request: RequestHead) -> RequestHead {
+        #[cfg(feature = "__tls")]
+        if let Some(transport) = &self.socket.transport
+            && let Some(certificates) = transport.client_certificates()
+        {
+            return request.over_tls(certificates);
+        }
+        request
+    }
+
+    #[cold]
+    fn affords_handshake(&mut self, cost: u32) -> bool {
+        if self.shard.handshake_budget == 0 {
+            self.shard.readable.push(self.key);
+            return false;
+        }
+        self.shard.handshake_budget = self.shard.handshake_budget.saturating_sub(cost);
+        true
+    }
+}
+
+#[cfg(feature = "__tls")]
+impl<T: ShardTransport> ShardCx<T> {
+    /// Counts the outcome of a read: the end of a handshake, or of a connection with TLS.
+    #[cold]
+    pub(super) fn count_tls(
+        &self,
+        was_handshake: bool,
+        handshake: Handshake,
+        result: &io::Result<usize>,
+    ) {
+        let counters = self.counters();
+        let failed = |kind| matches!(result, Err(error) if error.kind() == kind);
+        match handshake {
+            Handshake::Complete { resumed } if was_handshake => {
+                counters.tls_handshakes.add_alone(1);
+                counters.tls_resumed.add_alone(resumed.into());
+            }
+            Handshake::Complete { .. } if failed(io::ErrorKind::UnexpectedEof) => {
+                counters.tls_truncated.add_alone(1);
+            }
+            Handshake::Failed(failure) if result.is_err() => {
+                let counter = match failure {
+                    TlsFailure::Aborted => &counters.tls_aborted,
+                    TlsFailure::PlainHttp => &counters.tls_plain_http,
+                    TlsFailure::Incompatible => &counters.tls_incompatible,
+                    TlsFailure::ClientCertificate => &counters.tls_client_certificates,
+                    TlsFailure::Untrusted => &counters.tls_untrusted,
+                    TlsFailure::Alert => &counters.tls_alerts,
+                    TlsFailure::Malformed => &counters.tls_malformed,
+                };
+                counter.add_alone(1);
+            }
+            _ => {}
+        }
+    }
+}
