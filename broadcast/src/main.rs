@@ -21,6 +21,7 @@ mod room_name;
 mod rooms;
 mod signals;
 mod stdio;
+mod tls;
 
 use std::io::{self, BufReader, IsTerminal};
 use std::net::SocketAddr;
@@ -81,12 +82,22 @@ fn run(options: &Options) -> io::Result<bool> {
     let (connections_max, connections_warning) =
         descriptor_limit::limit_connections(options.max_connections);
     let (mut app, rooms) = build_app(options, connections_max)?;
+    let tls = tls::from_options(options)?;
+    if let Some(tls) = &tls {
+        app = app.with_tls(tls.clone());
+    }
     let address = app.bind()?;
     let sender = app.sender();
     let stopping = Arc::new(AtomicBool::new(false));
     {
         let sender = sender.clone();
-        signals::on_stop(stopping.clone(), move || sender.shutdown(SHUTDOWN_TIMEOUT))?;
+        let quiet = options.quiet;
+        let reload = tls.clone().map(|tls| {
+            let reload: signals::Reload = Box::new(move || tls::reload(&tls, quiet));
+            reload
+        });
+        let stop = move || sender.shutdown(SHUTDOWN_TIMEOUT);
+        signals::on_stop_or_reload(stopping.clone(), stop, reload)?;
     }
     let metrics = match options.metrics {
         Some(address) => {
@@ -102,7 +113,7 @@ fn run(options: &Options) -> io::Result<bool> {
     };
     let running = app.start()?;
     if !options.quiet {
-        report!("{}", listening_message(address));
+        report!("{}", listening_message(address, tls.is_some()));
         if let Some(connections_warning) = connections_warning {
             report!("{connections_warning}");
         }
@@ -264,16 +275,17 @@ fn broadcast_input(channel: &Channel, stopping: &AtomicBool, input_failed: &Atom
 }
 
 /// The message that names the URLs for browsers and WebSocket clients.
-fn listening_message(address: SocketAddr) -> String {
+fn listening_message(address: SocketAddr, is_tls: bool) -> String {
+    let s = if is_tls { "s" } else { "" };
     if address.ip().is_unspecified() {
         // An unspecified address cannot be connected to; `localhost` exists on every machine.
         let port = address.port();
         return format!(
-            "open http://localhost:{port}/ in a browser, or connect to ws://localhost:{port}/ \
+            "open http{s}://localhost:{port}/ in a browser, or connect to ws{s}://localhost:{port}/ \
              (listening on all addresses, {address})"
         );
     }
-    format!("open http://{address}/ in a browser, or connect to ws://{address}/")
+    format!("open http{s}://{address}/ in a browser, or connect to ws{s}://{address}/")
 }
 
 /// The final line: clients and messages, followed by the kinds of loss that occurred.
@@ -310,7 +322,7 @@ mod tests {
 
     #[test]
     fn listening_message_names_an_address_browsers_can_open() {
-        let of = |address: &str| listening_message(address.parse().unwrap());
+        let of = |address: &str| listening_message(address.parse().unwrap(), false);
         assert_eq!(
             of("127.0.0.1:8080"),
             "open http://127.0.0.1:8080/ in a browser, or connect to ws://127.0.0.1:8080/"
@@ -318,6 +330,10 @@ mod tests {
         assert!(of("[::1]:80").starts_with("open http://[::1]:80/ "));
         assert!(of("0.0.0.0:80").starts_with("open http://localhost:80/ "));
         assert!(of("[::]:80").starts_with("open http://localhost:80/ "));
+        assert_eq!(
+            listening_message("127.0.0.1:8080".parse().unwrap(), true),
+            "open https://127.0.0.1:8080/ in a browser, or connect to wss://127.0.0.1:8080/"
+        );
     }
 
     #[test]

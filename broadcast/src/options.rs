@@ -35,6 +35,10 @@ Examples:
     curl -H \"Authorization: Bearer $(cat token.txt)\" -d 'hello' \\
       http://127.0.0.1:8080/publish/news
 
+  Speak TLS, with a certificate of its own, and read it from another machine:
+    humphrey-broadcast --listen 0.0.0.0:8443 --tls-self-signed tls </dev/null
+    humphrey-broadcast listen --ca tls/cert.pem wss://localhost:8443/
+
   Print the messages, or send lines, from another shell:
     humphrey-broadcast listen ws://127.0.0.1:8080/
     echo hello | humphrey-broadcast send ws://127.0.0.1:8080/
@@ -49,6 +53,7 @@ mod heading {
     pub(super) const PUBLISH: &str = "Publishing over HTTP";
     pub(super) const LIMITS: &str = "Slow clients and limits";
     pub(super) const ACCESS: &str = "Network and access";
+    pub(super) const TLS: &str = "TLS";
     pub(super) const MONITORING: &str = "Monitoring";
 }
 
@@ -66,6 +71,7 @@ const PONG_WAIT: Duration = Duration::from_secs(10);
 /// Clients without WebSocket receive the same messages as server-sent events from /events or /events/ROOM.
 ///
 /// Ctrl-C, SIGTERM or SIGHUP closes every connection with code 1001 and ends the program; under nohup, SIGHUP is ignored.
+/// With TLS, SIGHUP loads the certificate again.
 ///
 /// Exit codes: 0 after a signal, or after --exit-on-eof once all input was sent; 1 if the server could not start, or if
 /// input could not be read or was skipped; 2 if the command line is wrong.
@@ -161,6 +167,22 @@ pub(crate) struct Options {
     /// are not compressed
     #[arg(long, help_heading = heading::CLIENTS)]
     pub(crate) compress: bool,
+
+    /// Speak TLS (https:// and wss://) with the certificate in this PEM file: the server's own first, then those of
+    /// intermediate authorities. SIGHUP loads a renewed one for new connections, and no longer ends the program, except
+    /// when the program's terminal closes. Default: no TLS
+    #[arg(long, help_heading = heading::TLS, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// The private key of --tls-cert, in PEM format without a passphrase
+    #[arg(long, help_heading = heading::TLS, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// Speak TLS with a certificate for this machine (localhost, its name, and the address of --listen) that is kept in
+    /// DIR as cert.pem and key.pem, and made there if there is none. Browsers warn about it; clients trust it with
+    /// 'listen --ca DIR/cert.pem' or 'curl --cacert DIR/cert.pem'
+    #[arg(long, help_heading = heading::TLS, value_name = "DIR", conflicts_with_all = ["tls_cert", "tls_key"])]
+    pub(crate) tls_self_signed: Option<PathBuf>,
 
     /// Trust X-Forwarded-For from this proxy, or from a network of proxies such as 10.0.0.0/8; repeatable
     #[arg(long, help_heading = heading::ACCESS, value_name = "NETWORK")]

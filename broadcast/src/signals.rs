@@ -10,14 +10,29 @@ use std::{sync::atomic::Ordering, thread, time::Duration};
 #[cfg(unix)]
 const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
 
-/// On the first signal, sets `stopping` and calls `stop`. A second Ctrl-C or SIGTERM ends the program at once with the
+/// What SIGHUP does in a program that goes on.
+pub(crate) type Reload = Box<dyn Fn() + Send>;
+
+/// As [`on_stop_or_reload`], in a program that has nothing to reload.
+pub(crate) fn on_stop(
+    stopping: Arc<AtomicBool>,
+    stop: impl Fn() + Send + 'static,
+) -> io::Result<()> {
+    on_stop_or_reload(stopping, stop, None)
+}
+
+/// On the first signal, sets `stopping` and calls `stop`. If there is something to reload, SIGHUP does that instead, unless
+/// it announces that the program's terminal was closed.
+///
+/// A second Ctrl-C or SIGTERM ends the program at once with the
 /// default exit code, so that it can always be stopped. A duplicate within [`DUPLICATE_WINDOW`] does not: programs such
 /// as `timeout` signal both their child and its process group. A second SIGHUP never does: when a terminal closes, both
 /// the system and the shell send one. SIGHUP stays ignored if it was ignored at the start, as under `nohup`.
 #[cfg(unix)]
-pub(crate) fn on_stop(
+pub(crate) fn on_stop_or_reload(
     stopping: Arc<AtomicBool>,
     stop: impl Fn() + Send + 'static,
+    reload: Option<Reload>,
 ) -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     use signal_hook::flag;
@@ -29,11 +44,16 @@ pub(crate) fn on_stop(
         flag::register(signal, stopping.clone())?;
     }
     let mut caught = vec![SIGINT, SIGTERM];
+    let mut ending = caught.clone();
     if !is_ignored(SIGHUP) {
-        flag::register(SIGHUP, stopping)?;
+        if reload.is_none() {
+            flag::register(SIGHUP, stopping.clone())?;
+            ending.push(SIGHUP);
+        }
         caught.push(SIGHUP);
     }
-    let (mut signals, mut first) = (Signals::new(&caught)?, Signals::new(caught)?);
+    let had_terminal = has_terminal();
+    let (mut signals, mut first) = (Signals::new(caught)?, Signals::new(ending)?);
     // A separate thread, since `stop` may block.
     thread::Builder::new()
         .name("second signal".into())
@@ -46,11 +66,25 @@ pub(crate) fn on_stop(
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            for _ in signals.forever() {
-                stop();
+            for signal in signals.forever() {
+                match &reload {
+                    Some(reload) if signal == SIGHUP && !(had_terminal && !has_terminal()) => {
+                        reload();
+                    }
+                    _ => {
+                        stopping.store(true, Ordering::SeqCst);
+                        stop();
+                    }
+                }
             }
         })
         .map(drop)
+}
+
+/// Whether the program has a terminal that controls it. One that was closed can't be opened.
+#[cfg(unix)]
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
 }
 
 /// Whether the parent process has set a signal to be ignored. The system call for it is unsafe in Rust, so this reads
@@ -70,7 +104,11 @@ fn ignores(status: &str, signal: i32) -> bool {
 
 /// On other systems a signal ends the program without closing handshakes.
 #[cfg(not(unix))]
-pub(crate) fn on_stop(_: Arc<AtomicBool>, _: impl Fn() + Send + 'static) -> io::Result<()> {
+pub(crate) fn on_stop_or_reload(
+    _: Arc<AtomicBool>,
+    _: impl Fn() + Send + 'static,
+    _: Option<Reload>,
+) -> io::Result<()> {
     Ok(())
 }
 
