@@ -3,6 +3,11 @@
 //     npm ci --prefix broadcast/tests/browser
 //     node broadcast/tests/browser/run.mjs PATH_TO_BINARY [--screenshots DIR]
 //
+// The same over TLS, without the tests whose proxies speak plain HTTP:
+//
+//     broadcast/tests/browser/certificates DIR
+//     HOME=DIR NODE_EXTRA_CA_CERTS=DIR/ca.pem node broadcast/tests/browser/run.mjs PATH_TO_BINARY --tls DIR
+//
 // The browser is $CHROMIUM, or /usr/bin/chromium. Exits with 1 if anything failed. Every wait is for a
 // condition, with a deadline.
 
@@ -14,14 +19,14 @@ import { siteTests } from "./sites.mjs";
 import { Program, WAIT_MS, assert, browser, hasState, message, open, says, sees, setBinary } from "./support.mjs";
 
 const { values, positionals } = parseArgs({
-  options: { screenshots: { type: "string" } },
+  options: { screenshots: { type: "string" }, tls: { type: "string" } },
   allowPositionals: true,
 });
 if (positionals.length !== 1) {
-  console.error("usage: node run.mjs PATH_TO_BINARY [--screenshots DIR]");
+  console.error("usage: node run.mjs PATH_TO_BINARY [--screenshots DIR] [--tls DIR]");
   process.exit(2);
 }
-setBinary(positionals[0]);
+setBinary(positionals[0], values.tls);
 
 const tests = {
   async "a line of standard input appears on both pages"({ program, pages }) {
@@ -270,7 +275,8 @@ let failed = 0;
 const program = await Program.start();
 const run = { program, pages: [await open(program), await open(program)] };
 try {
-  for (const [name, test] of [...Object.entries(tests), ...Object.entries(roomTests), ...Object.entries(siteTests)]) {
+  const all = { ...tests, ...roomTests, ...(values.tls ? {} : siteTests) };
+  for (const [name, test] of Object.entries(all)) {
     try {
       await test(run);
       passed += 1;

@@ -8,16 +8,18 @@ import { chromium } from "playwright-core";
 export const WAIT_MS = 15_000;
 
 let binary;
+let tlsOptions = [];
 
-/** Sets the program under test. */
-export function setBinary(path) {
+/** Sets the program under test, and the directory with its certificate, over which every page is then loaded. */
+export function setBinary(path, tls) {
   binary = path;
+  if (tls) tlsOptions = ["--tls-cert", `${tls}/cert.pem`, "--tls-key", `${tls}/key.pem`];
 }
 
 /** A running program that listens. */
 export class Program {
   static async start(listen = "127.0.0.1:0", ...options) {
-    const child = spawn(binary, ["--listen", listen, ...options], { stdio: ["pipe", "ignore", "pipe"] });
+    const child = spawn(binary, ["--listen", listen, ...tlsOptions, ...options], { stdio: ["pipe", "ignore", "pipe"] });
     const program = new Program();
     program.child = child;
     program.stderr = [];
@@ -26,7 +28,7 @@ export class Program {
       child.once("exit", (code) => reject(new Error(`the program ended with ${code}:\n${program.stderr.join("\n")}`)));
       createInterface(child.stderr).on("line", (line) => {
         program.stderr.push(line);
-        const where = /open (http:\/\/([^/]+)\/) /.exec(line);
+        const where = /open (https?:\/\/([^/]+)\/) /.exec(line);
         if (where) resolve({ url: where[1], listen: where[2] });
       });
     });
