@@ -200,6 +200,11 @@ struct AxumGuide;
 #[doc = include_str!("../docs/clients.md")]
 struct ClientsGuide;
 
+/// The programs of the guide's page on TLS compile.
+#[cfg(all(doctest, feature = "__tls"))]
+#[doc = include_str!("../docs/tls.md")]
+struct TlsGuide;
+
 /// The programs of the guide's page on compression compile.
 #[cfg(all(doctest, feature = "deflate"))]
 #[doc = include_str!("../docs/compression.md")]

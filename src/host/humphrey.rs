@@ -146,8 +146,9 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
             limited!(
                 TLS_REFUSED,
                 error,
-                "closed a TLS stream that was handed to an AsyncWebsocketApp, because its engine serves plain TCP only: \
-                 terminate TLS in a proxy in front of the app, or use websocket_handler for this route"
+                "closed a TLS stream that a Humphrey app has handed to an AsyncWebsocketApp: mount the routes in the latter \
+                 (with_routes), and have its own listener speak TLS (with_tls); or terminate TLS in a proxy; or use \
+                 websocket_handler for this route"
             );
             refused.refuse("TLS connections can't be served here");
             return;
