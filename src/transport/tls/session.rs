@@ -129,6 +129,8 @@ pub(super) struct Session {
     peer_closed: bool,
     /// Whether the outgoing stream ends after the pending bytes.
     is_finishing: bool,
+    /// Whether the outgoing stream has ended, or ends after the pending bytes.
+    has_finished: bool,
 }
 
 impl Session {
@@ -144,6 +146,7 @@ impl Session {
             is_drained: false,
             peer_closed: false,
             is_finishing: false,
+            has_finished: false,
         })
     }
 
@@ -214,7 +217,11 @@ impl Session {
                 .ok_or(ErrorKind::InvalidData)?;
             let received = socket::read(tcp, free)?;
             if received == 0 {
-                return Err(self.truncated());
+                // After our own end, nothing that the peer could still send matters: most omit the close_notify.
+                return match self.has_finished {
+                    true => Ok(0),
+                    false => Err(self.truncated()),
+                };
             }
             self.is_drained = received < room - kept;
             let opened = self.open(tcp, &mut input[..kept + received], out)?;
@@ -450,7 +457,7 @@ impl Session {
             return Err(ErrorKind::WouldBlock.into());
         }
         match self.progress {
-            Progress::Open if !self.is_finishing => Ok(()),
+            Progress::Open if !self.has_finished => Ok(()),
             _ => Err(ErrorKind::NotConnected.into()),
         }
     }
@@ -479,7 +486,7 @@ impl Session {
 
     /// Ends the outgoing stream with a close_notify (RFC 8446 §6.1), after the pending bytes.
     pub(super) fn finish(&mut self, tcp: &TcpStream) {
-        if self.is_finishing {
+        if std::mem::replace(&mut self.has_finished, true) {
             return;
         }
         if self.progress == Progress::Open {
