@@ -3,7 +3,8 @@
 //! A Humphrey app with its own TLS can't hand over its WebSockets to an async app. The same routes, mounted here, are
 //! served over this listener's TLS instead.
 //!
-//! Run with `cargo run --features tls --example tls -- fullchain.pem privkey.pem [address]`. For a certificate to try it:
+//! Run with `cargo run --features tls --example tls -- 127.0.0.1:8443 fullchain.pem privkey.pem`. For a certificate to try
+//! it:
 //!
 //! ```text
 //! openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -keyout privkey.pem -out fullchain.pem \
@@ -25,11 +26,10 @@ socket.onmessage = event => line.textContent = event.data;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [certificates, key, rest @ ..] = arguments.as_slice() else {
-        eprintln!("usage: tls CERTIFICATES KEY [ADDRESS]");
+    let [address, certificates, key] = arguments.as_slice() else {
+        eprintln!("usage: tls ADDRESS CERTIFICATES KEY");
         std::process::exit(2);
     };
-    let address = rest.first().map_or("127.0.0.1:8443", String::as_str);
     let tls = Tls::from_pem_files(certificates, key)
         // A renewed certificate is used within a minute, without a restart.
         .and_then(|tls| tls.watch(Duration::from_secs(60)))
@@ -42,7 +42,7 @@ fn main() {
         )
     });
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
-        .with_address(address)
+        .with_address(address.as_str())
         .with_tls(tls)
         .with_routes(routes)
         .with_message_handler(|stream, message: Message, _| stream.send(message));

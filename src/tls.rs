@@ -22,9 +22,9 @@ use crate::crypto;
 use crate::report::{info, warning};
 use crate::sync::lock;
 
-/// The work of a handshake whose signature is cheap, and of one with RSA (`ShardTransport::read_cost`).
+/// The work of a handshake whose signature is cheap, and of one with RSA or unknown (`ShardTransport::read_cost`).
 const CHEAP: u32 = 1;
-const WITH_RSA: u32 = 4;
+const COSTLY: u32 = 4;
 
 /// The certificate and key, or the whole configuration, of the app's own listener
 /// ([`AsyncWebsocketApp::with_tls`](crate::AsyncWebsocketApp::with_tls)).
@@ -143,7 +143,7 @@ impl Tls {
     ///
     /// If the system has no randomness for the keys of tickets.
     pub fn from_config(config: ServerConfig) -> Result<Self, TlsError> {
-        Ok(Self::new(Current::of(config, CHEAP)?, None))
+        Ok(Self::new(Current::of(config, COSTLY)?, None))
     }
 
     fn new(current: Current, files: Option<Files>) -> Self {
@@ -173,7 +173,7 @@ impl Tls {
     ///
     /// As [`from_config`](Self::from_config). The configuration of before stays in use then.
     pub fn set(&self, config: ServerConfig) -> Result<(), TlsError> {
-        self.0.replace(Current::of(config, CHEAP)?);
+        self.0.replace(Current::of(config, COSTLY)?);
         Ok(())
     }
 
@@ -275,7 +275,7 @@ impl Files {
         };
         let signing = provider.key_provider.load_private_key(key.clone_key());
         let cost = match signing.map_err(unusable)?.algorithm() {
-            SignatureAlgorithm::RSA => WITH_RSA,
+            SignatureAlgorithm::RSA => COSTLY,
             _ => CHEAP,
         };
         let config = ServerConfig::builder_with_provider(provider)
