@@ -67,10 +67,9 @@ pub(crate) fn on_stop_or_reload(
         .name("signals".into())
         .spawn(move || {
             for signal in signals.forever() {
+                let closed_terminal = had_terminal && !has_terminal();
                 match &reload {
-                    Some(reload) if signal == SIGHUP && !(had_terminal && !has_terminal()) => {
-                        reload();
-                    }
+                    Some(reload) if signal == SIGHUP && !closed_terminal => reload(),
                     _ => {
                         stopping.store(true, Ordering::SeqCst);
                         stop();

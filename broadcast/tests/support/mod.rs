@@ -94,9 +94,12 @@ impl Program {
 
     pub(crate) fn start_at(listen: &str, arguments: &[&str]) -> Self {
         let mut program = Self::spawn(listen, arguments);
-        let line = program.expect_line("connect to ws://");
-        assert!(line.contains("open http://"), "{line}");
-        let address = line.rsplit("ws://").next().unwrap();
+        let line = program.expect_line("connect to ws");
+        let address = line
+            .rsplit_once("ws://")
+            .or_else(|| line.rsplit_once("wss://"));
+        let (before, address) = address.unwrap();
+        assert!(before.contains("open http"), "{line}");
         program.address = address.trim_end_matches('/').parse().unwrap();
         program
     }
