@@ -4,9 +4,13 @@
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
+
+#[cfg(not(any(feature = "tls", feature = "tls-aws-lc")))]
+compile_error!("the feature `__tls` is internal: enable `tls` or `tls-aws-lc`");
+
 #[cfg(feature = "tls-aws-lc")]
 use rustls::crypto::aws_lc_rs as chosen;
-#[cfg(not(feature = "tls-aws-lc"))]
+#[cfg(all(feature = "tls", not(feature = "tls-aws-lc")))]
 use rustls::crypto::ring as chosen;
 
 /// Returns the provider: aws-lc-rs with the feature `tls-aws-lc`, and otherwise ring.

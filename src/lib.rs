@@ -35,7 +35,7 @@
 //! - [`Subscription`]: server-sent events, for clients without a WebSocket.
 //! - [`Limits`], [`SlowConsumer`] and [`Metrics`]: bounds, backpressure, and counters.
 //! - [`WebsocketStream`]: the blocking API, with a thread for each connection ([`websocket_handler`]).
-//! - `websocket_client`: a client, with the feature `client`.
+//! - `websocket_client`: a client, with the feature `client`; for `wss://` URLs with the feature `client-tls`.
 //!
 //! # Guarantees
 //!
@@ -196,7 +196,7 @@ mod humphrey_without_tokio {
 struct AxumGuide;
 
 /// The programs of the guide's page on clients work.
-#[cfg(all(doctest, feature = "client"))]
+#[cfg(all(doctest, feature = "__client-tls"))]
 #[doc = include_str!("../docs/clients.md")]
 struct ClientsGuide;
 

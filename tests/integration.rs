@@ -11,6 +11,9 @@ mod frames;
 #[path = "support/handshakes.rs"]
 mod handshakes;
 mod support;
+#[cfg(feature = "client-tls")]
+#[path = "support/tls.rs"]
+mod tls_servers;
 
 mod authentication;
 mod blocking;
@@ -18,6 +21,10 @@ mod blocking;
 mod blocking_compression;
 #[cfg(feature = "client")]
 mod client;
+#[cfg(feature = "client-tls")]
+mod client_tls;
+#[cfg(feature = "client-tls")]
+mod client_tls_cuts;
 #[cfg(all(feature = "client", feature = "deflate"))]
 mod compression;
 mod event_stream_resume;

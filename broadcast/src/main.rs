@@ -21,6 +21,7 @@ mod room_name;
 mod rooms;
 mod signals;
 mod stdio;
+#[cfg(feature = "tls")]
 mod tls;
 
 use std::io::{self, BufReader, IsTerminal};
@@ -82,20 +83,26 @@ fn run(options: &Options) -> io::Result<bool> {
     let (connections_max, connections_warning) =
         descriptor_limit::limit_connections(options.max_connections);
     let (mut app, rooms) = build_app(options, connections_max)?;
+    #[cfg(feature = "tls")]
     let tls = tls::from_options(options)?;
+    #[cfg(feature = "tls")]
     if let Some(tls) = &tls {
         app = app.with_tls(tls.clone());
     }
+    #[cfg(feature = "tls")]
+    let reload = tls.map(|tls| {
+        let quiet = options.quiet;
+        let reload: signals::Reload = Box::new(move || tls::reload(&tls, quiet));
+        reload
+    });
+    #[cfg(not(feature = "tls"))]
+    let reload: Option<signals::Reload> = None;
+    let is_tls = reload.is_some();
     let address = app.bind()?;
     let sender = app.sender();
     let stopping = Arc::new(AtomicBool::new(false));
     {
         let sender = sender.clone();
-        let quiet = options.quiet;
-        let reload = tls.clone().map(|tls| {
-            let reload: signals::Reload = Box::new(move || tls::reload(&tls, quiet));
-            reload
-        });
         let stop = move || sender.shutdown(SHUTDOWN_TIMEOUT);
         signals::on_stop_or_reload(stopping.clone(), stop, reload)?;
     }
@@ -113,7 +120,7 @@ fn run(options: &Options) -> io::Result<bool> {
     };
     let running = app.start()?;
     if !options.quiet {
-        report!("{}", listening_message(address, tls.is_some()));
+        report!("{}", listening_message(address, is_tls));
         if let Some(connections_warning) = connections_warning {
             report!("{connections_warning}");
         }

@@ -53,6 +53,7 @@ mod heading {
     pub(super) const PUBLISH: &str = "Publishing over HTTP";
     pub(super) const LIMITS: &str = "Slow clients and limits";
     pub(super) const ACCESS: &str = "Network and access";
+    #[cfg(feature = "tls")]
     pub(super) const TLS: &str = "TLS";
     pub(super) const MONITORING: &str = "Monitoring";
 }
@@ -168,16 +169,19 @@ pub(crate) struct Options {
     #[arg(long, help_heading = heading::CLIENTS)]
     pub(crate) compress: bool,
 
+    #[cfg(feature = "tls")]
     /// Speak TLS (https:// and wss://) with the certificate in this PEM file: the server's own first, then those of
     /// intermediate authorities. SIGHUP loads a renewed one for new connections, and no longer ends the program, except
     /// when the program's terminal closes. Default: no TLS
     #[arg(long, help_heading = heading::TLS, value_name = "FILE", requires = "tls_key")]
     pub(crate) tls_cert: Option<PathBuf>,
 
+    #[cfg(feature = "tls")]
     /// The private key of --tls-cert, in PEM format without a passphrase
     #[arg(long, help_heading = heading::TLS, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
 
+    #[cfg(feature = "tls")]
     /// Speak TLS with a certificate for this machine (localhost, its name, and the address of --listen) that is kept in
     /// DIR as cert.pem and key.pem, and made there if there is none. Browsers warn about it; clients trust it with
     /// 'listen --ca DIR/cert.pem' or 'curl --cacert DIR/cert.pem'

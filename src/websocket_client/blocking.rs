@@ -3,14 +3,27 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
+#[cfg(feature = "__client-tls")]
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "__client-tls")]
+use rustls::ClientConnection;
+
 use super::connection::{Connection, Event};
+use super::deadline::{deadline, is_timeout, left};
 use super::error::ClientError;
 use super::handshake::{Accepted, Handshake, HandshakeRequest};
 use super::header::{Header, InvalidHeader};
+#[cfg(feature = "__client-tls")]
+use super::tls::ClientTls;
+#[cfg(feature = "__client-tls")]
+use super::tls::blocking::TlsLayer;
+#[cfg(feature = "__client-tls")]
+use super::tls::error::TlsError;
 use super::transport::Transport;
 use super::url::ServerUrl;
+use super::wire::Wire;
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
@@ -31,7 +44,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 ///
 /// | setting | default |
 /// |---|---|
-/// | [`with_connect_timeout`](Self::with_connect_timeout) | 20 s for connecting and the handshake |
+/// | [`with_connect_timeout`](Self::with_connect_timeout) | 20 s for connecting and the handshakes |
 /// | [`with_read_timeout`](Self::with_read_timeout) | none: [`Client::receive`] waits indefinitely |
 /// | [`with_write_timeout`](Self::with_write_timeout) | 30 s |
 /// | [`with_message_bytes_max`](Self::with_message_bytes_max) | 16 MiB |
@@ -56,10 +69,13 @@ pub struct ClientBuilder {
     read_timeout: Option<Duration>,
     write_timeout: Option<Duration>,
     message_bytes_max: usize,
+    /// The default is the platform's.
+    #[cfg(feature = "__client-tls")]
+    tls: Option<ClientTls>,
 }
 
 impl ClientBuilder {
-    /// Creates a builder for a `ws://` URL. [`connect`](Self::connect) reports an invalid URL.
+    /// Creates a builder for a `ws://` or `wss://` URL. [`connect`](Self::connect) reports an invalid URL.
     pub fn new(url: &str) -> Self {
         let url = url.parse::<ServerUrl>();
         Self {
@@ -68,6 +84,8 @@ impl ClientBuilder {
             read_timeout: None,
             write_timeout: Some(Duration::from_secs(30)),
             message_bytes_max: Limits::default().message_bytes_max,
+            #[cfg(feature = "__client-tls")]
+            tls: None,
         }
     }
 
@@ -104,8 +122,46 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the time limit for connecting and the handshake together. It includes all addresses, but not the system's resolver,
-    /// which has time limits of its own. The default is 20 s.
+    /// With a `wss://` URL, trusts the authorities whose certificates are in a PEM file, instead of those that the operating system
+    /// trusts. See [`ClientTls::from_pem_file`]. [`connect`](Self::connect) fails if the file can't be read.
+    ///
+    /// ```no_run
+    /// use humphrey_ws::websocket_client::Client;
+    ///
+    /// let mut client = Client::builder("wss://live.example/")
+    ///     .with_root_certificates("authority.pem")
+    ///     .connect()?;
+    /// # Ok::<(), humphrey_ws::websocket_client::ClientError>(())
+    /// ```
+    #[cfg(feature = "__client-tls")]
+    #[cfg_attr(
+        docsrs,
+        doc(cfg(any(feature = "client-tls", feature = "client-tls-aws-lc")))
+    )]
+    #[must_use]
+    pub fn with_root_certificates(mut self, pem_file: impl AsRef<Path>) -> Self {
+        match ClientTls::from_pem_file(pem_file) {
+            Ok(tls) => self.tls = Some(tls),
+            Err(error) => self.request = self.request.and(Err(error.into())),
+        }
+        self
+    }
+
+    /// Sets the TLS settings for a `wss://` URL. By default, the authorities are trusted that the operating system trusts, and loaded
+    /// for each connection: see [`ClientTls::platform`].
+    #[cfg(feature = "__client-tls")]
+    #[cfg_attr(
+        docsrs,
+        doc(cfg(any(feature = "client-tls", feature = "client-tls-aws-lc")))
+    )]
+    #[must_use]
+    pub fn with_tls(mut self, tls: ClientTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Sets the time limit for connecting and the handshakes of TLS and WebSocket together. It includes all addresses, but not the
+    /// system's resolver, which has time limits of its own. The default is 20 s.
     #[must_use]
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
@@ -136,12 +192,12 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects over TCP.
+    /// Connects over TCP, and with a `wss://` URL over TLS.
     ///
     /// # Errors
     ///
     /// [`ClientError`] if the URL, a header or a subprotocol is invalid, the host name has no address, no address accepts the
-    /// connection, the handshake fails, or the time limit expires.
+    /// connection, a handshake fails, the server's certificate is not acceptable, or the time limit expires.
     pub fn connect(self) -> Result<Client, ClientError> {
         let by = deadline(self.connect_timeout);
         let request = match &self.request {
@@ -149,6 +205,8 @@ impl ClientBuilder {
             Err(_) => return Err(self.request.expect_err("it is an error")),
         };
         let url = request.url();
+        #[cfg(feature = "__client-tls")]
+        let session = self.start_tls(url)?;
         let addresses = url.addresses().map_err(|error| ClientError::Resolve {
             host: url.host(),
             error,
@@ -156,31 +214,59 @@ impl ClientBuilder {
         let stream = connect_to_one(&addresses, by)?;
         // Nagle's algorithm would delay small messages. If it can't be turned off, they are only slower.
         let _ = stream.set_nodelay(true);
-        self.shake_hands(stream, by)
+        #[cfg(feature = "__client-tls")]
+        let wire = secured(stream, session, by)?;
+        #[cfg(not(feature = "__client-tls"))]
+        let wire = Wire::plain(stream);
+        self.shake_hands(wire, by)
     }
 
-    /// Performs the handshake over a stream that the program has connected, such as a TLS stream, and sets the stream's timeouts.
+    /// Performs the handshake over a stream that the program has connected, and sets the stream's timeouts. With a `wss://` URL, it
+    /// performs the TLS handshake first. If the stream is a TLS stream already, pass a `ws://` URL.
     ///
     /// # Errors
     ///
-    /// [`ClientError`] if the URL, a header or a subprotocol is invalid, the handshake fails, or the time limit expires.
+    /// [`ClientError`] if the URL, a header or a subprotocol is invalid, a handshake fails, the server's certificate is not
+    /// acceptable, or the time limit expires.
     pub fn connect_over<S: Transport>(self, stream: S) -> Result<Client<S>, ClientError> {
         let by = deadline(self.connect_timeout);
-        self.shake_hands(stream, by)
+        #[cfg(feature = "__client-tls")]
+        let wire = {
+            let session = match &self.request {
+                Ok(request) => self.start_tls(request.url())?,
+                // `shake_hands` reports the error.
+                Err(_) => None,
+            };
+            secured(stream, session, by)?
+        };
+        #[cfg(not(feature = "__client-tls"))]
+        let wire = Wire::plain(stream);
+        self.shake_hands(wire, by)
+    }
+
+    /// Begins TLS if the URL asks for it.
+    #[cfg(feature = "__client-tls")]
+    fn start_tls(&self, url: &ServerUrl) -> Result<Option<ClientConnection>, TlsError> {
+        if !url.is_tls() {
+            return Ok(None);
+        }
+        match &self.tls {
+            Some(tls) => tls.start(url),
+            None => ClientTls::platform()?.start(url),
+        }
+        .map(Some)
     }
 
     fn shake_hands<S: Transport>(
         self,
-        mut stream: S,
+        mut stream: Wire<S>,
         by: Instant,
     ) -> Result<Client<S>, ClientError> {
         let mut handshake = self.request?.start().map_err(ClientError::Lost)?;
         stream
             .set_write_timeout(Some(left(by)?))
             .map_err(ClientError::Lost)?;
-        let sent = stream
-            .write_all(handshake.request())
-            .and_then(|()| stream.flush());
+        let sent = stream.write_all(handshake.request());
         // A server may refuse the handshake and close the connection before it has read the whole request.
         let accepted = read_answer(&mut stream, &mut handshake, by);
         let mut accepted = match (accepted, sent) {
@@ -217,7 +303,7 @@ impl ClientBuilder {
 
 /// Waits for the response until the deadline.
 fn read_answer<S: Transport>(
-    stream: &mut S,
+    stream: &mut Wire<S>,
     handshake: &mut Handshake,
     mut by: Instant,
 ) -> Result<Accepted, ClientError> {
@@ -243,6 +329,10 @@ fn read_answer<S: Transport>(
             }
             Err(ClientError::Lost(error)) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) if handshake.is_refused() => return Err(handshake.finish().into()),
+            // TLS reports an unannounced end of the stream as an error.
+            Err(ClientError::Lost(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+                return Err(handshake.finish().into());
+            }
             Err(error) => return Err(error),
         }
     }
@@ -270,20 +360,20 @@ fn connect_to_one(addresses: &[SocketAddr], by: Instant) -> Result<TcpStream, Cl
     last
 }
 
-fn deadline(timeout: Duration) -> Instant {
-    // `Instant` can't represent a very long timeout, so it is replaced by about 34 years.
-    let now = Instant::now();
-    now.checked_add(timeout)
-        .unwrap_or_else(|| now + Duration::from_secs(1 << 30))
-}
-
-/// Returns the time until the deadline, or an error if it has passed.
-fn left(by: Instant) -> Result<Duration, ClientError> {
-    let left = by.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(ClientError::TimedOut);
+/// Performs the TLS handshake, if the connection has TLS.
+#[cfg(feature = "__client-tls")]
+fn secured<S: Transport>(
+    mut stream: S,
+    session: Option<ClientConnection>,
+    by: Instant,
+) -> Result<Wire<S>, ClientError> {
+    match session {
+        Some(session) => {
+            let tls = TlsLayer::shake_hands(session, &mut stream, by)?;
+            Ok(Wire::secure(stream, tls))
+        }
+        None => Ok(Wire::plain(stream)),
     }
-    Ok(left)
 }
 
 /// Replaces a zero timeout by the shortest one, because sockets reject zero.
@@ -291,22 +381,27 @@ fn at_least_some(timeout: Duration) -> Duration {
     timeout.max(Duration::from_millis(1))
 }
 
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
-}
-
 fn failed(error: io::Error) -> ClientError {
     if is_timeout(&error) {
-        ClientError::TimedOut
-    } else {
-        ClientError::Lost(error)
+        return ClientError::TimedOut;
     }
+    #[cfg(feature = "__client-tls")]
+    if let Some(refused) = error
+        .get_ref()
+        .and_then(|error| error.downcast_ref::<TlsError>())
+    {
+        // A server that speaks TLS 1.3 refuses a client's certificate after the handshake.
+        return refused.clone().into();
+    }
+    ClientError::Lost(error)
 }
 
 /// A blocking WebSocket client, with the feature `client`. See [the module](super).
 ///
 /// It answers pings during [`receive`](Self::receive). Dropping it ends the connection without a close frame. Call
-/// [`close`](Self::close) first for a closing handshake (RFC 6455 §7.1.2).
+/// [`close`](Self::close) first for a closing handshake (RFC 6455 §7.1.2), and with TLS for its close_notify (RFC 8446 §6.1).
+///
+/// Connections over TLS, to `wss://` URLs, have the same type `Client<TcpStream>`: TLS is a layer inside of the client.
 ///
 /// ```
 /// use humphrey_ws::websocket_client::{Client, ClientError};
@@ -326,7 +421,7 @@ fn failed(error: io::Error) -> ClientError {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Client<S = TcpStream> {
-    stream: S,
+    stream: Wire<S>,
     connection: Connection,
     /// Received bytes. `begin..end` is not yet parsed.
     buffer: Vec<u8>,
@@ -354,7 +449,7 @@ enum Over {
 impl<S: fmt::Debug> fmt::Debug for Client<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("stream", &self.stream)
+            .field("stream", self.stream.get_ref())
             .field("connection", &self.connection)
             .field("over", &self.over)
             .finish_non_exhaustive()
@@ -362,7 +457,7 @@ impl<S: fmt::Debug> fmt::Debug for Client<S> {
 }
 
 impl Client {
-    /// Connects to a `ws://` URL with the defaults of [`ClientBuilder`].
+    /// Connects to a `ws://` or `wss://` URL with the defaults of [`ClientBuilder`].
     ///
     /// # Errors
     ///
@@ -388,9 +483,10 @@ impl<S: Transport> Client<S> {
         self.accepted.header(name)
     }
 
-    /// Returns the underlying stream, for its addresses and settings. Reading or writing it directly corrupts the connection.
+    /// Returns the underlying stream, below TLS, for its addresses and settings. Reading or writing it directly corrupts the
+    /// connection.
     pub const fn get_ref(&self) -> &S {
-        &self.stream
+        self.stream.get_ref()
     }
 
     /// Sends a message, and blocks until the socket has accepted it.
@@ -468,6 +564,7 @@ impl<S: Transport> Client<S> {
                 Err(ClientError::Closed { .. }) => return Ok(()),
                 Err(error) => {
                     self.over = Some(Over::Broken);
+                    self.stream.close();
                     return Err(sent.err().unwrap_or(error));
                 }
             }
@@ -489,6 +586,7 @@ impl<S: Transport> Client<S> {
                     self.over = Some(Over::Closed(code, reason.clone()));
                     // The server's close frame has arrived, so it does not matter whether the reply can be sent.
                     let _ = self.answer();
+                    self.stream.close();
                     return Err(ClientError::Closed { code, reason });
                 }
                 Ok(Some(event)) => {
@@ -499,6 +597,7 @@ impl<S: Transport> Client<S> {
                 Err(error) => {
                     self.over = Some(Over::Broken);
                     let _ = self.answer();
+                    self.stream.close();
                     return Err(ClientError::Protocol(error));
                 }
             }
@@ -550,10 +649,7 @@ impl<S: Transport> Client<S> {
             self.output.clear();
             return Err(unwritable());
         }
-        let written = self
-            .stream
-            .write_all(&self.output)
-            .and_then(|()| self.stream.flush());
+        let written = self.stream.write_all(&self.output);
         self.output.clear();
         self.output.shrink_to(READ_BYTES);
         written.map_err(|error| {

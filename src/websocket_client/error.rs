@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use super::connection::ProtocolError;
 use super::handshake::HandshakeError;
 use super::header::InvalidHeader;
+#[cfg(feature = "__client-tls")]
+use super::tls::error::TlsError;
 use super::url::InvalidUrl;
 use crate::protocol::close::CloseCode;
 
@@ -16,8 +18,8 @@ use crate::protocol::close::CloseCode;
 /// ```
 /// use humphrey_ws::websocket_client::{Client, ClientError};
 ///
-/// match Client::connect("wss://localhost/") {
-///     Err(ClientError::Url(error)) => assert!(error.to_string().contains("TLS")),
+/// match Client::connect("localhost") {
+///     Err(ClientError::Url(error)) => assert!(error.to_string().contains("wss://")),
 ///     other => panic!("{:?}", other.map(|_| ())),
 /// }
 /// ```
@@ -42,6 +44,13 @@ pub enum ClientError {
         /// The error of that attempt.
         error: io::Error,
     },
+    /// TLS could not be set up: the server's certificate is not acceptable, for example.
+    #[cfg(feature = "__client-tls")]
+    #[cfg_attr(
+        docsrs,
+        doc(cfg(any(feature = "client-tls", feature = "client-tls-aws-lc")))
+    )]
+    Tls(TlsError),
     /// The handshake failed.
     Handshake(HandshakeError),
     /// A time limit expired. After [`receive`](super::Client::receive) the connection stays usable, and `receive` may be
@@ -57,7 +66,8 @@ pub enum ClientError {
     },
     /// The server violated RFC 6455. The client has sent it a close frame with the matching code.
     Protocol(ProtocolError),
-    /// The connection ended without a close frame, or a read or write on it failed.
+    /// The connection ended without a close frame, or a read or write on it failed. With TLS, the error also says whether the
+    /// connection was cut, or ended regularly (close_notify, RFC 8446 §6.1).
     Lost(io::Error),
 }
 
@@ -70,6 +80,8 @@ impl fmt::Display for ClientError {
                 write!(f, "can't resolve the host name {host:?}: {error}")
             }
             Self::Connect { address, error } => write!(f, "can't connect to {address}: {error}"),
+            #[cfg(feature = "__client-tls")]
+            Self::Tls(error) => error.fmt(f),
             Self::Handshake(error) => error.fmt(f),
             Self::TimedOut => f.write_str("a time limit expired while waiting for the server"),
             Self::Closed { code, reason } => {
@@ -96,6 +108,8 @@ impl Error for ClientError {
         match self {
             Self::Url(error) => Some(error),
             Self::Header(error) => Some(error),
+            #[cfg(feature = "__client-tls")]
+            Self::Tls(error) => Some(error),
             Self::Handshake(error) => Some(error),
             Self::Protocol(error) => Some(error),
             Self::Resolve { error, .. } | Self::Connect { error, .. } | Self::Lost(error) => {
@@ -121,5 +135,12 @@ impl From<InvalidHeader> for ClientError {
 impl From<HandshakeError> for ClientError {
     fn from(error: HandshakeError) -> Self {
         Self::Handshake(error)
+    }
+}
+
+#[cfg(feature = "__client-tls")]
+impl From<TlsError> for ClientError {
+    fn from(error: TlsError) -> Self {
+        Self::Tls(error)
     }
 }

@@ -22,22 +22,35 @@
 //! Both layers mask frames with keys from the operating system's random source (RFC 6455 §10.3). They reject a server that
 //! masks its frames, selects an extension or subprotocol that was not offered, or sends a wrong `Sec-WebSocket-Accept`.
 //! Messages, response heads and pending output are bounded. The client offers no extensions by default; with the feature
-//! `deflate` it can offer compression (RFC 7692). It follows no redirects and rejects `wss://` URLs. To use TLS, implement
-//! [`Transport`] for a TLS stream.
+//! `deflate` it can offer compression (RFC 7692). It follows no redirects.
+//!
+//! `wss://` URLs need the feature `client-tls`, whose cryptography is ring's, or `client-tls-aws-lc`. The client then trusts the
+//! authorities that the operating system trusts; `ClientBuilder::with_root_certificates` names others. For another implementation
+//! of TLS, implement [`Transport`] for its stream, and call [`ClientBuilder::connect_over`] with a `ws://` URL.
 
 mod blocking;
 mod connection;
+mod deadline;
 mod error;
 mod handshake;
 mod header;
 mod random;
+#[cfg(feature = "__client-tls")]
+mod tls;
 mod transport;
 mod url;
+mod wire;
 
 pub use blocking::{Client, ClientBuilder};
 pub use connection::{Connection, Event, ProtocolError};
 pub use error::ClientError;
 pub use handshake::{Accepted, Handshake, HandshakeError, HandshakeRequest, Refusal};
 pub use header::{Header, InvalidHeader, Subprotocol};
+#[cfg(feature = "__client-tls")]
+#[cfg_attr(
+    docsrs,
+    doc(cfg(any(feature = "client-tls", feature = "client-tls-aws-lc")))
+)]
+pub use tls::{ClientTls, error::TlsError};
 pub use transport::Transport;
 pub use url::{InvalidUrl, ServerUrl};

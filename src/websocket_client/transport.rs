@@ -6,8 +6,9 @@ use std::time::Duration;
 
 /// A blocking, bidirectional byte stream with read and write timeouts, which carries a [`Client`](super::Client)'s connection.
 ///
-/// [`TcpStream`] implements it, and so does `UnixStream` on Unix. To use TLS, implement it for a TLS stream, pass the
-/// timeouts on to the socket below, and call [`ClientBuilder::connect_over`](super::ClientBuilder::connect_over).
+/// [`TcpStream`] implements it, and so does `UnixStream` on Unix. To use another implementation of TLS than that of the feature
+/// `client-tls`, implement it for a TLS stream, pass the timeouts on to the socket below, and call
+/// [`ClientBuilder::connect_over`](super::ClientBuilder::connect_over) with a `ws://` URL.
 pub trait Transport: Read + Write {
     /// Sets how long a read may block before it fails with [`WouldBlock`](io::ErrorKind::WouldBlock) or
     /// [`TimedOut`](io::ErrorKind::TimedOut). `None` lets reads block forever. The client never passes a zero duration.

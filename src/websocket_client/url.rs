@@ -1,4 +1,4 @@
-//! The `ws://` URL of a server (RFC 6455 §3, RFC 3986).
+//! The `ws://` or `wss://` URL of a server (RFC 6455 §3, RFC 3986).
 
 use std::error::Error;
 use std::fmt::{self, Write};
@@ -8,13 +8,12 @@ use std::str::FromStr;
 
 use crate::protocol::percent;
 
-const DEFAULT_PORT: u16 = 80;
-
-/// A `ws://` URL, which consists of a server and a request target (RFC 6455 §3).
+/// A `ws://` or `wss://` URL, which consists of a server and a request target (RFC 6455 §3).
 ///
-/// `http://` URLs are accepted and treated as `ws://`. Characters that are not allowed in a request are percent-encoded, and
+/// `wss://` (TLS) needs the feature `client-tls` or `client-tls-aws-lc`. `http://` and `https://` URLs are accepted, and treated
+/// as `ws://` and `wss://`. Characters that are not allowed in a request are percent-encoded, and
 /// existing percent-encoding is kept. An IPv6 address may have a zone, written `%25eth0` (RFC 6874) or `%eth0`. The zone is
-/// used to connect and is never sent. The default port is 80.
+/// used to connect and is never sent. The default port is 80, or with TLS 443.
 ///
 /// ```
 /// use humphrey_ws::websocket_client::ServerUrl;
@@ -26,10 +25,35 @@ const DEFAULT_PORT: u16 = 80;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerUrl {
+    scheme: Scheme,
     host: Host,
     port: u16,
     path: String,
     query: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Ws,
+    /// Never parsed without the feature `client-tls` or `client-tls-aws-lc`.
+    Wss,
+}
+
+impl Scheme {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        }
+    }
+
+    /// RFC 6455 §3.
+    const fn default_port(self) -> u16 {
+        match self {
+            Self::Ws => 80,
+            Self::Wss => 443,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,15 +68,16 @@ enum Host {
 /// ```
 /// use humphrey_ws::websocket_client::{InvalidUrl, ServerUrl};
 ///
-/// assert_eq!("wss://localhost/".parse::<ServerUrl>(), Err(InvalidUrl::Tls));
+/// assert_eq!("localhost".parse::<ServerUrl>(), Err(InvalidUrl::Scheme));
 /// assert_eq!("ws://localhost:0/".parse::<ServerUrl>(), Err(InvalidUrl::Port));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidUrl {
-    /// The URL does not begin with `ws://` or `http://`.
+    /// The URL does not begin with `ws://`, `wss://`, `http://` or `https://`.
     Scheme,
-    /// The URL begins with `wss://` or `https://`, which are not supported.
+    /// The URL begins with `wss://` or `https://`, and the library was built without the features `client-tls` and
+    /// `client-tls-aws-lc`.
     Tls,
     /// The URL has a user name or a password, which RFC 6455 §3 does not allow.
     UserInfo,
@@ -60,7 +85,8 @@ pub enum InvalidUrl {
     Fragment,
     /// The URL contains a control character.
     Control,
-    /// The URL has no host, or the host is neither a name nor an address.
+    /// The URL has no host, or the host is neither a name nor an address. With `wss://`, the name has to be one that a
+    /// certificate can contain.
     Host,
     /// The host name is not ASCII.
     HostNotAscii,
@@ -75,14 +101,16 @@ pub enum InvalidUrl {
 impl fmt::Display for InvalidUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Scheme => "the URL must begin with ws://",
+            Self::Scheme => "the URL must begin with ws:// or wss://",
             Self::Tls => {
-                "wss:// is not supported: run a TLS tunnel such as stunnel, and connect to it with ws://"
+                "wss:// needs TLS, which this build lacks: enable the feature 'client-tls' of humphrey_ws"
             }
             Self::UserInfo => {
-                "a ws:// URL can't contain a user name or password: send the header 'Authorization' instead"
+                "a WebSocket URL can't contain a user name or password: send the header 'Authorization' instead"
             }
-            Self::Fragment => "a ws:// URL can't contain '#': write %23 if it belongs to the path",
+            Self::Fragment => {
+                "a WebSocket URL can't contain '#': write %23 if it belongs to the path"
+            }
             Self::Control => "the URL contains a control character, such as a line break",
             Self::Host => "the URL has no valid host",
             Self::HostNotAscii => {
@@ -102,11 +130,12 @@ impl FromStr for ServerUrl {
 
     fn from_str(url: &str) -> Result<Self, InvalidUrl> {
         let (scheme, rest) = url.split_once("://").ok_or(InvalidUrl::Scheme)?;
-        match scheme.to_ascii_lowercase().as_str() {
-            "ws" | "http" => {}
+        let scheme = match scheme.to_ascii_lowercase().as_str() {
+            "ws" | "http" => Scheme::Ws,
+            "wss" | "https" if cfg!(feature = "__client-tls") => Scheme::Wss,
             "wss" | "https" => return Err(InvalidUrl::Tls),
             _ => return Err(InvalidUrl::Scheme),
-        }
+        };
         if rest.contains('#') {
             return Err(InvalidUrl::Fragment);
         }
@@ -119,9 +148,15 @@ impl FromStr for ServerUrl {
         }
         let (host, port) = split_port(authority)?;
         let (path, query) = split_target(target);
+        let host: Host = host.parse()?;
+        #[cfg(feature = "__client-tls")]
+        if scheme == Scheme::Wss {
+            host.tls_name()?;
+        }
         Ok(Self {
-            host: host.parse()?,
-            port: port_of(port)?,
+            scheme,
+            host,
+            port: port_of(port, scheme)?,
             path,
             query,
         })
@@ -146,9 +181,9 @@ fn split_port(authority: &str) -> Result<(&str, &str), InvalidUrl> {
     }
 }
 
-fn port_of(text: &str) -> Result<u16, InvalidUrl> {
+fn port_of(text: &str, scheme: Scheme) -> Result<u16, InvalidUrl> {
     if text.is_empty() {
-        return Ok(DEFAULT_PORT);
+        return Ok(scheme.default_port());
     }
     // `parse` would accept a sign.
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -214,7 +249,30 @@ fn decode_zone(zone: &str) -> Result<String, InvalidUrl> {
     Ok(decoded)
 }
 
+#[cfg(feature = "__client-tls")]
+impl Host {
+    /// Returns the name or address that the server's certificate has to contain, without a zone.
+    fn tls_name(&self) -> Result<rustls::pki_types::ServerName<'static>, InvalidUrl> {
+        match self {
+            Self::Name(name) => name.clone().try_into().map_err(|_| InvalidUrl::Host),
+            Self::V4(address) => Ok(IpAddr::V4(*address).into()),
+            Self::V6(address, _) => Ok(IpAddr::V6(*address).into()),
+        }
+    }
+}
+
 impl ServerUrl {
+    /// Returns whether the URL begins with `wss://` or `https://`, so that the connection needs TLS.
+    pub const fn is_tls(&self) -> bool {
+        matches!(self.scheme, Scheme::Wss)
+    }
+
+    /// Returns the name or address that the server's certificate has to contain.
+    #[cfg(feature = "__client-tls")]
+    pub(super) fn tls_name(&self) -> Result<rustls::pki_types::ServerName<'static>, InvalidUrl> {
+        self.host.tls_name()
+    }
+
     /// Returns the host: a name, or an address without brackets and zone.
     pub fn host(&self) -> String {
         match &self.host {
@@ -224,19 +282,19 @@ impl ServerUrl {
         }
     }
 
-    /// Returns the port, which is 80 by default.
+    /// Returns the port, which by default is 80, or with TLS 443.
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// Returns the value of the `Host` header. It contains the port unless that is 80 (RFC 6455 §4.1), and never a zone, which is
-    /// valid only on the local machine (RFC 6874 §4).
+    /// Returns the value of the `Host` header. It contains the port unless that is the scheme's default (RFC 6455 §4.1), and never a
+    /// zone, which is valid only on the local machine (RFC 6874 §4).
     pub fn host_header(&self) -> String {
         let mut value = match &self.host {
             Host::V6(address, _) => format!("[{address}]"),
             _ => self.host(),
         };
-        if self.port != DEFAULT_PORT {
+        if self.port != self.scheme.default_port() {
             let _ = write!(value, ":{}", self.port);
         }
         value
@@ -308,12 +366,13 @@ impl ServerUrl {
 /// Writes the URL with its zone, if any, and without the default port.
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://", self.scheme.name())?;
         match &self.host {
-            Host::V6(address, Some(zone)) => write!(f, "ws://[{address}%25{zone}]")?,
-            Host::V6(address, None) => write!(f, "ws://[{address}]")?,
-            _ => write!(f, "ws://{}", self.host())?,
+            Host::V6(address, Some(zone)) => write!(f, "[{address}%25{zone}]")?,
+            Host::V6(address, None) => write!(f, "[{address}]")?,
+            _ => f.write_str(&self.host())?,
         }
-        if self.port != DEFAULT_PORT {
+        if self.port != self.scheme.default_port() {
             write!(f, ":{}", self.port)?;
         }
         f.write_str(&self.request_target())
@@ -416,8 +475,6 @@ mod tests {
             ("a:8080", InvalidUrl::Scheme),
             ("localhost", InvalidUrl::Scheme),
             ("ftp://a", InvalidUrl::Scheme),
-            ("wss://a", InvalidUrl::Tls),
-            ("HTTPS://a", InvalidUrl::Tls),
             ("ws://a/#news", InvalidUrl::Fragment),
             ("ws://a#", InvalidUrl::Fragment),
             ("ws://me:secret@a/", InvalidUrl::UserInfo),
@@ -447,6 +504,50 @@ mod tests {
         ] {
             assert_eq!(text.parse::<ServerUrl>(), Err(why), "{text}");
             assert!(!why.to_string().is_empty());
+        }
+    }
+
+    #[cfg(not(feature = "__client-tls"))]
+    #[test]
+    fn tls_url_without_the_feature_names_it() {
+        for text in ["wss://a", "HTTPS://a"] {
+            let error = text.parse::<ServerUrl>().unwrap_err();
+            assert_eq!(error, InvalidUrl::Tls);
+            assert!(error.to_string().contains("'client-tls'"), "{error}");
+        }
+    }
+
+    #[cfg(feature = "__client-tls")]
+    #[test]
+    fn tls_url_has_port_443_and_a_name_for_the_certificate() {
+        for (text, port, header, display, name) in [
+            ("wss://a", 443, "a", "wss://a/", "a"),
+            ("HTTPS://a.b:443/c", 443, "a.b", "wss://a.b/c", "a.b"),
+            ("wss://a:80", 80, "a:80", "wss://a:80/", "a"),
+            ("wss://a./", 443, "a.", "wss://a./", "a"),
+            ("wss://1.2.3.4", 443, "1.2.3.4", "wss://1.2.3.4/", "1.2.3.4"),
+            ("wss://[::1]:9", 9, "[::1]:9", "wss://[::1]:9/", "::1"),
+            (
+                "wss://[fe80::1%25eth0]",
+                443,
+                "[fe80::1]",
+                "wss://[fe80::1%25eth0]/",
+                "fe80::1",
+            ),
+        ] {
+            let url = url(text);
+            assert!(url.is_tls());
+            assert_eq!(url.port(), port, "{text}");
+            assert_eq!(url.host_header(), header, "{text}");
+            assert_eq!(url.to_string(), display, "{text}");
+            // Versions of rustls differ in whether they keep the dot, which certificates never have.
+            let tls_name = url.tls_name().unwrap();
+            assert_eq!(tls_name.to_str().trim_end_matches('.'), name, "{text}");
+        }
+        assert!(!url("ws://a:443").is_tls());
+        // No certificate can contain these names.
+        for text in ["wss://a~b/", "wss://-a/", "wss://a..b/", "wss://1.2.3.4.5/"] {
+            assert_eq!(text.parse::<ServerUrl>(), Err(InvalidUrl::Host), "{text}");
         }
     }
 

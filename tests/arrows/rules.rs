@@ -67,7 +67,7 @@ pub(crate) const IMPLS: [(&str, &str, &[&str]); 2] = [
 pub(crate) const SLAB_LOOKUPS_MAX: usize = 5;
 
 /// Types that depend on no other module: everything above `protocol` may use them.
-pub(crate) const LEAVES: [&str; 20] = [
+pub(crate) const LEAVES: [&str; 21] = [
     "atomic",
     "authority",
     "sync",
@@ -79,6 +79,7 @@ pub(crate) const LEAVES: [&str; 20] = [
     "ping",
     "compression",
     "compressors",
+    "crypto",
     "limits",
     "metrics",
     "hosts",
@@ -117,6 +118,8 @@ pub(crate) const ARROWS: [(&str, &[&str]); 33] = [
             "sync",
         ],
     ),
+    // The provider of the cryptography of TLS.
+    ("crypto", &[]),
     ("limits", &[]),
     ("metrics", &["atomic"]),
     // A list of hosts can be derived from a list of origins.
@@ -135,7 +138,6 @@ pub(crate) const ARROWS: [(&str, &[&str]); 33] = [
             "report",
         ],
     ),
-    ("crypto", &[]),
     ("tls", &["atomic", "crypto", "report", "sync"]),
     ("engine", &["protocol", "transport"]),
     ("stream", &["protocol", "transport"]),

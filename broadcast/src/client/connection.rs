@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use humphrey_ws::websocket_client::{Connection, Event};
 use humphrey_ws::{CloseCode, Message};
-use mio::net::TcpStream;
 
 use super::dial::OpenedConnection;
 use super::end::End;
 use super::failures::Failure;
+use super::stream::ClientStream;
 
 /// Longest message accepted, in bytes: four times the default limit of a humphrey_ws server.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -39,7 +39,7 @@ const HEARTBEAT: &[u8] = b"heartbeat";
 
 /// The socket with its buffers. It counts written bytes, so that the caller knows which frames have left.
 struct Socket {
-    stream: TcpStream,
+    stream: ClientStream,
     /// Received bytes; those before `parse_offset` have been parsed.
     read: Vec<u8>,
     parse_offset: usize,
@@ -102,6 +102,13 @@ impl Socket {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    // Of a record of TLS, the socket may have accepted a part.
+                    if self.stream.has_progressed() {
+                        self.last_written = Instant::now();
+                        if self.is_full {
+                            self.last_received = Instant::now();
+                        }
+                    }
                     self.is_full = true;
                     break;
                 }
@@ -109,6 +116,11 @@ impl Socket {
             }
         }
         if self.unwritten_bytes() == 0 {
+            // Messages of TLS itself.
+            match self.stream.flush() {
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
             self.unwritten.clear();
             self.unwritten.shrink_to(WRITE_BUFFER_KEPT);
             self.write_offset = 0;
@@ -276,6 +288,11 @@ impl ClientConnection {
         Ok(())
     }
 
+    /// With TLS, announces the end of the connection, so that the server can tell it from a cut.
+    pub(super) fn announce_end(&mut self) {
+        self.socket.stream.announce_end();
+    }
+
     /// Queues a close frame with code 1000.
     pub(super) fn close(&mut self) -> Result<(), End> {
         self.close_sent = Some(Instant::now());
@@ -359,9 +376,11 @@ impl ClientConnection {
 }
 
 fn lost(error: &io::Error) -> End {
-    // An unexpected end of the stream has no message of the system.
+    // The end of a TCP stream has no message of the system; that of a TLS stream has one.
     let why = match error.kind() {
-        ErrorKind::UnexpectedEof => "the connection is lost".to_owned(),
+        ErrorKind::UnexpectedEof if error.get_ref().is_none() => {
+            "the connection is lost".to_owned()
+        }
         _ => format!("the connection is lost: {error}"),
     };
     End::failed(Failure::ConnectionLost, why)

@@ -1,4 +1,4 @@
-//! Opens a connection: name resolution, TCP, handshake. Each step has a deadline and is interrupted by a stop.
+//! Opens a connection: name resolution, TCP, TLS if the URL asks for it, handshake. Each step has a deadline and is interrupted by a stop.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -14,6 +14,8 @@ use mio::net::TcpStream;
 use super::end::End;
 use super::event_loop::EventLoop;
 use super::failures::Failure;
+use super::stream::ClientStream;
+use super::trust::Trust;
 
 /// Deadline of the whole attempt.
 const DIAL_WAIT: Duration = Duration::from_secs(20);
@@ -31,19 +33,21 @@ const READ_BYTES: usize = 4 << 10;
 
 /// A connection after its handshake.
 pub(super) struct OpenedConnection {
-    pub(super) stream: TcpStream,
+    pub(super) stream: ClientStream,
     pub(super) accepted: Accepted,
 }
 
 pub(super) fn dial(
     event_loop: &mut EventLoop,
     request: &HandshakeRequest,
+    trust: &mut Trust,
 ) -> Result<OpenedConnection, End> {
     let deadline = Instant::now() + DIAL_WAIT;
     let handshake = request.start();
     let mut handshake = handshake.map_err(|error| End::failed(Failure::LocalError, error))?;
     let addresses = resolve(event_loop, request.url(), deadline)?;
-    let mut stream = connect_any(event_loop, &addresses, deadline)?;
+    let socket = connect_any(event_loop, &addresses, deadline)?;
+    let mut stream = trust.secure(event_loop, request.url(), socket, deadline)?;
     match perform_handshake(event_loop, &mut stream, &mut handshake, deadline)? {
         Ok(accepted) => Ok(OpenedConnection { stream, accepted }),
         Err(error) => Err(refused(&error)),
@@ -53,7 +57,7 @@ pub(super) fn dial(
 /// Sends the request and reads the response. The outer error is a timeout or a stop, the inner one the server's.
 fn perform_handshake(
     event_loop: &mut EventLoop,
-    stream: &mut TcpStream,
+    stream: &mut ClientStream,
     handshake: &mut Handshake,
     mut deadline: Instant,
 ) -> Result<Result<Accepted, HandshakeError>, End> {

@@ -6,11 +6,18 @@
 use std::fmt::Write;
 
 /// A kind of failure.
+#[cfg_attr(not(feature = "tls"), allow(dead_code))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failure {
     HostUnresolved,
     Unreachable,
     BadAddress,
+    /// The server's certificate is not acceptable, or no authority can be loaded to check it.
+    Certificate,
+    /// The server refuses the TLS connection, or has no version of TLS in common with the client.
+    TlsRefused,
+    NotTls,
+    TlsAborted,
     HandshakeTimeout,
     HandshakeAborted,
     NotWebSocket,
@@ -34,6 +41,8 @@ pub(super) enum RetryDecision {
     Retry,
     /// Retry, but give the server time first.
     RetryLater,
+    /// Retry if there was a connection before: the server may be about to be repaired. Otherwise the failure is permanent.
+    RetryIfConnected,
     /// The server has ended the stream: exit code 0 for `listen`, a failure for `send`, which still has lines to send.
     Done,
     /// A permanent failure: exit with code 1.
@@ -62,9 +71,9 @@ macro_rules! row {
 }
 
 use Failure::{
-    BadAddress, Closed, ConnectionLost, HandshakeAborted, HandshakeTimeout, HostUnresolved,
-    LocalError, NotBroadcasting, NotWebSocket, ProtocolViolation, Status, Unreachable,
-    Unresponsive,
+    BadAddress, Certificate, Closed, ConnectionLost, HandshakeAborted, HandshakeTimeout,
+    HostUnresolved, LocalError, NotBroadcasting, NotTls, NotWebSocket, ProtocolViolation, Status,
+    TlsAborted, TlsRefused, Unreachable, Unresponsive,
 };
 
 /// All failures.
@@ -86,6 +95,30 @@ pub(super) const TABLE: &[FailureRow] = &[
         "the system cannot connect to this kind of address, such as a link-local one without a zone",
         GiveUp,
         "nothing until the URL is corrected"
+    ),
+    row!(
+        Certificate,
+        "with wss://, the server's certificate has expired, is for another name, comes from an unknown authority, or is otherwise unacceptable",
+        RetryIfConnected,
+        "the server may have a new certificate, and --ca is read again; after a first attempt, nothing until the certificate, the URL or --ca is corrected"
+    ),
+    row!(
+        TlsRefused,
+        "with wss://, the server refuses TLS with an alert, or supports no version or cipher suite that the client does",
+        RetryIfConnected,
+        "the server may have other settings; after a first attempt, nothing until one of the programs is changed"
+    ),
+    row!(
+        NotTls,
+        "with wss://, the server does not speak TLS",
+        GiveUp,
+        "nothing until the URL is corrected"
+    ),
+    row!(
+        TlsAborted,
+        "with wss://, the server hangs up during the TLS handshake, or violates TLS",
+        Retry,
+        "the server may be ready"
     ),
     row!(
         HandshakeTimeout,
@@ -226,6 +259,7 @@ impl FailureRow {
     fn is_retried(&self) -> &'static str {
         match self.decision {
             RetryDecision::Retry | RetryDecision::RetryLater => "yes",
+            RetryDecision::RetryIfConnected => "only after an earlier connection",
             RetryDecision::Done | RetryDecision::GiveUp => "no",
         }
     }
@@ -294,6 +328,10 @@ mod tests {
             HostUnresolved,
             Unreachable,
             BadAddress,
+            Certificate,
+            TlsRefused,
+            NotTls,
+            TlsAborted,
             HandshakeTimeout,
             HandshakeAborted,
             NotWebSocket,

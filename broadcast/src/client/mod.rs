@@ -1,9 +1,9 @@
 //! `humphrey-broadcast listen` and `send`: a WebSocket client for the shell.
 //!
 //! One thread handles the connection: it waits for the socket, for signals, and for lines that another thread reads
-//! from standard input ([`event_loop`]). A connection is opened ([`dial`]), used ([`connection`]) and reopened after
-//! its end ([`session`], [`backoff`]) as the table of [`failures`] says. The library implements the handshake and the
-//! frames without I/O. A [`session::ConnectionHandler`] decides what to send and uses what arrives: [`listen`] or [`send`].
+//! from standard input ([`event_loop`]). A connection is opened ([`dial`]; with TLS, [`trust`]), used ([`connection`]) and
+//! reopened after its end ([`session`], [`backoff`]) as the table of [`failures`] says. The library implements the
+//! handshake and the frames without I/O, and rustls implements TLS. A [`session::ConnectionHandler`] decides what to send and uses what arrives: [`listen`] or [`send`].
 
 mod backoff;
 mod connection;
@@ -19,7 +19,11 @@ mod printer;
 mod resume;
 mod send;
 mod session;
+mod stream;
 mod target;
+#[cfg(feature = "tls")]
+mod tls_stream;
+mod trust;
 
 use std::io;
 use std::process::ExitCode;

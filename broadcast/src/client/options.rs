@@ -1,6 +1,8 @@
 //! The command-line options of `listen` and `send`.
 
 use std::num::{NonZeroU32, NonZeroU64};
+#[cfg(feature = "tls")]
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use humphrey_ws::websocket_client::{HandshakeRequest, Header, InvalidHeader, Sub
 
 use super::failures;
 use super::target::Target;
+use super::trust::Trust;
 use crate::room_name::RoomName;
 
 const LISTEN_EXAMPLES: &str = "
@@ -108,8 +111,8 @@ pub(crate) struct SendOptions {
 /// Options for reaching a server.
 #[derive(Debug, Args)]
 pub(crate) struct ConnectOptions {
-    /// The server: ws://HOST:PORT/PATH, with port 80 by default. An IPv6 address may have a zone: ws://[fe80::1%25eth0]/.
-    /// For wss://, which is not supported, use a TLS tunnel such as stunnel
+    /// The server: ws://HOST:PORT/PATH, or wss:// with TLS. The port is 80 by default, or 443 with TLS. An IPv6 address may
+    /// have a zone: ws://[fe80::1%25eth0]/
     #[arg(value_name = "URL")]
     pub(crate) url: Target,
 
@@ -121,6 +124,12 @@ pub(crate) struct ConnectOptions {
     /// the URL, which a tunnel may need. Other users of this machine can see the header in the process list
     #[arg(long, value_name = "NAME: VALUE")]
     pub(crate) header: Vec<HeaderOption>,
+
+    /// With wss://, trust the certificate authorities in this PEM file, instead of those that this machine trusts. The
+    /// certificate of a server with --tls-self-signed works, too
+    #[cfg(feature = "tls")]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
 
     /// Offer this subprotocol, for servers that require one; repeatable, in order of preference. It replaces the
     /// subprotocols that let `listen` resume from a humphrey-broadcast
@@ -202,9 +211,30 @@ impl ConnectOptions {
         Ok(request)
     }
 
-    /// Checks the options for conflicts.
-    pub(super) fn check(&self) -> Result<(), InvalidHeader> {
-        self.request(&self.url, &[]).map(drop)
+    /// Checks the options for conflicts, and whether the file of `--ca` can be used. The error is the reason.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let request = self.request(&self.url, &[]);
+        request.map_err(|error| error.to_string())?;
+        #[cfg(feature = "tls")]
+        if self.ca.is_some() {
+            if !self.url.url().is_tls() {
+                return Err("--ca needs a URL that begins with wss://".to_owned());
+            }
+            let mut trust = self.trust();
+            if let Err(error) = trust.load() {
+                return Err(trust.words(&error));
+            }
+        }
+        Ok(())
+    }
+
+    /// The authorities that may have issued the server's certificate.
+    pub(super) fn trust(&self) -> Trust {
+        #[cfg(feature = "tls")]
+        let ca = self.ca.clone();
+        #[cfg(not(feature = "tls"))]
+        let ca = None;
+        Trust::new(ca)
     }
 
     /// The server's URL, including the room.

@@ -153,13 +153,16 @@ pub(super) fn run<P: ConnectionHandler>(
     } else {
         P::OFFERS
     });
+    let mut trust = connect.trust();
+    let mut has_connected = false;
     let mut disconnected_since = Instant::now();
     loop {
         let request = connect
             .request(&handler.target(&target), offers.current())
             .map_err(io::Error::other)?;
-        let end = match dial(event_loop, &request) {
+        let end = match dial(event_loop, &request, &mut trust) {
             Ok(opened) => {
+                has_connected = true;
                 if !connect.quiet {
                     report!("connected to {target}");
                 }
@@ -172,6 +175,7 @@ pub(super) fn run<P: ConnectionHandler>(
                     Err(end) => close_unwanted(&mut connection, end),
                 };
                 handler.on_end(&connection, &end);
+                connection.announce_end();
                 if backoff.connection_lasted(opened_at.elapsed(), connection.has_received()) {
                     disconnected_since = Instant::now();
                 }
@@ -186,7 +190,7 @@ pub(super) fn run<P: ConnectionHandler>(
         if event_loop.is_stopping() {
             return Ok(Outcome::Stopped);
         }
-        let (later, at_least) = match next_step::<P>(&end, connect) {
+        let (later, at_least) = match next_step::<P>(&end, connect, has_connected) {
             NextStep::Reconnect { later, at_least } => (later, at_least),
             NextStep::Stop(outcome) => return Ok(outcome),
         };
@@ -216,7 +220,11 @@ pub(super) fn run<P: ConnectionHandler>(
 }
 
 /// Decides by the table of failures, and prints why the session ends.
-fn next_step<P: ConnectionHandler>(end: &End, connect: &ConnectOptions) -> NextStep {
+fn next_step<P: ConnectionHandler>(
+    end: &End,
+    connect: &ConnectOptions,
+    has_connected: bool,
+) -> NextStep {
     let (failure, at_least) = match end {
         End::Done => return NextStep::Stop(Outcome::Done),
         End::Stopped => return NextStep::Stop(Outcome::Stopped),
@@ -226,7 +234,11 @@ fn next_step<P: ConnectionHandler>(end: &End, connect: &ConnectOptions) -> NextS
             ..
         } => (failure, *retry_after),
     };
-    let decision = failure.row().decision;
+    let decision = match failure.row().decision {
+        RetryDecision::RetryIfConnected if has_connected => RetryDecision::Retry,
+        RetryDecision::RetryIfConnected => RetryDecision::GiveUp,
+        decision => decision,
+    };
     match decision {
         RetryDecision::Done if P::SERVER_MAY_END => {
             if !connect.quiet {
@@ -242,6 +254,7 @@ fn next_step<P: ConnectionHandler>(end: &End, connect: &ConnectOptions) -> NextS
         }
         RetryDecision::Retry
         | RetryDecision::RetryLater
+        | RetryDecision::RetryIfConnected
         | RetryDecision::Done
         | RetryDecision::GiveUp => {
             report!("{end}");

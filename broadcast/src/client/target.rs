@@ -1,4 +1,4 @@
-//! The target of a client: a `ws://` URL and a room. The library parses the URL.
+//! The target of a client: a `ws://` or `wss://` URL and a room. The library parses the URL.
 
 use std::fmt::{self, Write};
 use std::str::FromStr;
@@ -75,6 +75,9 @@ impl fmt::Display for InvalidTarget {
             InvalidUrl::Fragment => {
                 f.write_str("the URL can't contain '#': name the room with --room")
             }
+            InvalidUrl::Tls => f.write_str(
+                "wss:// needs TLS, which this program was built without: build it with its feature 'tls'",
+            ),
             error => error.fmt(f),
         }
     }
@@ -108,7 +111,8 @@ mod tests {
     fn invalid_server_url_is_refused() {
         for (url, said) in [
             ("a:8080", "ws://"),
-            ("wss://a", "stunnel"),
+            #[cfg(not(feature = "tls"))]
+            ("wss://a", "feature 'tls'"),
             ("ws://a/#news", "--room"),
             ("ws://me:secret@a/", "--header"),
             ("ws://a:0", "65535"),
