@@ -8,10 +8,12 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use support::shell::{Foreign, Shell};
+use support::shell::{Foreign, Guest, Shell};
+#[cfg(feature = "tls")]
+use support::tls::Authority;
 use support::{DEADLINE, eventually};
 use tungstenite::Message;
 
@@ -41,8 +43,13 @@ fn frame(bytes: &[u8]) -> Option<(u8, Vec<u8>, &[u8])> {
     Some((first & 0x0f, unmasked.collect(), rest))
 }
 
-/// Reads `bytes_max` bytes, answers the pings in them, and cuts the connection. Returns the lines in them.
-fn cut_after(bytes_max: usize, cut: Cut, mut stream: &TcpStream) -> Vec<String> {
+/// Reads `bytes_max` bytes, answers the pings in them, and cuts the connection on `socket`. Returns the lines in them.
+fn cut_after(
+    bytes_max: usize,
+    cut: Cut,
+    stream: &mut (impl Read + Write),
+    mut socket: &TcpStream,
+) -> Vec<String> {
     let mut bytes = Vec::new();
     let mut lines = Vec::new();
     let mut taken = 0;
@@ -68,8 +75,8 @@ fn cut_after(bytes_max: usize, cut: Cut, mut stream: &TcpStream) -> Vec<String> 
         stream.write_all(b"\x88\x02\x03\xf1").unwrap();
     }
     if cut != Cut::Reset {
-        let _ = stream.shutdown(Shutdown::Write);
-        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        let _ = socket.shutdown(Shutdown::Write);
+        let _ = std::io::copy(&mut socket, &mut std::io::sink());
     }
     lines
 }
@@ -83,26 +90,74 @@ fn number_in_front_of(words: &str, said: &str) -> usize {
     })
 }
 
-fn expect_each_line_accounted_for(bytes_max: usize, cut: Cut) {
+/// What is below the WebSocket.
+#[derive(Clone, Copy)]
+enum Below {
+    Tcp,
+    #[cfg(feature = "tls")]
+    Tls,
+}
+
+/// Cuts the first connection, and serves the second, if there is one. Returns the messages of the first, and those of the second.
+fn serve_twice<S: Read + Write + Send + 'static>(
+    server: Foreign,
+    accept: impl Fn(&Foreign) -> Guest<S> + Send + 'static,
+    socket_of: fn(&S) -> &TcpStream,
+    (bytes_max, cut): (usize, Cut),
+    served: Arc<AtomicBool>,
+) -> (Vec<String>, JoinHandle<Vec<Message>>) {
+    let mut guest = accept(&server);
+    let socket = socket_of(guest.socket.get_ref()).try_clone().unwrap();
+    let arrived = cut_after(bytes_max, cut, guest.socket.get_mut(), &socket);
+    drop((guest, socket));
+    let rest = thread::spawn(move || {
+        // The client reconnects only if lines are left.
+        let comes = server.comes_unless(&|| served.load(Ordering::SeqCst));
+        match comes {
+            true => accept(&server).expect_close(),
+            false => Vec::new(),
+        }
+    });
+    (arrived, rest)
+}
+
+fn expect_each_line_accounted_for(bytes_max: usize, cut: Cut, below: Below) {
     let server = Foreign::new();
-    let mut sender = Shell::send(&server.url(), &[SOON]);
-    sender.write(format!("{}\n", LINES.join("\n")).as_bytes());
-    sender.stdin = None;
-    let mut guest = server.guest();
-    let mut arrived = cut_after(bytes_max, cut, guest.socket.get_mut());
-    drop(guest);
     let served = Arc::new(AtomicBool::new(false));
-    let rest = {
-        let served = served.clone();
-        thread::spawn(move || {
-            // It reconnects only if lines are left.
-            let comes = server.comes_unless(&|| served.load(Ordering::SeqCst));
-            comes.then(|| server.guest().expect_close())
-        })
+    let start = |url: &str, options: &[&str]| {
+        let mut sender = Shell::send(url, &[&[SOON], options].concat());
+        sender.write(format!("{}\n", LINES.join("\n")).as_bytes());
+        sender.stdin = None;
+        sender
+    };
+    let (mut sender, (mut arrived, rest)) = match below {
+        Below::Tcp => {
+            let sender = start(&server.url(), &[]);
+            let accept = Foreign::guest;
+            let how = (bytes_max, cut);
+            (
+                sender,
+                serve_twice(server, accept, |stream| stream, how, served.clone()),
+            )
+        }
+        #[cfg(feature = "tls")]
+        Below::Tls => {
+            let authority = Authority::new();
+            let config = authority.issue(&["127.0.0.1"]).server();
+            let ca = authority.file();
+            let url = server.url().replace("ws://", "wss://");
+            let sender = start(&url, &["--ca", ca.to_str().unwrap()]);
+            let accept = move |server: &Foreign| server.tls_guest(&config);
+            let how = (bytes_max, cut);
+            (
+                sender,
+                serve_twice(server, accept, |stream| &stream.sock, how, served.clone()),
+            )
+        }
     };
     let code = sender.wait();
     served.store(true, Ordering::SeqCst);
-    for message in rest.join().unwrap().into_iter().flatten() {
+    for message in rest.join().unwrap() {
         arrived.push(message.into_text().unwrap().to_string());
     }
     let said = &sender.said;
@@ -120,8 +175,7 @@ fn expect_each_line_accounted_for(bytes_max: usize, cut: Cut) {
     assert!(dropped <= usize::from(cut == Cut::TooLong), "{case}");
 }
 
-#[test]
-fn lines_are_accounted_for_wherever_the_connection_is_cut() {
+fn expect_lines_accounted_for_wherever_cut(below: Below) {
     let cuts = [Cut::Reset, Cut::HalfClosed, Cut::TooLong];
     let all: Vec<(usize, Cut)> = (0..=EXCHANGE_BYTES)
         .flat_map(|bytes_max| cuts.map(|cut| (bytes_max, cut)))
@@ -130,10 +184,21 @@ fn lines_are_accounted_for_wherever_the_connection_is_cut() {
     for some in all.chunks(24) {
         thread::scope(|scope| {
             for (bytes_max, cut) in some {
-                scope.spawn(|| expect_each_line_accounted_for(*bytes_max, *cut));
+                scope.spawn(|| expect_each_line_accounted_for(*bytes_max, *cut, below));
             }
         });
     }
+}
+
+#[test]
+fn lines_are_accounted_for_wherever_the_connection_is_cut() {
+    expect_lines_accounted_for_wherever_cut(Below::Tcp);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn lines_are_accounted_for_wherever_a_tls_connection_is_cut() {
+    expect_lines_accounted_for_wherever_cut(Below::Tls);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Certificates, and TLS servers of rustls on blocking sockets.
 
+#![allow(dead_code)] // Each test file uses some of it.
+
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -10,11 +12,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
+pub(crate) use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
-    SupportedProtocolVersion,
+    ClientConfig, RootCertStore, ServerConnection, StreamOwned, SupportedProtocolVersion,
 };
 
 pub(crate) const BOTH_VERSIONS: [&SupportedProtocolVersion; 2] =
@@ -32,7 +34,9 @@ fn number() -> usize {
 /// Writes a file below the directory for tests, and returns its path.
 pub(crate) fn file(content: &str) -> PathBuf {
     let name = format!("tls-{}-{}.pem", std::process::id(), number());
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // Unit tests have no directory of their own.
+    let directory = option_env!("CARGO_TARGET_TMPDIR").map(PathBuf::from);
+    let path = directory.unwrap_or_else(std::env::temp_dir).join(name);
     std::fs::write(&path, content).unwrap();
     path
 }

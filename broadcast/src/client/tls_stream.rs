@@ -138,3 +138,6 @@ pub(super) enum HandshakeFailure {
     Tls(TlsError),
     Socket(io::Error),
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,9 @@
 #![allow(dead_code)] // Each test file is a crate of its own and uses some of it.
 
 pub(crate) mod shell;
+#[cfg(feature = "tls")]
+#[path = "../../../tests/support/tls.rs"]
+pub(crate) mod tls;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};

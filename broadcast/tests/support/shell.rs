@@ -17,6 +17,8 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
+#[cfg(feature = "tls")]
+use super::tls::{self, ServerConfig, TlsServer};
 use super::{DEADLINE, eventually, program, status_kib};
 
 /// `listen` or `send` as a process. Dropping it kills the process.
@@ -185,8 +187,8 @@ pub(crate) struct Foreign {
 }
 
 /// A connection of that server.
-pub(crate) struct Guest {
-    pub(crate) socket: WebSocket<TcpStream>,
+pub(crate) struct Guest<S = TcpStream> {
+    pub(crate) socket: WebSocket<S>,
     pub(crate) request: Request,
 }
 
@@ -239,23 +241,13 @@ impl Foreign {
     }
 
     pub(crate) fn guest_as(&self, subprotocol: Option<&'static str>) -> Guest {
-        let mut asked = None;
-        #[allow(clippy::result_large_err)] // tungstenite's own.
-        let look = |request: &Request, mut response: Response| {
-            asked = Some(request.clone());
-            if let Some(subprotocol) = subprotocol {
-                response.headers_mut().insert(
-                    "Sec-WebSocket-Protocol",
-                    HeaderValue::from_static(subprotocol),
-                );
-            }
-            Ok(response)
-        };
-        let socket = tungstenite::accept_hdr(self.tcp(), look).unwrap();
-        Guest {
-            socket,
-            request: asked.unwrap(),
-        }
+        Guest::over(self.tcp(), subprotocol)
+    }
+
+    /// Accepts the next client with TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls_guest(&self, config: &Arc<ServerConfig>) -> Guest<TlsServer> {
+        Guest::over(tls::accept(config.clone(), self.tcp()).unwrap(), None)
     }
 
     /// Answers the next handshake with `answer`, and closes the socket.
@@ -285,7 +277,28 @@ fn accept(listener: &TcpListener) -> TcpStream {
     stream
 }
 
-impl Guest {
+impl<S: Read + Write> Guest<S> {
+    /// Accepts a client's handshake on its stream.
+    pub(crate) fn over(stream: S, subprotocol: Option<&'static str>) -> Self {
+        let mut asked = None;
+        #[allow(clippy::result_large_err)] // tungstenite's own.
+        let look = |request: &Request, mut response: Response| {
+            asked = Some(request.clone());
+            if let Some(subprotocol) = subprotocol {
+                response.headers_mut().insert(
+                    "Sec-WebSocket-Protocol",
+                    HeaderValue::from_static(subprotocol),
+                );
+            }
+            Ok(response)
+        };
+        let socket = tungstenite::accept_hdr(stream, look).unwrap();
+        Self {
+            socket,
+            request: asked.unwrap(),
+        }
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let value = self.request.headers().get(name)?;
         value.to_str().ok()
