@@ -176,6 +176,11 @@ impl Tree {
                     format!("{children_folder}/{name}"),
                 ),
             };
+            // Helpers of unit tests that integration tests share lie outside, and draw no arrows.
+            let is_in_test = is_test || self.modules[module].is_test;
+            if is_in_test && !sources.contains_key(&file) && file.starts_with("tests/") {
+                continue;
+            }
             let items = parse(&file, sources);
             let id = self.add(Some(module), Some(&name), &file, is_test, items);
             let file_folder = file.rsplit_once('/').unwrap().0.to_owned();
