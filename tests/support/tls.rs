@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
@@ -39,6 +41,14 @@ pub(crate) fn file(content: &str) -> PathBuf {
     let path = directory.unwrap_or_else(std::env::temp_dir).join(name);
     std::fs::write(&path, content).unwrap();
     path
+}
+
+/// Writes a certificate as PEM (RFC 7468).
+fn pem(certificate: &CertificateDer<'_>) -> String {
+    let encoded = STANDARD.encode(certificate);
+    let lines = encoded.as_bytes().chunks(64).map(String::from_utf8_lossy);
+    let lines: String = lines.map(|line| format!("{line}\n")).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{lines}-----END CERTIFICATE-----\n")
 }
 
 /// A certificate authority.
@@ -85,7 +95,7 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         Self {
-            pem: certificate.pem(),
+            pem: pem(certificate.der()),
             certificate: certificate.der().clone(),
             issuer: Issuer::new(params, key),
         }
@@ -116,7 +126,7 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Identity {
-            pem: certificate.pem(),
+            pem: pem(certificate.der()),
             chain: vec![certificate.der().clone()],
             key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
         }
@@ -134,7 +144,7 @@ impl Identity {
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         Self {
-            pem: certificate.pem(),
+            pem: pem(certificate.der()),
             chain: vec![certificate.der().clone()],
             key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
         }
