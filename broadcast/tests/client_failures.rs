@@ -86,6 +86,10 @@ fn permanent_handshake_failure_ends_listen() {
             "SSH-2.0-x\r\n",
             "the response is not a valid WebSocket handshake",
         ),
+        (
+            "\u{15}\u{3}\u{3}\0\u{2}\u{2}2",
+            "the server speaks TLS on this port: use wss:// instead of ws://",
+        ),
     ] {
         let server = Foreign::new();
         let mut shell = Shell::listen(&server.url(), &[]);

@@ -204,6 +204,22 @@ fn server_that_refuses_or_lacks_tls_ends_the_first_attempt() {
 }
 
 #[test]
+fn server_that_requires_a_client_certificate_ends_the_first_attempt() {
+    let authority = Authority::new();
+    let ca = authority.file();
+    let identity = authority.issue(&["localhost"]);
+    for version in BOTH_VERSIONS {
+        let server = Foreign::new();
+        let mut listener = Shell::listen(&secure(&server.url()), &["--ca", text(&ca)]);
+        let config = identity.server_for(&authority, version);
+        assert!(tls::accept(config, server.tcp()).is_err());
+        listener.expect_exit(1);
+        let said = "the alert CertificateRequired: it accepts only clients with a certificate";
+        assert!(listener.said.contains(said), "{}", listener.said);
+    }
+}
+
+#[test]
 fn server_that_hangs_up_in_the_tls_handshake_is_retried() {
     let authority = Authority::new();
     let ca = authority.file();

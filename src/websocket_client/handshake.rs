@@ -17,6 +17,9 @@ const HEAD_BYTES_MAX: usize = 32 << 10;
 /// The bytes of a refusal's body that are kept.
 const BODY_BYTES_MAX: usize = 1 << 10;
 
+/// The first bytes of an alert (RFC 8446 §5.1), by which servers for TLS answer what is no TLS.
+const TLS_ALERT: &[u8] = &[21, 3];
+
 /// The settings of a handshake request: URL, headers, subprotocols and compression. They can be used for any number of
 /// handshakes.
 ///
@@ -126,6 +129,7 @@ impl HandshakeRequest {
         Ok(Handshake {
             request,
             asked,
+            has_received: false,
             reader: ReplyReader::new(HEAD_BYTES_MAX, BODY_BYTES_MAX),
         })
     }
@@ -139,6 +143,7 @@ impl HandshakeRequest {
 pub struct Handshake {
     request: Vec<u8>,
     asked: ExpectedAnswer,
+    has_received: bool,
     reader: ReplyReader,
 }
 
@@ -155,6 +160,11 @@ impl Handshake {
     ///
     /// [`HandshakeError`] if the server refuses the handshake or its response is invalid. Close the connection then.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<Option<Accepted>, HandshakeError> {
+        if !self.has_received && bytes.starts_with(TLS_ALERT) {
+            let why = "the server speaks TLS on this port: use wss:// instead of ws://";
+            return Err(HandshakeError::NotWebSocket(why.to_owned()));
+        }
+        self.has_received |= !bytes.is_empty();
         let reply = self.reader.read(bytes);
         let reply = reply.map_err(|error| HandshakeError::NotWebSocket(error.to_string()))?;
         reply.map(|reply| self.judge(reply)).transpose()
@@ -445,5 +455,17 @@ mod tests {
             "the server refused the handshake with status 301: redirect to https://a/, which is not followed"
         );
         assert_eq!(refused("HTTP/1.1 200 OK\r\nA: b"), HandshakeError::HungUp);
+    }
+
+    #[test]
+    fn alert_of_tls_names_the_scheme() {
+        let mut started = request().start().unwrap();
+        let error = started.receive(&[21, 3, 3, 0, 2, 2, 50]).unwrap_err();
+        assert!(error.to_string().contains("use wss://"), "{error}");
+        // Later it is what it seems to be.
+        let mut started = request().start().unwrap();
+        started.receive(b"HTTP/1.1 101").unwrap();
+        let error = started.receive(&[21, 3, 3, 0, 2, 2, 50]);
+        assert!(!format!("{error:?}").contains("wss"), "{error:?}");
     }
 }

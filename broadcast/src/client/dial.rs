@@ -48,16 +48,17 @@ pub(super) fn dial(
     let addresses = resolve(event_loop, request.url(), deadline)?;
     let socket = connect_any(event_loop, &addresses, deadline)?;
     let mut stream = trust.secure(event_loop, request.url(), socket, deadline)?;
-    match perform_handshake(event_loop, &mut stream, &mut handshake, deadline)? {
+    match perform_handshake(event_loop, &mut stream, trust, &mut handshake, deadline)? {
         Ok(accepted) => Ok(OpenedConnection { stream, accepted }),
         Err(error) => Err(refused(&error)),
     }
 }
 
-/// Sends the request and reads the response. The outer error is a timeout or a stop, the inner one the server's.
+/// Sends the request and reads the response. The outer error is a timeout, a stop or a refusal by TLS, the inner one the server's.
 fn perform_handshake(
     event_loop: &mut EventLoop,
     stream: &mut ClientStream,
+    trust: &mut Trust,
     handshake: &mut Handshake,
     mut deadline: Instant,
 ) -> Result<Result<Accepted, HandshakeError>, End> {
@@ -76,7 +77,13 @@ fn perform_handshake(
         loop {
             match stream.read(&mut buffer) {
                 Err(error) if would_block(&error) => break,
-                Ok(0) | Err(_) => return Ok(Err(handshake.finish())),
+                Ok(0) => return Ok(Err(handshake.finish())),
+                Err(error) => {
+                    return match trust.refusal(&error) {
+                        Some(end) if !handshake.is_refused() => Err(end),
+                        _ => Ok(Err(handshake.finish())),
+                    };
+                }
                 Ok(n) => match handshake.receive(&buffer[..n]) {
                     Ok(None) => {}
                     Ok(Some(accepted)) => return Ok(Ok(accepted)),

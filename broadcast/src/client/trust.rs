@@ -1,5 +1,6 @@
 //! TLS of a connection: whose certificates are accepted, the handshake, and what its failures mean.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -41,6 +42,11 @@ impl Trust {
         _: Instant,
     ) -> Result<ClientStream, End> {
         Ok(ClientStream::Plain(socket))
+    }
+
+    /// Without TLS, no error is one of TLS.
+    pub(super) fn refusal(&mut self, _: &io::Error) -> Option<End> {
+        None
     }
 }
 
@@ -87,6 +93,13 @@ impl Trust {
                 }
             }
         }
+    }
+
+    /// Describes an error of a secured stream, if it is one of TLS: with TLS 1.3, a server refuses a client's certificate, or its
+    /// lack of one, after the TLS handshake.
+    pub(super) fn refusal(&mut self, error: &io::Error) -> Option<End> {
+        let error = error.get_ref()?.downcast_ref::<TlsError>()?;
+        Some(self.refused(error))
     }
 
     fn refused(&mut self, error: &TlsError) -> End {
