@@ -65,12 +65,12 @@ struct Files {
 
 /// The reason why a certificate or a configuration can't be used.
 #[derive(Debug)]
-pub struct TlsError {
+pub struct TlsConfigError {
     what: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-impl TlsError {
+impl TlsConfigError {
     fn new(what: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -89,7 +89,7 @@ impl TlsError {
     }
 }
 
-impl fmt::Display for TlsError {
+impl fmt::Display for TlsConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
         match &self.source {
@@ -99,15 +99,15 @@ impl fmt::Display for TlsError {
     }
 }
 
-impl std::error::Error for TlsError {
+impl std::error::Error for TlsConfigError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         let source = self.source.as_deref()?;
         Some(source)
     }
 }
 
-impl From<TlsError> for io::Error {
-    fn from(error: TlsError) -> Self {
+impl From<TlsConfigError> for io::Error {
+    fn from(error: TlsConfigError) -> Self {
         Self::new(io::ErrorKind::InvalidInput, error)
     }
 }
@@ -124,7 +124,7 @@ impl Tls {
     pub fn from_pem_files(
         certificates: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
-    ) -> Result<Self, TlsError> {
+    ) -> Result<Self, TlsConfigError> {
         let files = Files {
             certificates: certificates.into(),
             key: key.into(),
@@ -142,7 +142,7 @@ impl Tls {
     /// # Errors
     ///
     /// If the system has no randomness for the keys of tickets.
-    pub fn from_config(config: ServerConfig) -> Result<Self, TlsError> {
+    pub fn from_config(config: ServerConfig) -> Result<Self, TlsConfigError> {
         Ok(Self::new(Current::of(config, COSTLY)?, None))
     }
 
@@ -161,7 +161,7 @@ impl Tls {
     ///
     /// As [`from_pem_files`](Self::from_pem_files), and if this was created from a configuration
     /// ([`set`](Self::set) replaces that). The certificate of before stays in use then.
-    pub fn reload(&self) -> Result<(), TlsError> {
+    pub fn reload(&self) -> Result<(), TlsConfigError> {
         self.0.reload()
     }
 
@@ -172,7 +172,7 @@ impl Tls {
     /// # Errors
     ///
     /// As [`from_config`](Self::from_config). The configuration of before stays in use then.
-    pub fn set(&self, config: ServerConfig) -> Result<(), TlsError> {
+    pub fn set(&self, config: ServerConfig) -> Result<(), TlsConfigError> {
         self.0.replace(Current::of(config, COSTLY)?);
         Ok(())
     }
@@ -184,16 +184,16 @@ impl Tls {
     /// # Errors
     ///
     /// If this was created from a configuration, or if the thread can't be started.
-    pub fn watch(self, interval: Duration) -> Result<Self, TlsError> {
+    pub fn watch(self, interval: Duration) -> Result<Self, TlsConfigError> {
         let Some(files) = self.0.files.clone() else {
-            return Err(TlsError::new("there are no files to watch"));
+            return Err(TlsConfigError::new("there are no files to watch"));
         };
         let shared = Arc::downgrade(&self.0);
         std::thread::Builder::new()
             .name("humphrey_ws certificates".into())
             .spawn(move || watch(&shared, &files, interval))
             .map_err(|error| {
-                TlsError::of(
+                TlsConfigError::of(
                     "the thread that watches certificates can't be started",
                     error,
                 )
@@ -222,9 +222,9 @@ impl fmt::Debug for Tls {
 }
 
 impl Shared {
-    fn reload(&self) -> Result<(), TlsError> {
+    fn reload(&self) -> Result<(), TlsConfigError> {
         let Some(files) = &self.files else {
-            return Err(TlsError::new(
+            return Err(TlsConfigError::new(
                 "there are no files to reload: this was created from a configuration, which `set` replaces",
             ));
         };
@@ -239,12 +239,13 @@ impl Shared {
 }
 
 impl Current {
-    fn of(mut config: ServerConfig, cost: u32) -> Result<Self, TlsError> {
+    fn of(mut config: ServerConfig, cost: u32) -> Result<Self, TlsConfigError> {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.max_early_data_size = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = crypto::ticketer()
-            .map_err(|error| TlsError::of("the keys of session tickets can't be made", error))?;
+        config.ticketer = crypto::ticketer().map_err(|error| {
+            TlsConfigError::of("the keys of session tickets can't be made", error)
+        })?;
         config.send_tls13_tickets = 1;
         Ok(Self {
             config: Arc::new(config),
@@ -254,17 +255,17 @@ impl Current {
 }
 
 impl Files {
-    fn read(&self) -> Result<Current, TlsError> {
+    fn read(&self) -> Result<Current, TlsConfigError> {
         let certificates = read_certificates(&self.certificates)?;
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| {
-            TlsError::of(
+            TlsConfigError::of(
                 format!("{} contains no usable private key", self.key.display()),
                 error,
             )
         })?;
         let provider = crypto::provider();
         let unusable = |error: rustls::Error| {
-            TlsError::of(
+            TlsConfigError::of(
                 format!(
                     "the certificate in {} can't be used with the key in {}",
                     self.certificates.display(),
@@ -293,9 +294,9 @@ impl Files {
     }
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
     let unreadable = |error| {
-        TlsError::of(
+        TlsConfigError::of(
             format!("the certificates in {} can't be read", path.display()),
             error,
         )
@@ -305,7 +306,7 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
         .collect::<Result<_, _>>()
         .map_err(|error| unreadable(Box::new(error)))?;
     match certificates.is_empty() {
-        true => Err(TlsError::new(format!(
+        true => Err(TlsConfigError::new(format!(
             "{} contains no certificate",
             path.display()
         ))),
