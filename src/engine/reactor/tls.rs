@@ -62,16 +62,21 @@ impl<T: ShardTransport> ShardCx<T> {
         handshake: Handshake,
         result: &io::Result<usize>,
     ) {
+        use io::ErrorKind::{Interrupted, WouldBlock};
+
         let counters = self.counters();
-        let failed = |kind| matches!(result, Err(error) if error.kind() == kind);
+        let has_ended = match result {
+            Ok(_) => false,
+            Err(error) => !matches!(error.kind(), WouldBlock | Interrupted),
+        };
         match handshake {
             Handshake::Complete { resumed } if was_handshake => {
                 counters.tls_handshakes.add_alone(1);
                 counters.tls_resumed.add_alone(resumed.into());
             }
-            Handshake::Complete { .. } if failed(io::ErrorKind::UnexpectedEof) => {
-                counters.tls_truncated.add_alone(1);
-            }
+            // A reset comes without an announcement, too.
+            Handshake::Running if has_ended => counters.tls_aborted.add_alone(1),
+            Handshake::Complete { .. } if has_ended => counters.tls_truncated.add_alone(1),
             Handshake::Failed(failure) if result.is_err() => {
                 let counter = match failure {
                     TlsFailure::Aborted => &counters.tls_aborted,
