@@ -49,6 +49,9 @@ pub struct Tls(Arc<Shared>);
 struct Shared {
     current: Mutex<Current>,
     files: Option<Files>,
+    /// When the files that were read last had been modified. It is locked while files are read and their certificate is
+    /// put in place, so that no older one replaces a newer one.
+    loaded: Mutex<Modified>,
     reloads: AtomicU64,
 }
 
@@ -56,6 +59,9 @@ struct Current {
     config: Arc<ServerConfig>,
     cost: u32,
 }
+
+/// The times at which the files were modified, as far as they are known.
+type Modified = [Option<SystemTime>; 2];
 
 #[derive(Debug, Clone)]
 struct Files {
@@ -129,8 +135,9 @@ impl Tls {
             certificates: certificates.into(),
             key: key.into(),
         };
+        let modified = files.modified();
         let current = files.read()?;
-        Ok(Self::new(current, Some(files)))
+        Ok(Self::new(current, Some(files), modified))
     }
 
     /// Takes a configuration of the program's, for everything that PEM files alone do not express: client certificates,
@@ -143,13 +150,14 @@ impl Tls {
     ///
     /// If the system has no randomness for the keys of tickets.
     pub fn from_config(config: ServerConfig) -> Result<Self, TlsConfigError> {
-        Ok(Self::new(Current::of(config, COSTLY)?, None))
+        Ok(Self::new(Current::of(config, COSTLY)?, None, [None; 2]))
     }
 
-    fn new(current: Current, files: Option<Files>) -> Self {
+    fn new(current: Current, files: Option<Files>, loaded: Modified) -> Self {
         Self(Arc::new(Shared {
             current: Mutex::new(current),
             files,
+            loaded: Mutex::new(loaded),
             reloads: AtomicU64::new(0),
         }))
     }
@@ -228,7 +236,10 @@ impl Shared {
                 "there are no files to reload: this was created from a configuration, which `set` replaces",
             ));
         };
+        let mut loaded = lock(&self.loaded);
+        let modified = files.modified();
         self.replace(files.read()?);
+        *loaded = modified;
         Ok(())
     }
 
@@ -288,8 +299,7 @@ impl Files {
         Current::of(config, cost)
     }
 
-    /// The times at which the files were modified, as far as they are known.
-    fn modified(&self) -> [Option<SystemTime>; 2] {
+    fn modified(&self) -> Modified {
         [&self.certificates, &self.key].map(|path| path.metadata().ok()?.modified().ok())
     }
 }
@@ -315,25 +325,27 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsCon
 }
 
 fn watch(shared: &Weak<Shared>, files: &Files, interval: Duration) {
-    let mut seen = files.modified();
+    // Files that can't be used are reported once.
+    let mut unusable = None;
     loop {
         std::thread::sleep(interval);
         let Some(shared) = shared.upgrade() else {
             return;
         };
         let modified = files.modified();
+        let is_known = *lock(&shared.loaded) == modified || unusable == Some(modified);
         // While a file is being replaced it may not exist.
-        if modified == seen || modified.contains(&None) {
+        if is_known || modified.contains(&None) {
             continue;
         }
-        seen = modified;
         match shared.reload() {
             Ok(()) => info!(
                 "a new certificate was loaded from {}",
                 files.certificates.display()
             ),
             Err(error) => {
-                warning!("a new certificate can't be used, and the one of before stays: {error}")
+                unusable = Some(modified);
+                warning!("a new certificate can't be used, and the one of before stays: {error}");
             }
         }
     }
