@@ -6,6 +6,10 @@
 //! kept and sent first.
 
 mod session;
+#[cfg(all(test, not(loom)))]
+mod session_tests;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+mod testing;
 mod writer;
 
 use std::cell::RefCell;

@@ -22,7 +22,7 @@ const INPUT_BYTES: usize = 64 << 10;
 
 /// The maximum number of received bytes that a connection keeps: an incomplete record, or in the handshake an
 /// incomplete message. It has space for any chain of client certificates in practice.
-const PARTIAL_BYTES_MAX: usize = 32 << 10;
+pub(super) const PARTIAL_BYTES_MAX: usize = 32 << 10;
 
 /// The answer to a request without TLS.
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
@@ -120,9 +120,8 @@ pub(super) struct Session {
     cost: u32,
     /// The bytes of an incomplete record or handshake message.
     partial: Vec<u8>,
-    /// Sealed bytes that the socket has not accepted yet, from `pending_at` on.
+    /// Sealed bytes that the socket has not accepted yet, without spare capacity.
     pending: Vec<u8>,
-    pending_at: usize,
     /// Whether the last read has emptied the socket.
     is_drained: bool,
     /// Whether the peer has announced the end of its stream (close_notify, RFC 8446 §6.1).
@@ -142,7 +141,6 @@ impl Session {
             cost,
             partial: Vec::new(),
             pending: Vec::new(),
-            pending_at: 0,
             is_drained: false,
             peer_closed: false,
             is_finishing: false,
@@ -277,6 +275,10 @@ impl Session {
                 Ok(ConnectionState::BlockedHandshake) => Ok(true),
                 Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
                     self.peer_closed = true;
+                    // The end of the handshake, a request and the end of the stream may arrive at once.
+                    if !self.conn.is_handshaking() {
+                        self.progress = Progress::Open;
+                    }
                     Ok(true)
                 }
                 // Early data is never accepted, and states that a later version of rustls may add are unknown.
@@ -334,18 +336,18 @@ impl Session {
         ErrorKind::InvalidData.into()
     }
 
-    /// Sends the alert that tells the peer why TLS has failed (RFC 8446 §6.2), if the socket accepts it.
+    /// Sends the alert that tells the peer why TLS has failed (RFC 8446 §6.2), if the socket accepts it. There is none
+    /// for some breaches of the protocol.
     fn send_alert(&mut self, tcp: &TcpStream) {
         let mut alert = Sealed::new();
-        // There is one alert, in two states. Errors repeat.
-        for _ in 0..4 {
+        // Once nothing is left to be sent, rustls would look for the parts of a handshake message in its input again.
+        while self.conn.wants_write() {
             match self.conn.process_tls_records(&mut []).state {
                 Ok(ConnectionState::EncodeTlsData(mut message)) => {
                     if alert.append_message(&mut message).is_err() {
                         break;
                     }
                 }
-                Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
                 _ => break,
             }
         }
@@ -356,30 +358,28 @@ impl Session {
     // ------------------------------------------------------------------------------------------------------ sending
 
     fn queue(&mut self, sealed: &[u8]) {
-        if self.pending.is_empty() {
-            self.pending = sealed.to_vec();
-        } else {
-            self.pending.extend_from_slice(sealed);
-        }
+        self.pending.reserve_exact(sealed.len());
+        self.pending.extend_from_slice(sealed);
     }
 
     /// Writes the pending bytes. Returns whether none are left.
     pub(super) fn flush(&mut self, tcp: &TcpStream) -> io::Result<bool> {
-        while let Some(rest) = self
-            .pending
-            .get(self.pending_at..)
-            .filter(|rest| !rest.is_empty())
-        {
-            match socket::write(tcp, rest) {
-                Ok(written) => self.pending_at += written,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+        let mut written = 0;
+        while written < self.pending.len() {
+            match socket::write(tcp, &self.pending[written..]) {
+                Ok(more) => written += more,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    // The rest takes less memory, which also shows that the peer reads.
+                    if written > 0 {
+                        self.pending = self.pending[written..].to_vec();
+                    }
+                    return Ok(false);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        if self.pending_at > 0 {
-            (self.pending, self.pending_at) = (Vec::new(), 0);
-        }
+        self.pending = Vec::new();
         if self.is_finishing {
             self.is_finishing = false;
             // It fails only if the connection has already ended.
@@ -395,7 +395,8 @@ impl Session {
             return Err(ErrorKind::NotConnected.into());
         }
         loop {
-            match self.conn.process_tls_records(&mut []).state {
+            // The input is that of the last read, in which rustls may have noted the parts of a handshake message.
+            match self.conn.process_tls_records(&mut self.partial).state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     return sealed.append(plain.len() + SEAL_BYTES, |out| {
                         traffic.encrypt(plain, out).map_err(|error| match error {
@@ -500,7 +501,8 @@ impl Session {
 
     fn seal_close_notify(&mut self, end: &mut Sealed) {
         loop {
-            match self.conn.process_tls_records(&mut []).state {
+            // The input is that of the last read, as in `seal`.
+            match self.conn.process_tls_records(&mut self.partial).state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     let _ = end.append(SEAL_BYTES, |out| {
                         traffic
