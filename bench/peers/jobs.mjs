@@ -3,6 +3,9 @@
 export const job = process.argv[2];
 /** The compression mode: `none`; with Bun also `dedicated` or `shared`, with ws also `deflate`. */
 export const compression = process.argv[3] ?? 'none';
+/** The PEM files of a certificate and its key, with which Bun speaks TLS. */
+export const certificate = process.argv[4];
+export const key = process.argv[5];
 
 if (!['echo', 'fanout', 'blocked', 'chat', 'round-robin'].includes(job)) {
   console.error('which job: echo, fanout, blocked, chat or round-robin?');

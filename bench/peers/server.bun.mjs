@@ -1,8 +1,17 @@
 // Bun's own server, with its own publish and subscribe.
 //
-//     bun server.bun.mjs echo|fanout|blocked|chat|round-robin [dedicated|shared]
+//     bun server.bun.mjs echo|fanout|blocked|chat|round-robin [none|dedicated|shared [CERTIFICATE KEY]]
 
-import { compression, HELLO, isBlocking, job, PUBLISH, ROUND_ROBIN_ROOMS } from './jobs.mjs';
+import {
+  certificate,
+  compression,
+  HELLO,
+  isBlocking,
+  job,
+  key,
+  PUBLISH,
+  ROUND_ROBIN_ROOMS,
+} from './jobs.mjs';
 
 const compress = compression !== 'none';
 let messages = 0;
@@ -10,6 +19,7 @@ let messages = 0;
 const server = Bun.serve({
   hostname: '127.0.0.1',
   port: 0,
+  tls: certificate ? { cert: Bun.file(certificate), key: Bun.file(key) } : undefined,
   fetch(request, server) {
     const path = new URL(request.url).pathname;
     if (server.upgrade(request, { data: { publishes: path === PUBLISH, path } })) return;

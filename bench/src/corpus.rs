@@ -1,7 +1,9 @@
-//! Generates the messages of the compression scenarios from a fixed seed, so that every run sends the same messages. The
+//! Generates the messages of the commands `compression` and `tls` from a fixed seed, so that every run sends the same messages. The
 //! sequence repeats only after more than 1 MB, so a window of 32 KiB never contains a message of the previous repetition.
 
 use std::fmt::Write as _;
+
+use crate::wire;
 
 /// Number of ticks, and of chat messages.
 const SHORT_COUNT: usize = 16_384;
@@ -20,6 +22,8 @@ pub(crate) enum Corpus {
     Chat,
     /// JSON lists of records, 16 KiB.
     Documents,
+    /// A number and a filler, of this size in bytes; at least 16.
+    Numbered(usize),
 }
 
 impl Corpus {
@@ -29,6 +33,15 @@ impl Corpus {
             Self::Ticks => 104,
             Self::Chat => 190,
             Self::Documents => 16 << 10,
+            Self::Numbered(size) => size,
+        }
+    }
+
+    /// The opcode of the frames.
+    pub(crate) fn opcode(self) -> u8 {
+        match self {
+            Self::Numbered(_) => wire::BINARY,
+            _ => wire::TEXT,
         }
     }
 
@@ -46,6 +59,11 @@ impl Corpus {
                 (0..SHORT_COUNT).map(|_| next()).collect()
             }
             Self::Documents => (0..LONG_COUNT).map(|_| document(&mut random)).collect(),
+            Self::Numbered(size) => {
+                let filler = ".".repeat(size - 16);
+                let numbers = 0..SHORT_COUNT;
+                numbers.map(|at| format!("{at:016x}{filler}")).collect()
+            }
         }
     }
 }

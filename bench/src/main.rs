@@ -56,6 +56,10 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       measures the CPU time and the bytes of compression, beside Bun and ws, and
       prints Markdown tables; --quick checks in a minute that everything works
 
+  bench tls [the options of compression]
+      measures the CPU time, memory and latency of TLS, beside Bun, axum and nginx,
+      and prints Markdown tables
+
   bench report FILE.json [--out PATH] [--readme FILE] [--targets FILE]
       renders table and plot of an earlier run
 
@@ -64,7 +68,7 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
   bench subject echo|fanout|rooms|churn|blocked|lines|chat|round-robin
             [--address 127.0.0.1:0]
             [--cpu N] [--shards 1] [--pool] [--ring] [--micros N [--one-in N]
-            [--works]] [--compress]
+            [--works]] [--compress] [--tls-cert FILE --tls-key FILE]
       runs one server until it is killed; prints READY and its address
 
   bench load echo|fanout|rooms|churn|blocked|lines|idle --address 127.0.0.1:PORT
@@ -83,8 +87,9 @@ fn main() -> ExitCode {
     let outcome = match command.as_str() {
         "run" => Options::parse(args, run::OPTIONS).and_then(|o| run::run(&o)),
         "compression" => {
-            Options::parse(args, run::COMPRESSION_OPTIONS).and_then(|o| run::compression(&o))
+            Options::parse(args, run::ALTERNATING_OPTIONS).and_then(|o| run::compression(&o))
         }
+        "tls" => Options::parse(args, run::ALTERNATING_OPTIONS).and_then(|o| run::tls(&o)),
         "report" => Options::parse(args, run::REPORT_OPTIONS).and_then(|o| run::report(&o)),
         "floor" => Options::parse(args, floor::OPTIONS).and_then(|o| serve_floor(&o)),
         "subject" => Options::parse(args, subject::OPTIONS).and_then(|o| serve_subject(&o)),

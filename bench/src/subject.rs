@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     delay: Option<HandlerDelay>,
     /// Whether the server accepts offers of compression.
     compress: bool,
+    /// The PEM files of the certificate and its key, if the server speaks TLS.
+    tls: Option<(String, String)>,
 }
 
 /// The room of [`Job::Chat`].
@@ -67,6 +69,8 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("one-in"),
     args::flag("works"),
     args::flag("compress"),
+    args::value("tls-cert"),
+    args::value("tls-key"),
     args::flag("child"),
 ];
 
@@ -82,8 +86,22 @@ impl Settings {
             let text = "--compress needs a build with --features deflate";
             return Err(args::invalid(text.into()));
         }
+        let tls = match (options.text("tls-cert"), options.text("tls-key")) {
+            (Some(certificate), Some(key)) => Some((certificate.to_owned(), key.to_owned())),
+            (None, None) => None,
+            _ => {
+                return Err(args::invalid(
+                    "--tls-cert and --tls-key need each other".into(),
+                ));
+            }
+        };
+        if tls.is_some() && !cfg!(feature = "tls") {
+            let text = "--tls-cert needs a build with --features tls";
+            return Err(args::invalid(text.into()));
+        }
         Ok(Self {
             compress,
+            tls,
             shards: options.number("shards", 1)?,
             pool: options.flag("pool"),
             delay: (micros > 0).then_some(HandlerDelay {
@@ -104,6 +122,9 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
     }
     if settings.compress {
         app = with_compression(app);
+    }
+    if let Some((certificate, key)) = &settings.tls {
+        app = with_tls(app, certificate, key)?;
     }
     let mut app = match job {
         Job::Echo => match settings.delay {
@@ -176,6 +197,21 @@ fn with_compression(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
 #[cfg(not(feature = "deflate"))]
 fn with_compression(app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
     app
+}
+
+#[cfg(feature = "tls")]
+fn with_tls(
+    app: AsyncWebsocketApp<()>,
+    certificate: &str,
+    key: &str,
+) -> io::Result<AsyncWebsocketApp<()>> {
+    let tls = humphrey_ws::tls::Tls::from_pem_files(certificate, key)?;
+    Ok(app.with_tls(tls))
+}
+
+#[cfg(not(feature = "tls"))]
+fn with_tls(app: AsyncWebsocketApp<()>, _: &str, _: &str) -> io::Result<AsyncWebsocketApp<()>> {
+    Ok(app)
 }
 
 /// Returns the names of the rooms in round-robin order.

@@ -75,6 +75,29 @@ fn compression_scenarios_receive_what_was_sent() {
 }
 
 #[test]
+#[cfg(feature = "tls")]
+fn tls_scenarios_receive_what_was_sent() {
+    let (out, _) = run_with_out("tls", &["tls", "--quick"]);
+    let report = json(&out);
+    let scenario = |id: &str| {
+        let mut scenarios = report["scenarios"].as_array().unwrap().iter();
+        scenarios.find(|scenario| scenario["id"] == id).unwrap()
+    };
+    let of = |id: &str, server: usize, figure: &str| {
+        let figure = &scenario(id)["servers"][server]["rounds"][0][figure];
+        figure.as_f64().unwrap()
+    };
+    for server in [0, 1] {
+        assert!((of("fan-out-w16", server, "bytes") - 34.0).abs() < 1e-9);
+        assert!(of("fan-out-w16", server, "compared") > 0.0);
+    }
+    for server in 0..5 {
+        assert!(of("handshakes", server, "connections") > 0.0);
+    }
+    assert!(of("storm", 0, "p99") > 0.0 && of("storm", 0, "joins_per_second") > 0.0);
+}
+
+#[test]
 fn unknown_scenario_name_is_an_error() {
     for args in [["--only", "nothing"], ["--peers", "nobody"]] {
         let run = bench(&["run", args[0], args[1]]).output().unwrap();

@@ -1,8 +1,9 @@
 //! Other WebSocket servers, each written as its own documentation shows, with the jobs that the bench gives all servers.
 //!
-//!     humphrey_ws_bench_peers PEER echo|fanout|blocked
+//!     humphrey_ws_bench_peers PEER echo|fanout|blocked [none [CERTIFICATE KEY]]
 //!
-//! listens on a port of its own on 127.0.0.1, says `READY` and its address, and serves until it is killed.
+//! listens on a port of its own on 127.0.0.1, says `READY` and its address, and serves until it is killed. `none` means no
+//! compression, as for the peers in JavaScript. With the PEM files of a certificate and its key, axum speaks TLS.
 
 mod axum_ws;
 mod fast;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 
 use tokio::net::TcpListener;
 
+use axum_ws::Certificate;
 use registry::{Job, Registry};
 
 fn main() -> ExitCode {
@@ -26,9 +28,17 @@ fn main() -> ExitCode {
         eprintln!("which peer, and which job: echo, fanout or blocked?");
         return ExitCode::from(2);
     };
+    if args.next().is_some_and(|mode| mode != "none") {
+        eprintln!("{peer}: no compression");
+        return ExitCode::from(2);
+    }
+    let certificate = args.next().zip(args.next());
+    let certificate = certificate.map(|(certificate, key)| Certificate { certificate, key });
     let outcome = match peer.as_str() {
+        "axum" => on_tokio(&peer, job, certificate),
+        _ if certificate.is_some() => Err(std::io::Error::other("no TLS")),
         "humphrey_ws-0.5.1" => published_ws::serve(job),
-        _ => on_tokio(&peer, job),
+        _ => on_tokio(&peer, job, None),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,7 +51,11 @@ fn main() -> ExitCode {
 
 /// Runs a future as `#[tokio::main]` does, with as many threads as available CPUs, which is one here.
 #[tokio::main]
-async fn on_tokio(peer: &str, job: Job) -> std::io::Result<()> {
+async fn on_tokio(
+    peer: &str,
+    job: Job,
+    certificate: Option<Certificate>,
+) -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     ready(listener.local_addr()?);
     let registry = Registry::new(job);
@@ -49,7 +63,7 @@ async fn on_tokio(peer: &str, job: Job) -> std::io::Result<()> {
         "tokio-tungstenite" => plain::tungstenite(listener, registry, None).await,
         "tokio-tungstenite-4k" => plain::tungstenite(listener, registry, Some(4096)).await,
         "tokio-websockets" => plain::websockets(listener, registry).await,
-        "axum" => axum_ws::serve(listener, registry).await,
+        "axum" => axum_ws::serve(listener, registry, certificate).await,
         "fastwebsockets" => fast::serve(listener, registry).await,
         "yawc" => yawc_ws::serve(listener, registry).await,
         _ => Err(std::io::Error::other("no such peer")),

@@ -3,9 +3,10 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rustix::io::ioctl_fionbio;
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::sockopt::{
     Timeout, set_socket_recv_buffer_size, set_socket_timeout, set_tcp_nodelay,
 };
@@ -14,6 +15,9 @@ use rustix::net::{
     socket_with,
 };
 
+use rustls::ClientConfig;
+
+use super::tls::{self, TlsConnection};
 use crate::wire;
 
 /// Handshakes per batch: fewer than the backlog of any listener.
@@ -30,12 +34,110 @@ const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_wi
 const SMALL: usize = 4096;
 
 /// How a connection is opened.
+#[derive(Clone, Debug)]
 pub(crate) struct ConnectionSpec {
     pub(crate) path: String,
     /// Whether its receive buffer is small, so that it fills up soon.
     pub(crate) small: bool,
     /// Whether it offers compression. If so, the server must accept it.
     pub(crate) offers: bool,
+}
+
+impl Default for ConnectionSpec {
+    fn default() -> Self {
+        Self {
+            path: "/".into(),
+            small: false,
+            offers: false,
+        }
+    }
+}
+
+/// An open connection, plain or over TLS.
+pub(crate) enum Connection {
+    Plain(OwnedFd),
+    Tls(Box<TlsConnection>),
+}
+
+impl Connection {
+    /// Opens `count` nonblocking connections; over TLS with a configuration.
+    pub(crate) fn open(
+        address: SocketAddrV4,
+        count: usize,
+        spec: impl Fn(usize) -> ConnectionSpec,
+        config: Option<&Arc<ClientConfig>>,
+    ) -> io::Result<Vec<Self>> {
+        match config {
+            None => {
+                let opened = open(address, 0, count, spec)?.into_iter();
+                Ok(opened.map(Self::Plain).collect())
+            }
+            Some(config) => {
+                let opened = tls::open(address, 0, count, spec, |_| config.clone())?;
+                let opened = opened.into_iter().map(Box::new);
+                Ok(opened.map(Self::Tls).collect())
+            }
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(connection) => &connection.socket,
+        }
+    }
+
+    /// Reads everything that has arrived, and passes it to `take` in parts.
+    pub(crate) fn read(
+        &mut self,
+        buffer: &mut [u8],
+        mut take: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(connection) => {
+                while connection.receive(buffer, &mut take)? {}
+                return Ok(());
+            }
+        };
+        loop {
+            let read = match recv(&*socket, &mut *buffer, RecvFlags::empty()) {
+                Ok((0, _)) => return Err(io::Error::other("the server closed the connection")),
+                Ok((read, _)) => read,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            take(&buffer[..read])?;
+            if read < buffer.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends everything, and waits while the socket's buffer is full. The client does not read meanwhile.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => send_all(socket, bytes),
+            Self::Tls(connection) => connection.send(bytes),
+        }
+    }
+}
+
+/// Sends everything through a socket, which may be nonblocking.
+pub(super) fn send_all(socket: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+    let mut rest = bytes;
+    let since = Instant::now();
+    while !rest.is_empty() {
+        match send(socket, rest, SendFlags::NOSIGNAL) {
+            Ok(sent) => rest = &rest[sent..],
+            // The server reads on, since it can buffer the deliveries of a batch.
+            Err(Errno::AGAIN) if since.elapsed() < PATIENCE => std::thread::yield_now(),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Opens `count` nonblocking connections. `from` connections were opened before and use up source ports.
@@ -65,39 +167,43 @@ pub(crate) fn open_with_messages(
     count: usize,
     spec: impl Fn(usize) -> ConnectionSpec,
 ) -> io::Result<Vec<(OwnedFd, Vec<u8>)>> {
-    let accept = wire::accept_key(KEY);
+    let accept = accept();
     let mut opened = Vec::with_capacity(count);
     let mut sockets: Vec<(OwnedFd, bool)> = Vec::with_capacity(count.min(BATCH));
     while opened.len() < count {
         let first = opened.len();
         for at in first..count.min(first + BATCH) {
-            let ConnectionSpec {
-                path,
-                small,
-                offers,
-            } = spec(at);
-            let socket = socket(address, from + at, small)?;
-            let request = format!(
-                "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{}\r\n",
-                if offers { OFFER } else { "" }
-            );
+            let spec = spec(at);
+            let socket = socket(address, from + at, spec.small)?;
+            let request = request(address, &spec);
             // The send buffer of a new socket is many times larger.
             if send(&socket, request.as_bytes(), SendFlags::NOSIGNAL)? != request.len() {
                 return Err(io::Error::other("a request was not sent in one piece"));
             }
-            sockets.push((socket, offers));
+            sockets.push((socket, spec.offers));
         }
         for (at, (socket, offers)) in sockets.drain(..).enumerate() {
-            let received = finish(&socket, &accept, offers)
+            let received = read_response(|answer| receive(&socket, answer), &accept, offers)
                 .map_err(|e| io::Error::new(e.kind(), format!("handshake {}: {e}", first + at)))?;
+            ioctl_fionbio(&socket, true)?;
             opened.push((socket, received));
         }
     }
     Ok(opened)
 }
 
-fn socket(address: SocketAddrV4, at: usize, small: bool) -> io::Result<OwnedFd> {
+/// The request of a WebSocket handshake.
+pub(super) fn request(address: SocketAddrV4, spec: &ConnectionSpec) -> String {
+    format!(
+        "GET {} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{}\r\n",
+        spec.path,
+        if spec.offers { OFFER } else { "" }
+    )
+}
+
+/// Connects a blocking socket with timeouts. `at` connections were opened before and use up source ports.
+pub(super) fn socket(address: SocketAddrV4, at: usize, small: bool) -> io::Result<OwnedFd> {
     let socket = socket_with(
         AddressFamily::INET,
         SocketType::STREAM,
@@ -125,21 +231,40 @@ fn socket(address: SocketAddrV4, at: usize, small: bool) -> io::Result<OwnedFd> 
 
 /// Reads the response, which must be valid, and must accept compression exactly if the client offered it. Returns the bytes
 /// after the response.
-fn finish(socket: &OwnedFd, accept: &str, offers: bool) -> io::Result<Vec<u8>> {
+pub(super) fn read_response(
+    mut read: impl FnMut(&mut Vec<u8>) -> io::Result<()>,
+    accept: &str,
+    offers: bool,
+) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
-    let mut part = [0; 1024];
     let end = loop {
-        let (read, _) = recv(socket, &mut part[..], RecvFlags::empty())?;
-        answer.extend_from_slice(&part[..read]);
+        read(&mut answer)?;
         match wire::head_end(&answer) {
             Some(end) => break end,
-            None if read == 0 || answer.len() > 16 * 1024 => {
-                return Err(io::Error::other("the response is incomplete"));
+            None if answer.len() > 16 * 1024 => {
+                return Err(io::Error::other("the response is too long"));
             }
             None => {}
         }
     };
-    let head = String::from_utf8_lossy(&answer[..end]);
+    check_response(&answer[..end], accept, offers)?;
+    Ok(answer.split_off(end))
+}
+
+/// Appends what a blocking socket receives.
+fn receive(socket: &OwnedFd, answer: &mut Vec<u8>) -> io::Result<()> {
+    let mut part = [0; 1024];
+    let (read, _) = recv(socket, &mut part[..], RecvFlags::empty())?;
+    if read == 0 {
+        return Err(io::Error::other("the response is incomplete"));
+    }
+    answer.extend_from_slice(&part[..read]);
+    Ok(())
+}
+
+/// Checks the head of a response like [`open`].
+pub(super) fn check_response(head: &[u8], accept: &str, offers: bool) -> io::Result<()> {
+    let head = String::from_utf8_lossy(head);
     if head.split(' ').nth(1) != Some("101")
         || wire::header(&head, "sec-websocket-accept") != Some(accept)
     {
@@ -155,6 +280,10 @@ fn finish(socket: &OwnedFd, accept: &str, offers: bool) -> io::Result<Vec<u8>> {
             if offers { "offered" } else { "did not offer" }
         )));
     }
-    ioctl_fionbio(socket, true)?;
-    Ok(answer.split_off(end))
+    Ok(())
+}
+
+/// The `Sec-WebSocket-Accept` of every response.
+pub(super) fn accept() -> String {
+    wire::accept_key(KEY)
 }

@@ -13,6 +13,7 @@ mod plan;
 mod receiver;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tls;
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -2,6 +2,7 @@
 //! server's CPU time per delivery, user and system, as the operating system accounts for it. Each figure is a ratio to the
 //! floor's of the same round.
 
+mod alternating;
 mod catalog;
 mod compression;
 mod cost;
@@ -14,6 +15,7 @@ mod scenario;
 mod server;
 mod single;
 mod target;
+mod tls;
 mod workload;
 
 use std::io;
@@ -29,8 +31,10 @@ use results::{Results, Sample, ScenarioResult, ServerResult, Unit};
 use scenario::{Measurement, Rounds, Scenario, Side};
 use workload::{ServerKind, Workload};
 
-pub(crate) use compression::{OPTIONS as COMPRESSION_OPTIONS, command as compression};
+pub(crate) use alternating::OPTIONS as ALTERNATING_OPTIONS;
+pub(crate) use compression::command as compression;
 pub(crate) use report::{OPTIONS as REPORT_OPTIONS, command as report};
+pub(crate) use tls::command as tls;
 
 pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::flag("quick"),

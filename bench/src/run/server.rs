@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::Setup;
 use super::workload::{ServerKind, Workload};
+use crate::machine;
 
 /// Timeout for a server to start listening.
 const PATIENCE: Timespec = Timespec {
@@ -31,6 +32,8 @@ pub(super) struct Server {
     pub(super) address: SocketAddrV4,
     /// Whether it is paused while other servers are measured.
     pauses: bool,
+    /// The proxy in front of it, whose CPU time and memory count, too.
+    proxy: Option<Child>,
 }
 
 impl Server {
@@ -93,6 +96,7 @@ impl Server {
                 child,
                 address,
                 pauses,
+                proxy: None,
             }),
             Err(error) => {
                 end(&mut child);
@@ -102,8 +106,31 @@ impl Server {
         }
     }
 
+    /// Puts a proxy in front of this server. Its clients then connect to the proxy's address.
+    pub(super) fn behind(self, proxy: Child, address: SocketAddrV4) -> Self {
+        let mut server = self;
+        server.proxy = Some(proxy);
+        server.address = address;
+        server
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    fn pids(&self) -> impl Iterator<Item = u32> {
+        let proxy = self.proxy.as_ref().map(Child::id);
+        [self.pid()].into_iter().chain(proxy)
+    }
+
+    /// CPU time that it has used so far, as [`machine::cpu_seconds`], with its proxy.
+    pub(super) fn cpu_seconds(&self) -> io::Result<f64> {
+        self.pids().map(machine::cpu_seconds).sum()
+    }
+
+    /// Resident memory in bytes, with its proxy.
+    pub(super) fn resident(&self) -> io::Result<u64> {
+        self.pids().map(machine::resident).sum()
     }
 
     /// Pauses a peer, which might poll or collect garbage while others are measured.
@@ -136,6 +163,7 @@ fn program(setup: &Setup) -> io::Result<Vec<PathBuf>> {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.proxy.iter_mut().for_each(end);
         end(&mut self.child);
     }
 }

@@ -15,6 +15,7 @@ use rustix::net::{RecvFlags, recv};
 
 use super::stream::{Frames, Inflater, Part, Totals};
 use crate::load::connect::{self, ConnectionSpec};
+use crate::wire;
 
 /// Number of connections opened per second.
 pub(super) const PER_SECOND: f64 = 100.0;
@@ -91,9 +92,8 @@ impl Shared {
             .map(|(number, message)| (message.as_bytes(), number))
             .collect();
         let spec = |_| ConnectionSpec {
-            path: "/".into(),
-            small: false,
             offers,
+            ..ConnectionSpec::default()
         };
         let pause = Duration::from_secs_f64(1.0 / PER_SECOND);
         let mut open: VecDeque<(OwnedFd, Vec<u8>)> = VecDeque::new();
@@ -145,7 +145,7 @@ fn leave(
         }
     }
     let (mut frames, mut inflater, mut totals) =
-        (Frames::default(), Inflater::new(), Totals::default());
+        (Frames::new(wire::TEXT), Inflater::new(), Totals::default());
     let (mut bytes, mut whole) = (&received[..], Totals::default());
     let mut next = None;
     while let Part::Payload(payload, ends) = frames.next(&mut bytes, &mut totals, offers)? {

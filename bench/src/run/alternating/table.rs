@@ -1,17 +1,14 @@
-//! The figures of the command `compression` as JSON and as Markdown, and whether they meet the targets.
+//! The figures as JSON and as Markdown, and whether they meet the targets.
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::Setup;
-use super::catalog::{Bound, Target};
+use super::scenario::{Bound, Measurement, Target};
+use super::{Setup, Suite};
 use crate::args::Options;
 use crate::run::results::{Verdict, median_by};
 use crate::run::{markdown, report};
-
-/// The name of the marks around the table of targets in a page.
-const MARKS: &str = "compression";
 
 /// The results of a run.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -28,6 +25,7 @@ pub(super) struct Report {
 pub(super) struct ScenarioReport {
     pub(super) id: String,
     pub(super) title: String,
+    pub(super) measurement: Measurement,
     /// The servers. All others are compared with the first.
     pub(super) servers: Vec<ServerReport>,
 }
@@ -43,7 +41,8 @@ pub(super) struct ServerReport {
 /// One server's figures in one round.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Figures {
-    /// Microseconds of the server's CPU time, user and system, per delivery and per message sent.
+    /// Microseconds of the server's CPU time, user and system, per delivery, or per connection in a scenario that measures
+    /// connecting; and per message sent.
     pub(super) cpu: f64,
     pub(super) cpu_per_broadcast: f64,
     /// WebSocket bytes per delivery: payloads and frame headers, without the headers of TCP and IP.
@@ -54,17 +53,25 @@ pub(super) struct Figures {
     pub(super) messages: u64,
     /// Number of received messages that were compared with those sent.
     pub(super) compared: u64,
+    /// Number of connections, in scenarios that measure connecting.
+    pub(super) connections: u64,
+    /// Late joiners, or handshakes, per second.
     pub(super) joins_per_second: f64,
     /// Resident bytes per idle connection, in scenarios that measure memory.
     pub(super) resident_per_connection: Option<f64>,
+    /// 99th percentile of latency in microseconds while others connect, and before.
+    pub(super) p99: Option<f64>,
+    pub(super) unhindered_p99: Option<f64>,
 }
 
 impl Figures {
     /// Returns the figures for the progress line of a round.
     pub(super) fn summary(&self) -> String {
-        match self.resident_per_connection {
-            Some(bytes) => format!("{bytes:.1} B"),
-            None => format!("{:.3} µs {:.1} B", self.cpu, self.bytes),
+        match (self.resident_per_connection, self.p99) {
+            (Some(bytes), _) => format!("{bytes:.1} B"),
+            (None, Some(p99)) => format!("p99 {p99:.0} µs"),
+            (None, None) if self.connections > 0 => format!("{:.1} µs", self.cpu),
+            (None, None) => format!("{:.3} µs {:.1} B", self.cpu, self.bytes),
         }
     }
 }
@@ -80,6 +87,18 @@ impl ServerReport {
 
     fn middle(&self, of: impl Fn(&Figures) -> f64) -> f64 {
         median_by(self.rounds.iter().map(of), |value| *value).unwrap_or(f64::NAN)
+    }
+
+    /// The median of the ratios to another server in the same round.
+    fn ratio(&self, other: &Self, of: impl Fn(&Figures) -> f64) -> String {
+        let pairs = self.rounds.iter().zip(&other.rounds);
+        let ratios = pairs.map(|(ours, theirs)| of(ours) / of(theirs));
+        let middle = median_by(ratios, |value| *value).unwrap_or(f64::NAN);
+        format!("{middle:.3}")
+    }
+
+    fn sum(&self, of: impl Fn(&Figures) -> u64) -> String {
+        self.rounds.iter().map(of).sum::<u64>().to_string()
     }
 }
 
@@ -103,6 +122,13 @@ impl Target {
             Bound::ExcessShare(_, plain) => {
                 rounds().map(|(a, b)| (a.bytes - b.bytes) / plain).collect()
             }
+            Bound::Resident(_) => rounds()
+                .filter_map(|(a, _)| a.resident_per_connection)
+                .collect(),
+            Bound::Micros(_) => rounds().map(|(a, _)| a.cpu).collect(),
+            Bound::Latency(_) => rounds()
+                .filter_map(|(a, _)| Some(a.p99? / a.unhindered_p99?))
+                .collect(),
         };
         let name = self.beside;
         let (target, limit) = match self.bound {
@@ -112,6 +138,9 @@ impl Target {
             Bound::ExcessMicros(most) => (format!("≤ {most} µs a broadcast beyond {name}"), most),
             Bound::ExcessResident(most) => (format!("≤ {most} B beyond {name}"), most),
             Bound::ExcessShare(most, _) => (format!("bytes ≤ {most} of plain beyond {name}"), most),
+            Bound::Resident(most) => (format!("≤ {most} B"), most),
+            Bound::Micros(most) => (format!("≤ {most} µs of CPU"), most),
+            Bound::Latency(most) => (format!("≤ {most} × unhindered"), most),
         };
         Verdict::new(self.what, target, &figures, |figure| match self.bound {
             Bound::FewerBytes => figure < limit,
@@ -121,19 +150,25 @@ impl Target {
 }
 
 /// Describes the machine and the method. Call it before servers are started.
-pub(super) fn head(setup: &Setup, client_cpu: &usize, idle_share: f64) -> Vec<String> {
+pub(super) fn head(
+    suite: &Suite,
+    setup: &Setup,
+    client_cpu: &usize,
+    idle_share: f64,
+) -> Vec<String> {
     let mut head = vec![
         report::machine_line(idle_share),
         format!(
-            "Server on CPU {}, client on CPU {client_cpu}. Rounds: {}, or five times as many shorter ones if clients do not \
-             offer compression; server CPU per measurement: {} s in total.",
+            "Server on CPU {}, client on CPU {client_cpu}. Rounds: {}, or five times as many shorter ones where the feature is \
+             unused; server CPU per measurement: {} s in total.",
             setup.server_cpu, setup.rounds, setup.cpu_seconds
         ),
     ];
-    if cfg!(feature = "deflate") {
-        head.push(
-            "The servers without compression were built with the feature `deflate`, too.".into(),
-        );
+    if suite.has_feature {
+        head.push(format!(
+            "The plain servers were built with the feature `{}`, too.",
+            suite.feature
+        ));
     }
     if setup.quick {
         head.push("A quick run: its times mean little.".into());
@@ -141,14 +176,15 @@ pub(super) fn head(setup: &Setup, client_cpu: &usize, idle_share: f64) -> Vec<St
     head
 }
 
-/// Writes `out.json` and `out.md`, inserts the targets into a page, and prints the complete report.
-pub(super) fn write(results: &Report, options: &Options) -> io::Result<()> {
+/// Writes `out.json` and `out.md`, inserts the targets between the marks of this name in a page, and prints the complete
+/// report.
+pub(super) fn write(marks: &str, results: &Report, options: &Options) -> io::Result<()> {
     let text = complete(results);
     if let Some(out) = options.text("out") {
         report::write_files(out, results, &[("md", &text)])?;
     }
     if let Some(path) = options.text("targets") {
-        report::insert(path, MARKS, &targets(results))?;
+        report::insert(path, marks, &targets(results))?;
     }
     print!("{text}");
     Ok(())
@@ -188,16 +224,72 @@ fn short(number: f64) -> String {
     }
 }
 
+/// A column of a scenario's table.
+struct Column {
+    title: &'static str,
+    /// Renders the cell of a server beside the first server.
+    cell: fn(&ServerReport, &ServerReport) -> String,
+}
+
+const fn column(title: &'static str, cell: fn(&ServerReport, &ServerReport) -> String) -> Column {
+    Column { title, cell }
+}
+
+fn columns(scenario: &ScenarioReport) -> Vec<Column> {
+    match scenario.measurement {
+        Measurement::Load => {
+            let mut columns = vec![
+                column("CPU per delivery, µs", |s, _| short(s.middle(|f| f.cpu))),
+                column("×", |s, first| s.ratio(first, |f| f.cpu)),
+                column("CPU per message, µs", |s, _| {
+                    format!("{:.1}", s.middle(|f| f.cpu_per_broadcast))
+                }),
+                column("bytes per delivery", |s, _| {
+                    format!("{:.1}", s.middle(|f| f.bytes))
+                }),
+                column("×", |s, first| s.ratio(first, |f| f.bytes)),
+            ];
+            let mut rounds = scenario.servers.iter().flat_map(|server| &server.rounds);
+            if rounds.any(|figures| figures.compressed > 0.0) {
+                columns.push(column("compressed", |s, _| {
+                    format!("{:.0} %", s.middle(|f| f.compressed) * 100.0)
+                }));
+            }
+            columns.push(column("compared", |s, _| s.sum(|f| f.compared)));
+            columns
+        }
+        Measurement::Idle => vec![column("bytes per connection", |s, _| {
+            let bytes = s.middle(|f| f.resident_per_connection.unwrap_or(f64::NAN));
+            format!("{bytes:.1}")
+        })],
+        Measurement::Handshakes => vec![
+            column("CPU per connection, µs", |s, _| short(s.middle(|f| f.cpu))),
+            column("×", |s, first| s.ratio(first, |f| f.cpu)),
+            column("connections", |s, _| s.sum(|f| f.connections)),
+        ],
+        Measurement::Storm => vec![
+            column("p99, µs", |s, _| {
+                format!("{:.0}", s.middle(|f| f.p99.unwrap_or(f64::NAN)))
+            }),
+            column("unhindered p99, µs", |s, _| {
+                let p99 = s.middle(|f| f.unhindered_p99.unwrap_or(f64::NAN));
+                format!("{p99:.0}")
+            }),
+            column("×", |s, _| {
+                let ratio = |f: &Figures| Some(f.p99? / f.unhindered_p99?);
+                format!("{:.2}", s.middle(|f| ratio(f).unwrap_or(f64::NAN)))
+            }),
+        ],
+    }
+}
+
 fn figures(scenario: &ScenarioReport) -> String {
-    let is_idle = scenario.servers.iter().flat_map(|s| &s.rounds);
-    let is_idle = is_idle.clone().any(|f| f.resident_per_connection.is_some());
-    let mut text = match is_idle {
-        true => String::from("\n| | bytes per connection |\n|---|---|\n"),
-        false => String::from(
-            "\n| | CPU per delivery, µs | × | CPU per message, µs | bytes per delivery | × | compressed | compared |\n\
-             |---|---|---|---|---|---|---|---|\n",
-        ),
-    };
+    let columns = columns(scenario);
+    let titles: String = columns
+        .iter()
+        .map(|column| format!(" {} |", column.title))
+        .collect();
+    let mut text = format!("\n| |{titles}\n|---|{}\n", "---|".repeat(columns.len()));
     let Some(first) = scenario.servers.first() else {
         return text;
     };
@@ -207,31 +299,14 @@ fn figures(scenario: &ScenarioReport) -> String {
             text += &format!("| {name} | failed: {failure} |\n");
             continue;
         }
-        if is_idle {
-            let bytes = server.middle(|f| f.resident_per_connection.unwrap_or(f64::NAN));
-            text += &format!("| {name} | {bytes:.1} |\n");
-            continue;
-        }
-        let ratio = |of: fn(&Figures) -> f64| {
-            let pairs = server.rounds.iter().zip(&first.rounds);
-            let ratios = pairs.map(|(a, b)| of(a) / of(b));
-            median_by(ratios, |value| *value).unwrap_or(f64::NAN)
-        };
         let joins = server.middle(|f| f.joins_per_second);
         let joins = match joins > 0.0 {
             true => format!(" ({joins:.0} measured)"),
             false => String::new(),
         };
-        text += &format!(
-            "| {name}{joins} | {} | {:.3} | {:.1} | {:.1} | {:.3} | {:.0} % | {} |\n",
-            short(server.middle(|f| f.cpu)),
-            ratio(|f| f.cpu),
-            server.middle(|f| f.cpu_per_broadcast),
-            server.middle(|f| f.bytes),
-            ratio(|f| f.bytes),
-            server.middle(|f| f.compressed) * 100.0,
-            server.rounds.iter().map(|f| f.compared).sum::<u64>(),
-        );
+        let cells = columns.iter().map(|column| (column.cell)(server, first));
+        let cells: String = cells.map(|cell| format!(" {cell} |")).collect();
+        text += &format!("| {name}{joins} |{cells}\n");
     }
     text
 }
@@ -257,6 +332,7 @@ mod tests {
         let outcome = ScenarioReport {
             id: "ticks".into(),
             title: "ticks".into(),
+            measurement: Measurement::Load,
             servers: vec![
                 server("plain", &[(5.0, 106.0), (6.0, 106.0), (7.0, 106.0)]),
                 server("ours", &[(5.0, 31.8), (6.3, 31.8), (7.7, 31.8)]),
@@ -281,6 +357,68 @@ mod tests {
         assert!(judge(Bound::ExcessMicros(301.0)).met);
         assert!(!judge(Bound::ExcessMicros(299.0)).met);
         assert!(judge(Bound::ExcessShare(0.0, 106.0)).met);
+    }
+
+    #[test]
+    fn absolute_bounds_judge_the_server_alone() {
+        let figures = |cpu, p99, resident| Figures {
+            cpu,
+            connections: 1_000,
+            p99: Some(p99),
+            unhindered_p99: Some(100.0),
+            resident_per_connection: Some(resident),
+            ..Figures::default()
+        };
+        let outcome = ScenarioReport {
+            id: "tls".into(),
+            title: "tls".into(),
+            measurement: Measurement::Handshakes,
+            servers: vec![ServerReport {
+                rounds: vec![
+                    figures(140.0, 200.0, 3_900.0),
+                    figures(150.0, 300.0, 4_000.0),
+                    figures(900.0, 900.0, 9_000.0),
+                ],
+                ..ServerReport::new("ours")
+            }],
+        };
+        let is_met = |bound| {
+            let target = Target {
+                what: "tls",
+                server: "ours",
+                beside: "ours",
+                bound,
+            };
+            target.verdict(&outcome).unwrap().met
+        };
+        assert!(is_met(Bound::Micros(150.0)) && !is_met(Bound::Micros(149.0)));
+        assert!(is_met(Bound::Latency(3.0)) && !is_met(Bound::Latency(2.9)));
+        assert!(is_met(Bound::Resident(4_000.0)) && !is_met(Bound::Resident(3_999.0)));
+    }
+
+    #[test]
+    fn table_rows_have_a_cell_for_each_column() {
+        for measurement in [
+            Measurement::Load,
+            Measurement::Idle,
+            Measurement::Handshakes,
+            Measurement::Storm,
+        ] {
+            let outcome = ScenarioReport {
+                id: "ticks".into(),
+                title: "ticks".into(),
+                measurement,
+                servers: vec![
+                    server("plain", &[(5.0, 106.0)]),
+                    server("ours", &[(6.0, 53.0)]),
+                ],
+            };
+            let table = figures(&outcome);
+            let mut rows = table.lines().filter(|line| !line.is_empty());
+            let cells = |row: &str| row.matches('|').count();
+            let header = cells(rows.next().unwrap());
+            assert!(rows.all(|row| cells(row) == header), "{table}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The load client of the compression scenarios. One thread serves all connections through epoll, and polls instead of
+//! The load client of scenarios whose servers are loaded in turn. One thread serves all connections through epoll, and polls instead of
 //! sleeping, so that the server does not pay for waking it. It counts frames and bytes without inflating messages, so that
 //! its own work does not limit the server. Only a sample of the connections inflates every message and compares it with the
 //! one that was sent.
@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustls::ClientConfig;
 
 use super::stream::{Frames, Inflater, Part, Totals};
 use crate::args::Job;
-use crate::load::connect::{self, ConnectionSpec};
+use crate::load::connect::{Connection, ConnectionSpec};
 use crate::poll;
 use crate::wire;
 
@@ -42,8 +41,11 @@ pub(super) struct TrafficPlan {
     /// Number of messages in a batch; in an echo, for each client.
     pub(super) window: usize,
     pub(super) messages: Arc<Vec<String>>,
+    pub(super) opcode: u8,
     /// Whether the clients offer compression. If they do, the server must accept it.
     pub(super) offers: bool,
+    /// The clients' configuration of TLS, if they use it.
+    pub(super) tls: Option<Arc<ClientConfig>>,
 }
 
 impl TrafficPlan {
@@ -130,7 +132,7 @@ pub(super) struct Clients {
 }
 
 struct Client {
-    socket: OwnedFd,
+    connection: Connection,
     frames: Frames,
     received: u64,
     inflater: Option<Inflater>,
@@ -140,22 +142,22 @@ impl Clients {
     pub(super) fn connect(address: SocketAddrV4, plan: TrafficPlan) -> io::Result<Self> {
         let spec = |at| ConnectionSpec {
             path: plan.path(at),
-            small: false,
             offers: plan.offers,
+            ..ConnectionSpec::default()
         };
-        let sockets = connect::open(address, 0, plan.clients, spec)?;
+        let opened = Connection::open(address, plan.clients, spec, plan.tls.as_ref())?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let mut clients = Vec::with_capacity(sockets.len());
-        for (token, socket) in sockets.into_iter().enumerate() {
+        let mut clients = Vec::with_capacity(opened.len());
+        for (token, connection) in opened.into_iter().enumerate() {
             epoll::add(
                 &epoll,
-                &socket,
+                connection.socket(),
                 epoll::EventData::new_u64(token as u64),
                 epoll::EventFlags::IN | epoll::EventFlags::ET,
             )?;
             clients.push(Client {
-                socket,
-                frames: Frames::default(),
+                connection,
+                frames: Frames::new(plan.opcode),
                 received: 0,
                 inflater: plan.is_checked(token).then(Inflater::new),
             });
@@ -181,11 +183,11 @@ impl Clients {
     fn wait_for_joins(&mut self) -> io::Result<()> {
         for at in 0..self.clients.len() {
             self.output.clear();
-            put_frame(&mut self.output, wire::HELLO);
-            self.write(at)?;
+            put_frame(&mut self.output, self.plan.opcode, wire::HELLO);
+            self.clients[at].connection.send(&self.output)?;
         }
         self.expected = self.clients.len() as u64;
-        let offers = self.plan.offers;
+        let (offers, opcode) = (self.plan.offers, self.plan.opcode);
         let plan = std::mem::replace(
             &mut self.plan,
             TrafficPlan {
@@ -195,7 +197,9 @@ impl Clients {
                 speakers: 0,
                 window: 1,
                 messages: Arc::new(vec![wire::HELLO.into()]),
+                opcode,
                 offers,
+                tls: None,
             },
         );
         let outcome = self.until_received();
@@ -235,25 +239,14 @@ impl Clients {
             let sender = self.plan.sender(self.sent);
             self.output.clear();
             while self.sent < end && self.plan.sender(self.sent) == sender {
-                put_frame(&mut self.output, self.plan.text(self.sent));
+                put_frame(
+                    &mut self.output,
+                    self.plan.opcode,
+                    self.plan.text(self.sent),
+                );
                 self.sent += 1;
             }
-            self.write(sender)?;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, client: usize) -> io::Result<()> {
-        let mut rest = &self.output[..];
-        let since = Instant::now();
-        while !rest.is_empty() {
-            match send(&self.clients[client].socket, rest, SendFlags::NOSIGNAL) {
-                Ok(sent) => rest = &rest[sent..],
-                // The client does not read now. The server reads on, since it can buffer the deliveries of a batch.
-                Err(Errno::AGAIN) if since.elapsed() < STALLED => std::thread::yield_now(),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.clients[sender].connection.send(&self.output)?;
         }
         Ok(())
     }
@@ -323,23 +316,19 @@ impl Client {
         input: &mut [u8],
         totals: &mut Totals,
     ) -> io::Result<()> {
-        loop {
-            let read = match recv(&self.socket, &mut *input, RecvFlags::empty()) {
-                Ok((0, _)) => return Err(io::Error::other("the server closed the connection")),
-                Ok((read, _)) => read,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let mut bytes = &input[..read];
-            while let Part::Payload(payload, ends) =
-                self.frames.next(&mut bytes, totals, plan.offers)?
-            {
-                if let Some(inflater) = &mut self.inflater {
+        let Self {
+            connection,
+            frames,
+            received,
+            inflater,
+        } = self;
+        connection.read(input, |mut bytes| {
+            while let Part::Payload(payload, ends) = frames.next(&mut bytes, totals, plan.offers)? {
+                if let Some(inflater) = inflater {
                     inflater.push(payload);
                     if ends {
-                        let number = plan.number(at, self.received);
-                        let text = inflater.finish(self.frames.is_compressed())?;
+                        let number = plan.number(at, *received);
+                        let text = inflater.finish(frames.is_compressed())?;
                         if text != plan.text(number).as_bytes() {
                             return Err(io::Error::other(format!(
                                 "message {number} is {:?}, not {:?}",
@@ -349,17 +338,16 @@ impl Client {
                         }
                     }
                 }
-                self.received += u64::from(ends);
+                *received += u64::from(ends);
             }
-            if read < input.len() {
-                return Ok(());
-            }
-        }
+            Ok(())
+        })
     }
 }
 
-fn put_frame(output: &mut Vec<u8>, text: &str) {
-    wire::put_client_head(output, wire::TEXT, text.len(), MASK);
+/// Appends a client's frame.
+pub(super) fn put_frame(output: &mut Vec<u8>, opcode: u8, text: &str) {
+    wire::put_client_head(output, opcode, text.len(), MASK);
     let payload = output.len();
     output.extend_from_slice(text.as_bytes());
     wire::mask(&mut output[payload..], MASK);
@@ -377,7 +365,9 @@ mod tests {
             speakers,
             window: if job == Job::Echo { 3 } else { 1 },
             messages: Arc::default(),
+            opcode: wire::TEXT,
             offers: false,
+            tls: None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::io;
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZFlush, MZStatus};
 
-const TEXT_FRAME: u8 = 0x81;
+const FIN: u8 = 0x80;
 const RSV1: u8 = 0x40;
 /// The end of a flushed block, which the sender removes (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
@@ -38,8 +38,9 @@ impl Totals {
 }
 
 /// Splits a stream into frames, at any boundaries of reads.
-#[derive(Default)]
 pub(super) struct Frames {
+    /// The opcode of every frame.
+    opcode: u8,
     head: [u8; 10],
     have: usize,
     /// Number of payload bytes of the current frame that have not arrived.
@@ -57,6 +58,16 @@ pub(super) enum Part<'a> {
 }
 
 impl Frames {
+    pub(super) fn new(opcode: u8) -> Self {
+        Self {
+            opcode,
+            head: [0; 10],
+            have: 0,
+            missing: 0,
+            in_payload: false,
+        }
+    }
+
     /// Removes the next part of a frame from `bytes` and adds it to `totals`.
     pub(super) fn next<'a>(
         &mut self,
@@ -121,7 +132,8 @@ impl Frames {
                 .fold(0, |all, &byte| all << 8 | usize::from(byte)),
         };
         let first = self.head[0];
-        let is_known = first == TEXT_FRAME || first == TEXT_FRAME | RSV1 && may_be_compressed;
+        let expected = FIN | self.opcode;
+        let is_known = first == expected || first == expected | RSV1 && may_be_compressed;
         // A server does not mask its frames.
         if !is_known || self.head[1] > 127 {
             // If this is a close frame, the error shows its reason.
@@ -244,7 +256,7 @@ mod tests {
             .collect();
         let bytes = stream(&messages);
         for step in [1, 2, 3, 7, 100, 4_000, bytes.len()] {
-            let (mut frames, mut inflater) = (Frames::default(), Inflater::new());
+            let (mut frames, mut inflater) = (Frames::new(wire::TEXT), Inflater::new());
             let (mut totals, mut texts) = (Totals::default(), Vec::new());
             for mut part in bytes.chunks(step) {
                 while let Part::Payload(payload, ends) =
@@ -267,7 +279,7 @@ mod tests {
     #[test]
     fn compressed_frame_without_agreement_is_an_error() {
         let bytes = stream(&["plain".into(), "compressed, compressed".into()]);
-        let (mut frames, mut totals) = (Frames::default(), Totals::default());
+        let (mut frames, mut totals) = (Frames::new(wire::TEXT), Totals::default());
         let mut rest = &bytes[..];
         assert!(frames.next(&mut rest, &mut totals, false).is_ok());
         assert!(frames.next(&mut rest, &mut totals, false).is_err());

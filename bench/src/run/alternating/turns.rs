@@ -1,0 +1,65 @@
+//! Loads servers in turn, so that a slowdown of the machine affects all of them alike.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::table::Figures;
+use crate::run::server::Server;
+
+/// Duration of the load on a server in one pass.
+pub(super) const TURN: Duration = Duration::from_millis(250);
+/// Maximum duration of a measurement, as a multiple of the requested CPU time.
+const TIMES_MAX: f64 = 4.0;
+
+/// A server that is loaded in turn with others.
+pub(super) trait Turns {
+    fn server(&self) -> &Server;
+
+    /// The CPU time in seconds that the server has used since its warm-up.
+    fn used(&self) -> f64;
+
+    /// Loads the server for this time.
+    fn turn(&mut self, time: Duration) -> io::Result<()>;
+
+    /// Ends the measurement and checks that it is valid.
+    fn finish(self) -> io::Result<Figures>;
+}
+
+/// Loads servers in turn, until each has used `enough` CPU time in seconds. Adds their CPU time to `used`.
+pub(super) fn alternate<Run: Turns>(
+    mut runs: Vec<io::Result<Run>>,
+    enough: f64,
+    used: &mut f64,
+) -> Vec<io::Result<Figures>> {
+    let turn = TURN.min(Duration::from_secs_f64(enough / 2.0));
+    let end = Instant::now() + Duration::from_secs_f64(enough * TIMES_MAX * runs.len() as f64);
+    let mut is_forward = true;
+    loop {
+        let mut order: Vec<&mut io::Result<Run>> = runs.iter_mut().collect();
+        if !is_forward {
+            order.reverse();
+        }
+        is_forward = !is_forward;
+        let mut all_done = true;
+        for run in order {
+            if let Ok(under_load) = run
+                && under_load.used() < enough
+            {
+                all_done = false;
+                if let Err(error) = under_load.turn(turn) {
+                    *run = Err(error);
+                }
+            }
+        }
+        if all_done || Instant::now() >= end {
+            break;
+        }
+    }
+    runs.into_iter()
+        .map(|run| {
+            let run = run?;
+            *used += run.server().cpu_seconds()?;
+            run.finish()
+        })
+        .collect()
+}

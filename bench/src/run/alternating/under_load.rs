@@ -1,0 +1,137 @@
+//! Measures the CPU time and the bytes of deliveries.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::client::Clients;
+use super::scenario::{Scenario, Side};
+use super::stream::Totals;
+use super::table::Figures;
+use super::turns::{TURN, Turns};
+use super::visitors::Visitors;
+use super::{Setup, WARM_UP};
+use crate::run::server::Server;
+
+/// Minimum number of messages before the measurement. They fill a compressor's window of 8 KiB.
+const WARM_UP_MESSAGES: u64 = 256;
+/// Maximum duration of the warm-up with [`WARM_UP_MESSAGES`].
+const WARM_UP_MAX: Duration = Duration::from_millis(1_500);
+
+/// A server that is loaded alternately with others.
+pub(super) struct AlternatingRun {
+    server: Server,
+    clients: Clients,
+    visitors: Option<Visitors>,
+    before: Snapshot,
+    seconds: f64,
+}
+
+/// The cumulative counts of a server at one moment.
+#[derive(Clone, Copy, Default)]
+struct Snapshot {
+    cpu: f64,
+    totals: Totals,
+    sent: u64,
+    visits: u64,
+    visitor_deliveries: u64,
+}
+
+impl AlternatingRun {
+    pub(super) fn start(
+        setup: &Setup,
+        scenario: &Scenario,
+        side: &Side,
+        messages: &Arc<Vec<String>>,
+    ) -> io::Result<Self> {
+        let server = super::start(setup, scenario.job, side)?;
+        let plan = scenario.traffic(side, messages)?;
+        let clients = Clients::connect(server.address, plan)?;
+        let visitors = side
+            .has_visitors
+            .then(|| Visitors::start(server.address, messages.clone(), side.offers));
+        let mut run = Self {
+            server,
+            clients,
+            visitors,
+            before: Snapshot::default(),
+            seconds: 0.0,
+        };
+        run.turn(if setup.quick { TURN / 10 } else { WARM_UP })?;
+        run.server.go_on()?;
+        let start = Instant::now();
+        while !setup.quick && run.clients.sent < WARM_UP_MESSAGES && start.elapsed() < WARM_UP_MAX {
+            run.clients.run_in_large_batches(TURN / 10)?;
+        }
+        run.server.pause()?;
+        run.before = run.snapshot()?;
+        run.seconds = 0.0;
+        Ok(run)
+    }
+
+    fn snapshot(&self) -> io::Result<Snapshot> {
+        let visits = self
+            .visitors
+            .as_ref()
+            .map(Visitors::seen)
+            .unwrap_or_default();
+        Ok(Snapshot {
+            cpu: self.server.cpu_seconds()?,
+            totals: self.clients.totals,
+            sent: self.clients.sent,
+            visits: visits.count,
+            visitor_deliveries: visits.totals.frames,
+        })
+    }
+}
+
+impl Turns for AlternatingRun {
+    fn server(&self) -> &Server {
+        &self.server
+    }
+
+    fn used(&self) -> f64 {
+        let used = self.server.cpu_seconds();
+        used.map_or(0.0, |cpu| cpu - self.before.cpu)
+    }
+
+    fn turn(&mut self, time: Duration) -> io::Result<()> {
+        self.server.go_on()?;
+        if let Some(visitors) = &self.visitors {
+            visitors.set_active(true);
+        }
+        let start = Instant::now();
+        let outcome = self.clients.run(time);
+        self.seconds += start.elapsed().as_secs_f64();
+        if let Some(visitors) = &self.visitors {
+            visitors.set_active(false);
+        }
+        outcome?;
+        self.server.pause()
+    }
+
+    fn finish(mut self) -> io::Result<Figures> {
+        let (before, after) = (self.before, self.snapshot()?);
+        self.server.go_on()?;
+        if let Some(visitors) = &mut self.visitors {
+            visitors.finish()?;
+        }
+        let compared = self.clients.finish()?;
+        let totals = after.totals.since(before.totals);
+        let visitors = after.visitor_deliveries - before.visitor_deliveries;
+        let deliveries = (totals.frames + visitors) as f64;
+        let micros = (after.cpu - before.cpu) * 1e6;
+        let broadcasts = (after.sent - before.sent) as f64;
+        Ok(Figures {
+            cpu: micros / deliveries,
+            cpu_per_broadcast: micros / broadcasts,
+            bytes: totals.bytes as f64 / totals.frames as f64,
+            compressed: totals.compressed as f64 / totals.frames as f64,
+            deliveries: totals.frames + visitors,
+            messages: after.sent - before.sent,
+            compared,
+            joins_per_second: (after.visits - before.visits) as f64 / self.seconds,
+            ..Figures::default()
+        })
+    }
+}
