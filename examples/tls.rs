@@ -27,8 +27,7 @@ socket.onmessage = event => line.textContent = event.data;
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [address, certificates, key] = arguments.as_slice() else {
-        eprintln!("usage: tls ADDRESS CERTIFICATES KEY");
-        std::process::exit(2);
+        panic!("the arguments are ADDRESS CERTIFICATES KEY");
     };
     let tls = Tls::from_pem_files(certificates, key)
         // A renewed certificate is used within a minute, without a restart.
@@ -46,6 +45,5 @@ fn main() {
         .with_tls(tls)
         .with_routes(routes)
         .with_message_handler(|stream, message: Message, _| stream.send(message));
-    println!("https://{address}/");
     app.run();
 }

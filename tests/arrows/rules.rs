@@ -98,7 +98,8 @@ pub(crate) const ARROWS: [(&str, &[&str]); 33] = [
     ("atomic", &["sync"]),
     ("user_threads", &["sync"]),
     ("protocol", &[]),
-    ("transport", &[]),
+    // Its tests need cryptography and chance; the code that is shipped needs neither.
+    ("transport", &["crypto", "protocol::fuzz"]),
     // A message is created from a received payload, and contains its frame.
     ("message", &["protocol::encode", "protocol::connection"]),
     ("error", &["message"]),

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, ioctl_fionbio};
@@ -15,9 +14,6 @@ use rustix::net::{
     socket_with,
 };
 
-use rustls::ClientConfig;
-
-use super::tls::{self, TlsConnection};
 use crate::wire;
 
 /// Handshakes per batch: fewer than the backlog of any listener.
@@ -49,77 +45,6 @@ impl Default for ConnectionSpec {
             path: "/".into(),
             small: false,
             offers: false,
-        }
-    }
-}
-
-/// An open connection, plain or over TLS.
-pub(crate) enum Connection {
-    Plain(OwnedFd),
-    Tls(Box<TlsConnection>),
-}
-
-impl Connection {
-    /// Opens `count` nonblocking connections; over TLS with a configuration.
-    pub(crate) fn open(
-        address: SocketAddrV4,
-        count: usize,
-        spec: impl Fn(usize) -> ConnectionSpec,
-        config: Option<&Arc<ClientConfig>>,
-    ) -> io::Result<Vec<Self>> {
-        match config {
-            None => {
-                let opened = open(address, 0, count, spec)?.into_iter();
-                Ok(opened.map(Self::Plain).collect())
-            }
-            Some(config) => {
-                let opened = tls::open(address, 0, count, spec, |_| config.clone())?;
-                let opened = opened.into_iter().map(Box::new);
-                Ok(opened.map(Self::Tls).collect())
-            }
-        }
-    }
-
-    pub(crate) fn socket(&self) -> &OwnedFd {
-        match self {
-            Self::Plain(socket) => socket,
-            Self::Tls(connection) => &connection.socket,
-        }
-    }
-
-    /// Reads everything that has arrived, and passes it to `take` in parts.
-    pub(crate) fn read(
-        &mut self,
-        buffer: &mut [u8],
-        mut take: impl FnMut(&[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let socket = match self {
-            Self::Plain(socket) => socket,
-            Self::Tls(connection) => {
-                while connection.receive(buffer, &mut take)? {}
-                return Ok(());
-            }
-        };
-        loop {
-            let read = match recv(&*socket, &mut *buffer, RecvFlags::empty()) {
-                Ok((0, _)) => return Err(io::Error::other("the server closed the connection")),
-                Ok((read, _)) => read,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            take(&buffer[..read])?;
-            if read < buffer.len() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Sends everything, and waits while the socket's buffer is full. The client does not read meanwhile.
-    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Plain(socket) => send_all(socket, bytes),
-            Self::Tls(connection) => connection.send(bytes),
         }
     }
 }

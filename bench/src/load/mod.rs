@@ -14,6 +14,7 @@ mod receiver;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tls;
+pub(crate) mod transport;
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -14,7 +14,8 @@ use rustls::ClientConfig;
 
 use super::stream::{Frames, Inflater, Part, Totals};
 use crate::args::Job;
-use crate::load::connect::{Connection, ConnectionSpec};
+use crate::load::connect::ConnectionSpec;
+use crate::load::transport::Connection;
 use crate::poll;
 use crate::wire;
 

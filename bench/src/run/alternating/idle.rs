@@ -8,7 +8,8 @@ use super::client::{Clients, TrafficPlan};
 use super::scenario::{Scenario, Side};
 use super::table::Figures;
 use super::{Setup, WARM_UP};
-use crate::load::connect::{Connection, ConnectionSpec};
+use crate::load::connect::ConnectionSpec;
+use crate::load::transport::Connection;
 
 /// Number of clients that send echoes before the memory of idle connections is measured.
 const IDLE_BASE: usize = 64;

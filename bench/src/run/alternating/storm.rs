@@ -18,8 +18,9 @@ use super::table::Figures;
 use super::{Setup, WARM_UP};
 use crate::args;
 use crate::histogram::{Histogram, Summary};
-use crate::load::connect::{Connection, ConnectionSpec};
+use crate::load::connect::ConnectionSpec;
 use crate::load::tls::{Handshake, client_config};
+use crate::load::transport::Connection;
 use crate::poll;
 
 /// Handshakes per second.

@@ -1,0 +1,84 @@
+//! Open connections of the load client, with or without TLS.
+
+use std::io;
+use std::net::SocketAddrV4;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+use rustls::ClientConfig;
+
+use super::connect::{self, ConnectionSpec};
+use super::tls::{self, TlsConnection};
+
+/// An open connection, plain or over TLS.
+pub(crate) enum Connection {
+    Plain(OwnedFd),
+    Tls(Box<TlsConnection>),
+}
+
+impl Connection {
+    /// Opens `count` nonblocking connections; over TLS with a configuration.
+    pub(crate) fn open(
+        address: SocketAddrV4,
+        count: usize,
+        spec: impl Fn(usize) -> ConnectionSpec,
+        config: Option<&Arc<ClientConfig>>,
+    ) -> io::Result<Vec<Self>> {
+        match config {
+            None => {
+                let opened = connect::open(address, 0, count, spec)?.into_iter();
+                Ok(opened.map(Self::Plain).collect())
+            }
+            Some(config) => {
+                let opened = tls::open(address, 0, count, spec, |_| config.clone())?;
+                let opened = opened.into_iter().map(Box::new);
+                Ok(opened.map(Self::Tls).collect())
+            }
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(connection) => &connection.socket,
+        }
+    }
+
+    /// Reads everything that has arrived, and passes it to `take` in parts.
+    pub(crate) fn read(
+        &mut self,
+        buffer: &mut [u8],
+        mut take: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(connection) => {
+                while connection.receive(buffer, &mut take)? {}
+                return Ok(());
+            }
+        };
+        loop {
+            let read = match recv(&*socket, &mut *buffer, RecvFlags::empty()) {
+                Ok((0, _)) => return Err(io::Error::other("the server closed the connection")),
+                Ok((read, _)) => read,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            take(&buffer[..read])?;
+            if read < buffer.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends everything, and waits while the socket's buffer is full. The client does not read meanwhile.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => connect::send_all(socket, bytes),
+            Self::Tls(connection) => connection.send(bytes),
+        }
+    }
+}
