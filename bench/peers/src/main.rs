@@ -51,11 +51,7 @@ fn main() -> ExitCode {
 
 /// Runs a future as `#[tokio::main]` does, with as many threads as available CPUs, which is one here.
 #[tokio::main]
-async fn on_tokio(
-    peer: &str,
-    job: Job,
-    certificate: Option<Certificate>,
-) -> std::io::Result<()> {
+async fn on_tokio(peer: &str, job: Job, certificate: Option<Certificate>) -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     ready(listener.local_addr()?);
     let registry = Registry::new(job);

@@ -135,8 +135,9 @@ pub(in crate::run) enum Bound {
     Resident(f64),
     /// Maximum of CPU time per connection, in microseconds.
     Micros(f64),
-    /// Maximum ratio of the 99th percentile of latency to that of an unhindered server.
-    Latency(f64),
+    /// Maximum ratio of the 99th percentile of latency to that of an unhindered server, at this minimum number of handshakes
+    /// per second.
+    Latency(f64, f64),
 }
 
 pub(in crate::run) fn target(what: &'static str, ours: Side, beside: Side, bound: Bound) -> Target {

@@ -126,7 +126,7 @@ impl Target {
                 .filter_map(|(a, _)| a.resident_per_connection)
                 .collect(),
             Bound::Micros(_) => rounds().map(|(a, _)| a.cpu).collect(),
-            Bound::Latency(_) => rounds()
+            Bound::Latency(..) => rounds()
                 .filter_map(|(a, _)| Some(a.p99? / a.unhindered_p99?))
                 .collect(),
         };
@@ -140,10 +140,16 @@ impl Target {
             Bound::ExcessShare(most, _) => (format!("bytes ≤ {most} of plain beyond {name}"), most),
             Bound::Resident(most) => (format!("≤ {most} B"), most),
             Bound::Micros(most) => (format!("≤ {most} µs of CPU"), most),
-            Bound::Latency(most) => (format!("≤ {most} × unhindered"), most),
+            Bound::Latency(most, least) => (
+                format!("≤ {most} × unhindered, at {least} per second or more"),
+                most,
+            ),
         };
         Verdict::new(self.what, target, &figures, |figure| match self.bound {
             Bound::FewerBytes => figure < limit,
+            Bound::Latency(_, least) => {
+                figure <= limit && ours.middle(|f| f.joins_per_second) >= least
+            }
             _ => figure <= limit,
         })
     }
@@ -265,6 +271,11 @@ fn columns(scenario: &ScenarioReport) -> Vec<Column> {
         Measurement::Handshakes => vec![
             column("CPU per connection, µs", |s, _| short(s.middle(|f| f.cpu))),
             column("×", |s, first| s.ratio(first, |f| f.cpu)),
+            column("beyond the first, µs", |s, first| {
+                let pairs = s.rounds.iter().zip(&first.rounds);
+                let excess = median_by(pairs.map(|(a, b)| a.cpu - b.cpu), |value| *value);
+                short(excess.unwrap_or(f64::NAN))
+            }),
             column("connections", |s, _| s.sum(|f| f.connections)),
         ],
         Measurement::Storm => vec![
@@ -367,6 +378,7 @@ mod tests {
             p99: Some(p99),
             unhindered_p99: Some(100.0),
             resident_per_connection: Some(resident),
+            joins_per_second: 980.0,
             ..Figures::default()
         };
         let outcome = ScenarioReport {
@@ -392,7 +404,8 @@ mod tests {
             target.verdict(&outcome).unwrap().met
         };
         assert!(is_met(Bound::Micros(150.0)) && !is_met(Bound::Micros(149.0)));
-        assert!(is_met(Bound::Latency(3.0)) && !is_met(Bound::Latency(2.9)));
+        assert!(is_met(Bound::Latency(3.0, 950.0)) && !is_met(Bound::Latency(2.9, 950.0)));
+        assert!(!is_met(Bound::Latency(3.0, 990.0)));
         assert!(is_met(Bound::Resident(4_000.0)) && !is_met(Bound::Resident(3_999.0)));
     }
 
