@@ -101,6 +101,47 @@ impl Sealed {
     }
 }
 
+/// Bytes that a connection holds now and then, without spare capacity. It is small while there are none.
+#[derive(Default)]
+#[allow(clippy::box_collection)] // A vector itself takes three times as much.
+struct HeldBytes(Option<Box<Vec<u8>>>);
+
+impl HeldBytes {
+    fn as_slice(&self) -> &[u8] {
+        self.0.as_ref().map_or(&[], |bytes| bytes)
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [u8] {
+        self.0.as_mut().map_or(&mut [], |bytes| bytes)
+    }
+
+    fn capacity(&self) -> usize {
+        self.0.as_ref().map_or(0, |bytes| bytes.capacity())
+    }
+
+    fn set(&mut self, bytes: &[u8]) {
+        self.0 = (!bytes.is_empty()).then(|| Box::new(bytes.to_vec()));
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            Some(held) => {
+                held.reserve_exact(bytes.len());
+                held.extend_from_slice(bytes);
+            }
+            None => self.set(bytes),
+        }
+    }
+
+    /// Removes bytes from the front.
+    fn drop_front(&mut self, count: usize) {
+        if count > 0 {
+            let rest = self.as_slice()[count..].to_vec();
+            self.0 = (!rest.is_empty()).then(|| Box::new(rest));
+        }
+    }
+}
+
 /// The progress of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
@@ -119,9 +160,9 @@ pub(super) struct Session {
     /// The cost of a read while the handshake runs.
     cost: u32,
     /// The bytes of an incomplete record or handshake message.
-    partial: Vec<u8>,
+    partial: HeldBytes,
     /// Sealed bytes that the socket has not accepted yet, without spare capacity.
-    pending: Vec<u8>,
+    pending: HeldBytes,
     /// Whether the last read has emptied the socket.
     is_drained: bool,
     /// Whether the peer has announced the end of its stream (close_notify, RFC 8446 §6.1).
@@ -139,8 +180,8 @@ impl Session {
             conn,
             progress: Progress::Handshake { is_new: true },
             cost,
-            partial: Vec::new(),
-            pending: Vec::new(),
+            partial: HeldBytes::default(),
+            pending: HeldBytes::default(),
             is_drained: false,
             peer_closed: false,
             is_finishing: false,
@@ -178,7 +219,7 @@ impl Session {
     }
 
     pub(super) fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
+        self.pending.0.is_some()
     }
 
     pub(super) fn pending_bytes(&self) -> usize {
@@ -207,8 +248,9 @@ impl Session {
             input.resize(INPUT_BYTES, 0);
             // The output of complete records is shorter than they are.
             let room = input.len().min(out.len());
-            let kept = self.partial.len();
-            input[..kept].copy_from_slice(&self.partial);
+            let partial = self.partial.as_slice();
+            let kept = partial.len();
+            input[..kept].copy_from_slice(partial);
             let free = input
                 .get_mut(kept..room)
                 .filter(|free| !free.is_empty())
@@ -296,7 +338,7 @@ impl Session {
         self.queue(messages.filled());
         let sent = self.flush(tcp);
         match outcome {
-            Ok(_) if self.partial.len() > PARTIAL_BYTES_MAX => {
+            Ok(_) if self.partial.as_slice().len() > PARTIAL_BYTES_MAX => {
                 Err(self.fail(TlsFailure::Malformed))
             }
             Ok(opened) => sent.map(|_| opened),
@@ -317,10 +359,10 @@ impl Session {
 
     /// Keeps the bytes of an incomplete record, without spare capacity.
     fn keep(&mut self, rest: &[u8]) {
-        self.partial = match self.peer_closed {
-            true => Vec::new(),
-            false => rest.to_vec(),
-        };
+        self.partial.set(match self.peer_closed {
+            true => &[],
+            false => rest,
+        });
     }
 
     fn truncated(&mut self) -> io::Error {
@@ -332,7 +374,7 @@ impl Session {
 
     fn fail(&mut self, failure: TlsFailure) -> io::Error {
         self.progress = Progress::Failed(failure);
-        self.partial = Vec::new();
+        self.partial.set(&[]);
         ErrorKind::InvalidData.into()
     }
 
@@ -358,28 +400,27 @@ impl Session {
     // ------------------------------------------------------------------------------------------------------ sending
 
     fn queue(&mut self, sealed: &[u8]) {
-        self.pending.reserve_exact(sealed.len());
-        self.pending.extend_from_slice(sealed);
+        self.pending.push(sealed);
     }
 
     /// Writes the pending bytes. Returns whether none are left.
     pub(super) fn flush(&mut self, tcp: &TcpStream) -> io::Result<bool> {
         let mut written = 0;
-        while written < self.pending.len() {
-            match socket::write(tcp, &self.pending[written..]) {
+        while let Some(rest) = self.pending.as_slice().get(written..)
+            && !rest.is_empty()
+        {
+            match socket::write(tcp, rest) {
                 Ok(more) => written += more,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     // The rest takes less memory, which also shows that the peer reads.
-                    if written > 0 {
-                        self.pending = self.pending[written..].to_vec();
-                    }
+                    self.pending.drop_front(written);
                     return Ok(false);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        self.pending = Vec::new();
+        self.pending.set(&[]);
         if self.is_finishing {
             self.is_finishing = false;
             // It fails only if the connection has already ended.
@@ -396,7 +437,11 @@ impl Session {
         }
         loop {
             // The input is that of the last read, in which rustls may have noted the parts of a handshake message.
-            match self.conn.process_tls_records(&mut self.partial).state {
+            match self
+                .conn
+                .process_tls_records(self.partial.as_mut_slice())
+                .state
+            {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     return sealed.append(plain.len() + SEAL_BYTES, |out| {
                         traffic.encrypt(plain, out).map_err(|error| match error {
@@ -502,7 +547,11 @@ impl Session {
     fn seal_close_notify(&mut self, end: &mut Sealed) {
         loop {
             // The input is that of the last read, as in `seal`.
-            match self.conn.process_tls_records(&mut self.partial).state {
+            match self
+                .conn
+                .process_tls_records(self.partial.as_mut_slice())
+                .state
+            {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     let _ = end.append(SEAL_BYTES, |out| {
                         traffic
