@@ -11,6 +11,9 @@ mod frames;
 #[path = "support/handshakes.rs"]
 mod handshakes;
 mod support;
+#[cfg(any(feature = "tls", feature = "tls-aws-lc"))]
+#[path = "support/tls_clients.rs"]
+mod tls_clients;
 #[cfg(feature = "client-tls")]
 #[path = "support/tls.rs"]
 mod tls_servers;
@@ -46,6 +49,12 @@ mod regressions;
 mod rooms;
 mod routes;
 mod slow_consumers;
+#[cfg(any(feature = "tls", feature = "tls-aws-lc"))]
+mod tls;
+#[cfg(any(feature = "tls", feature = "tls-aws-lc"))]
+mod tls_certificates;
+#[cfg(any(feature = "tls", feature = "tls-aws-lc"))]
+mod tls_fanout;
 mod upstream_api;
 mod upstream_programs;
 mod user_code;

@@ -229,7 +229,7 @@ pub(crate) fn raw_websocket(address: SocketAddr) -> TcpStream {
 }
 
 /// Reads a head up to its empty line, without consuming bytes after it.
-pub(crate) fn read_head(socket: &mut TcpStream) -> String {
+pub(crate) fn read_head(socket: &mut impl Read) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
