@@ -443,6 +443,10 @@ impl<T: ShardTransport> Reader<T> for Http {
         self.count_request(cx);
     }
 
+    fn input_incomplete(&mut self, cx: &mut ConnCx<'_, T>) {
+        self.count_request(cx);
+    }
+
     /// The client has ended its stream. It may still wait for the response to a complete request.
     fn input_ended(&mut self, cx: &mut ConnCx<'_, T>) {
         match self.phase {
