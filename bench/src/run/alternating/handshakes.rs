@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
@@ -16,6 +17,9 @@ use crate::run::server::Server;
 
 /// Connections that are opened at once and then closed. A client that resumes has one ticket for each.
 const BATCH: usize = 32;
+
+/// Connections that were opened to all servers. Closed ones keep their ports for a minute, so that each needs its own.
+static OPENED: AtomicUsize = AtomicUsize::new(0);
 
 /// A server to which clients connect in turn with others.
 pub(super) struct Handshakes {
@@ -49,7 +53,8 @@ impl Handshakes {
     }
 
     fn batch(&mut self) -> io::Result<()> {
-        let (address, from) = (self.server.address, self.opened);
+        let address = self.server.address;
+        let from = OPENED.fetch_add(BATCH, Ordering::Relaxed);
         let spec = |_| ConnectionSpec::default();
         let Some(TlsSide { resumes, .. }) = self.tls else {
             self.opened += connect::open(address, from, BATCH, spec)?.len();
@@ -58,7 +63,7 @@ impl Handshakes {
         let config = |at: usize| self.clients[at].clone();
         let opened = tls::open(address, from, BATCH, spec, config)?;
         // The first sessions cannot be resumed ones.
-        let is_expected = resumes && from >= BATCH;
+        let is_expected = resumes && self.opened >= BATCH;
         if opened.iter().any(|one| one.is_resumed() != is_expected) {
             return Err(io::Error::other(match is_expected {
                 true => "the server did not resume a session",
