@@ -60,5 +60,11 @@ pub fn rooms(data: &[u8]) {
     crate::engine::sim_tests::rooms::run(data);
 }
 
+/// The bytes of a TLS client, changed, and in arbitrary pieces.
+#[cfg(feature = "__tls")]
+pub fn tls(data: &[u8]) {
+    crate::transport::tls::fuzz::run(data);
+}
+
 #[cfg(test)]
 mod tests;

@@ -24,6 +24,8 @@ const TARGETS: &[FuzzTarget] = &[
     ("inflate", super::inflate),
     #[cfg(feature = "deflate")]
     ("compress", super::compress),
+    #[cfg(feature = "__tls")]
+    ("tls", super::tls),
 ];
 
 fn seeds(target: &str) -> PathBuf {
@@ -93,6 +95,19 @@ fn mutations_of_the_clients_seeds_hold() {
             run(&case);
         });
     }
+}
+
+#[cfg(feature = "__tls")]
+#[test]
+fn random_tls_connections_hold() {
+    for_seeds(300, |seed| super::tls(&tls_case(seed)));
+}
+
+#[cfg(feature = "__tls")]
+fn tls_case(seed: u64) -> Vec<u8> {
+    let mut dice = Dice::from_seed(seed);
+    let len = 8 + dice.below(100);
+    (0..len).map(|_| dice.below(256) as u8).collect()
 }
 
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -296,6 +311,8 @@ fn write_seeds() {
         ("protocol", games(dialogue::chances, 40)),
         ("shard", shard),
         ("rooms", games(rooms::chances, 12)),
+        #[cfg(feature = "__tls")]
+        ("tls", games(|seed, _| tls_case(seed), 12)),
     ];
     for (target, named) in all {
         fs::create_dir_all(seeds(target)).unwrap();

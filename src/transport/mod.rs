@@ -8,7 +8,7 @@
 mod ring;
 mod socket;
 #[cfg(feature = "__tls")]
-mod tls;
+pub(crate) mod tls;
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;

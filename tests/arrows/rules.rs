@@ -98,7 +98,7 @@ pub(crate) const ARROWS: [(&str, &[&str]); 33] = [
     ("atomic", &["sync"]),
     ("user_threads", &["sync"]),
     ("protocol", &[]),
-    // Its tests need cryptography and chance; the code that is shipped needs neither.
+    // Its tests and fuzzing need cryptography and chance; the code that is shipped needs neither.
     ("transport", &["crypto", "protocol::fuzz"]),
     // A message is created from a received payload, and contains its frame.
     ("message", &["protocol::encode", "protocol::connection"]),
@@ -164,7 +164,10 @@ pub(crate) const ARROWS: [(&str, &[&str]); 33] = [
     // The public types for axum programs.
     ("axum", &["async_app", "host"]),
     // Entry points of fuzzers, which other builds exclude.
-    ("fuzzing", &["protocol::fuzz", "engine::sim_tests"]),
+    (
+        "fuzzing",
+        &["protocol::fuzz", "engine::sim_tests", "transport::tls"],
+    ),
     (
         "lib",
         &[

@@ -5,6 +5,8 @@
 //! most one record before the socket has accepted the previous one, and what the socket refuses of a sealed record is
 //! kept and sent first.
 
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub(crate) mod fuzz;
 mod session;
 #[cfg(all(test, not(loom)))]
 mod session_tests;

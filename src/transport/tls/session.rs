@@ -167,7 +167,7 @@ pub(super) struct Session {
     is_drained: bool,
     /// Whether the peer has announced the end of its stream (close_notify, RFC 8446 §6.1).
     peer_closed: bool,
-    /// Whether the outgoing stream ends after the pending bytes.
+    /// Whether the socket's outgoing stream is to be shut down once no bytes are pending.
     is_finishing: bool,
     /// Whether the outgoing stream has ended, or ends after the pending bytes.
     has_finished: bool,

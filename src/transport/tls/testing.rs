@@ -105,6 +105,7 @@ pub(crate) struct Link {
     buffer: Vec<u8>,
 }
 
+#[cfg_attr(not(test), allow(dead_code))] // Fuzzing uses some of it.
 impl Link {
     pub(crate) fn new(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> Self {
         let (tcp, socket) = sockets();
