@@ -26,6 +26,9 @@ use crate::sync::lock;
 const CHEAP: u32 = 1;
 const COSTLY: u32 = 4;
 
+/// The shortest time between two checks of the files.
+const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
 /// The certificate and key, or the whole configuration, of the app's own listener
 /// ([`AsyncWebsocketApp::with_tls`](crate::AsyncWebsocketApp::with_tls)).
 ///
@@ -185,7 +188,7 @@ impl Tls {
         Ok(())
     }
 
-    /// Checks every `interval` whether the files have been modified, and then reloads them, for as long as the app or a
+    /// Checks every `interval`, but at most ten times a second, whether the files have been modified, and then reloads them, for as long as the app or a
     /// clone of this handle exists. A certificate that can't be used is reported as a warning, and the one of before
     /// stays in use. A thread of its own does that.
     ///
@@ -328,7 +331,7 @@ fn watch(shared: &Weak<Shared>, files: &Files, interval: Duration) {
     // Files that can't be used are reported once.
     let mut unusable = None;
     loop {
-        std::thread::sleep(interval);
+        std::thread::sleep(interval.max(WATCH_INTERVAL_MIN));
         let Some(shared) = shared.upgrade() else {
             return;
         };
