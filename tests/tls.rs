@@ -256,7 +256,9 @@ fn event_stream_carries_messages_and_ends_with_close_notify() {
 #[test]
 fn request_without_tls_gets_400_in_words() {
     let (running, address, _) = start_tls(echo());
-    for request in [get("/"), upgrade_request("/")] {
+    // What the server does not read must not destroy its response.
+    let large = format!("{}{}", get("/"), "x".repeat(1 << 20));
+    for request in [get("/"), upgrade_request("/"), large] {
         let mut socket = tcp(address);
         socket.write_all(request.as_bytes()).unwrap();
         let mut response = String::new();
@@ -265,7 +267,7 @@ fn request_without_tls_gets_400_in_words() {
         assert!(response.contains("https:// or wss://"), "{response}");
     }
     let metrics = running.sender().metrics();
-    assert_eq!((metrics.tls.plain_http, metrics.tls.malformed), (2, 0));
+    assert_eq!((metrics.tls.plain_http, metrics.tls.malformed), (3, 0));
     running.shutdown(STOP);
 }
 

@@ -97,6 +97,11 @@ pub(crate) trait ShardTransport: Sized + Send + 'static {
         0
     }
 
+    /// Whether the peer was just told why the connection fails, so that closing it at once could destroy the answer.
+    fn has_refused(&self) -> bool {
+        false
+    }
+
     /// Whether the connection has TLS.
     fn is_tls(&self) -> bool {
         false

@@ -62,12 +62,17 @@ impl<T: ShardTransport> ShardCx<T> {
         handshake: Handshake,
         result: &io::Result<usize>,
     ) {
-        use io::ErrorKind::{Interrupted, WouldBlock};
+        use io::ErrorKind::{Interrupted, InvalidData, UnexpectedEof, WouldBlock};
 
         let counters = self.counters();
         let has_ended = match result {
             Ok(_) => false,
             Err(error) => !matches!(error.kind(), WouldBlock | Interrupted),
+        };
+        // The failure itself. While the connection lingers after it, reads can fail in other ways.
+        let has_failed = match result {
+            Ok(_) => false,
+            Err(error) => matches!(error.kind(), InvalidData | UnexpectedEof),
         };
         match handshake {
             Handshake::Complete { resumed } if was_handshake => {
@@ -77,7 +82,7 @@ impl<T: ShardTransport> ShardCx<T> {
             // A reset comes without an announcement, too.
             Handshake::Running if has_ended => counters.tls_aborted.add_alone(1),
             Handshake::Complete { .. } if has_ended => counters.tls_truncated.add_alone(1),
-            Handshake::Failed(failure) if result.is_err() => {
+            Handshake::Failed(failure) if has_failed => {
                 let counter = match failure {
                     TlsFailure::Aborted => &counters.tls_aborted,
                     TlsFailure::PlainHttp => &counters.tls_plain_http,

@@ -172,6 +172,13 @@ impl ShardTransport for ShardSocket {
         }
     }
 
+    fn has_refused(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(tls) => tls.session.borrow().has_refused(),
+        }
+    }
+
     fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }

@@ -206,6 +206,13 @@ impl Session {
         }
     }
 
+    pub(super) fn has_refused(&self) -> bool {
+        match self.progress {
+            Progress::Failed(failure) => failure != TlsFailure::Aborted,
+            _ => false,
+        }
+    }
+
     pub(super) fn client_certificates(&self) -> Vec<CertificateDer<'static>> {
         let certificates = self.conn.peer_certificates().unwrap_or_default();
         certificates
@@ -239,7 +246,10 @@ impl Session {
     /// is to read again. `UnexpectedEof` if the stream ended without a close_notify, that is, was truncated.
     pub(super) fn read(&mut self, tcp: &mut TcpStream, out: &mut [u8]) -> io::Result<usize> {
         if let Progress::Failed(_) = self.progress {
-            return Err(ErrorKind::InvalidData.into());
+            return match self.has_finished {
+                true => discard(tcp),
+                false => Err(ErrorKind::InvalidData.into()),
+            };
         }
         if self.peer_closed {
             return Ok(0);
@@ -578,6 +588,17 @@ impl Session {
 
 /// The space that a record takes beside its plain bytes, for every cipher suite (RFC 8446 §5.2, RFC 5246 §6.2.3).
 const SEAL_BYTES: usize = 64;
+
+/// Discards what has arrived after a failure, so that closing the socket does not destroy the answer on its way.
+fn discard(tcp: &mut TcpStream) -> io::Result<usize> {
+    INPUT.with_borrow_mut(|input| {
+        input.resize(INPUT_BYTES, 0);
+        match socket::read(tcp, input)? {
+            0 => Ok(0),
+            _ => Err(ErrorKind::Interrupted.into()),
+        }
+    })
+}
 
 /// Returns the cause of a failure, for the metrics.
 fn failure(error: &Error) -> TlsFailure {

@@ -459,7 +459,11 @@ impl<T: ShardTransport> Reader<T> for Http {
     }
 
     fn broken(&mut self, cx: &mut ConnCx<'_, T>) {
-        cx.free();
+        let transport = cx.socket.transport.as_ref();
+        match transport.is_some_and(T::has_refused) {
+            true => cx.linger(),
+            false => cx.free(),
+        }
     }
 }
 
