@@ -165,12 +165,13 @@ pub(crate) trait WriteMany<T>: Send + 'static {
     const AT_ONCE: usize;
 
     /// Calls `write` for each target, and makes the returned writes like `ShardTransport::write`. Each write must be to
-    /// a different transport. Then calls `outcome` with the transport, tag, length and result of each write.
+    /// a different transport. Then calls `outcome` with the tag, length and result of each write,
+    /// and with whether some of it is pending in the transport.
     fn write_many<'a, K: Copy, G: Copy>(
         &mut self,
         targets: &[K],
         write: impl FnMut(K) -> Option<Write<'a, T, G>>,
-        outcome: impl FnMut(&'a T, G, usize, io::Result<usize>),
+        outcome: impl FnMut(G, usize, io::Result<usize>, bool),
     ) where
         T: 'a;
 }
@@ -200,7 +201,7 @@ impl<T: ShardTransport> WriteMany<T> for OneByOne {
         &mut self,
         targets: &[K],
         mut write: impl FnMut(K) -> Option<Write<'a, T, G>>,
-        mut outcome: impl FnMut(&'a T, G, usize, io::Result<usize>),
+        mut outcome: impl FnMut(G, usize, io::Result<usize>, bool),
     ) where
         T: 'a,
     {
@@ -213,7 +214,8 @@ impl<T: ShardTransport> WriteMany<T> for OneByOne {
             }
             for write in chunk.iter().flatten() {
                 let result = write.transport.write(write.bytes);
-                outcome(write.transport, write.tag, write.bytes.len(), result);
+                let is_pending = write.transport.has_pending();
+                outcome(write.tag, write.bytes.len(), result, is_pending);
             }
         }
     }
@@ -323,7 +325,7 @@ mod tests {
                 })
             };
             let mut next = 0;
-            OneByOne.write_many(&targets, write, |_, tag, len, outcome| {
+            OneByOne.write_many(&targets, write, |tag, len, outcome, _| {
                 assert_eq!((tag, len), (next, 3));
                 assert_eq!(outcome.ok(), (tag % 5 > 0).then_some((tag % 5).min(3)));
                 next += 1;

@@ -96,7 +96,7 @@ impl WriteMany<TcpStream> for Ring {
         &mut self,
         targets: &[K],
         mut write: impl FnMut(K) -> Option<Write<'a, TcpStream, G>>,
-        mut outcome: impl FnMut(&'a TcpStream, G, usize, io::Result<usize>),
+        mut outcome: impl FnMut(G, usize, io::Result<usize>, bool),
     ) {
         let mut writes = targets.iter().filter_map(|&target| write(target));
         let len_max = targets.len().min(ENTRIES);
@@ -109,12 +109,12 @@ impl WriteMany<TcpStream> for Ring {
             }
             let is_last = chunk.len() < ENTRIES;
             let mut unfinished = self.write_chunk(&chunk).into_iter().peekable();
-            for (index, (tag, (transport, bytes))) in tags.into_iter().zip(chunk).enumerate() {
+            for (index, (tag, (_, bytes))) in tags.into_iter().zip(chunk).enumerate() {
                 let result = match unfinished.next_if(|&(at, _)| at == index) {
                     Some((_, result)) => result,
                     None => Ok(bytes.len()),
                 };
-                outcome(transport, tag, bytes.len(), result);
+                outcome(tag, bytes.len(), result, false);
             }
             if is_last {
                 return;

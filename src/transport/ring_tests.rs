@@ -35,7 +35,7 @@ fn write_many(ring: &mut Ring, writes: &[(&TcpStream, &[u8])]) -> Vec<(usize, io
             bytes,
         })
     };
-    ring.write_many(&targets, write, |_, tag, len, outcome| {
+    ring.write_many(&targets, write, |tag, len, outcome, _| {
         if !matches!(outcome, Ok(n) if n == len) {
             unfinished.push((tag, outcome));
         }

@@ -237,18 +237,18 @@ impl WriteMany<Wire> for Together {
         &mut self,
         targets: &[K],
         mut write: impl FnMut(K) -> Option<crate::transport::Write<'a, Wire, G>>,
-        mut outcome: impl FnMut(&'a Wire, G, usize, io::Result<usize>),
+        mut outcome: impl FnMut(G, usize, io::Result<usize>, bool),
     ) {
         let writes = targets.iter().filter_map(|&target| write(target));
         let outcomes: Vec<_> = writes
             .map(|write| {
                 let places = vec![write.bytes.as_ptr().addr()];
                 let result = write.transport.take(write.bytes, places);
-                (write.transport, write.tag, write.bytes.len(), result)
+                (write.tag, write.bytes.len(), result)
             })
             .collect();
-        for (transport, tag, len, result) in outcomes {
-            outcome(transport, tag, len, result);
+        for (tag, len, result) in outcomes {
+            outcome(tag, len, result, false);
         }
     }
 }

@@ -259,12 +259,10 @@ fn messages_to_many_arrive_whole_and_in_order() {
                 })
             };
             let mut outcomes = 0;
-            writer.write_many(&targets, write, |transport, index, len, outcome| {
+            writer.write_many(&targets, write, |index, len, outcome, is_pending| {
                 outcomes += 1;
-                assert!(std::ptr::eq(
-                    transport,
-                    &raw const recipients[index].link.server
-                ));
+                let server = &recipients[index].link.server;
+                assert_eq!(is_pending, outcome.is_ok() && server.has_pending());
                 assert_eq!(len, message.len());
                 match outcome {
                     Ok(n) => unfinished.push((index, n)),

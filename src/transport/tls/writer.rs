@@ -51,17 +51,16 @@ impl WriteMany<ShardSocket> for Writer {
         &mut self,
         targets: &[K],
         mut write: impl FnMut(K) -> Option<Write<'a, ShardSocket, G>>,
-        mut outcome: impl FnMut(&'a ShardSocket, G, usize, io::Result<usize>),
+        mut outcome: impl FnMut(G, usize, io::Result<usize>, bool),
     ) {
         let Some(sealed) = &mut self.sealed else {
             let plain = |target| {
                 write(target).map(|write| Write {
-                    tag: (write.transport, write.tag),
+                    tag: write.tag,
                     transport: write.transport.tcp(),
                     bytes: write.bytes,
                 })
             };
-            let outcome = |_, (transport, tag), len, result| outcome(transport, tag, len, result);
             self.inner.write_many(targets, plain, outcome);
             return;
         };
@@ -82,7 +81,7 @@ impl WriteMany<ShardSocket> for Writer {
                         sealed: place,
                     }),
                     Err(error) => {
-                        outcome(write.transport, write.tag, write.bytes.len(), Err(error));
+                        outcome(write.tag, write.bytes.len(), Err(error), false);
                     }
                 }
             }
@@ -113,11 +112,11 @@ fn seal<G>(
 }
 
 /// Writes the records of several connections, and then the rest of their plain bytes.
-fn write_sealed<'a, G: Copy>(
+fn write_sealed<G: Copy>(
     inner: &mut Inner,
-    writes: &[SealedWrite<'a, G>],
+    writes: &[SealedWrite<'_, G>],
     sealed: &Sealed,
-    outcome: &mut impl FnMut(&'a ShardSocket, G, usize, io::Result<usize>),
+    outcome: &mut impl FnMut(G, usize, io::Result<usize>, bool),
 ) {
     let places: Vec<usize> = (0..writes.len()).collect();
     let write = |place: usize| {
@@ -131,7 +130,7 @@ fn write_sealed<'a, G: Copy>(
             },
         })
     };
-    inner.write_many(&places, write, |_, place, _, result| {
+    inner.write_many(&places, write, |place, _, result, _| {
         let SealedWrite {
             tag,
             transport,
@@ -153,6 +152,6 @@ fn write_sealed<'a, G: Copy>(
             }
             _ => result,
         };
-        outcome(transport, *tag, plain.len(), result);
+        outcome(*tag, plain.len(), result, transport.has_pending());
     });
 }

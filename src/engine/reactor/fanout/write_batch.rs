@@ -116,8 +116,8 @@ impl<T: ShardTransport> Core<T> {
             .write_many(
                 members,
                 share,
-                |transport, (slot, count), len, outcome| match outcome {
-                    Ok(n) if n == len && !transport.has_pending() => {
+                |(slot, count), len, outcome, is_pending| match outcome {
+                    Ok(n) if n == len && !is_pending => {
                         bytes += n as u64;
                         messages += u64::from(count);
                     }
@@ -167,7 +167,7 @@ impl<T: ShardTransport> Core<T> {
         };
         self.cx
             .writer
-            .write_many(&places, front, |_, place, _, outcome| {
+            .write_many(&places, front, |place, _, outcome, _| {
                 begun[place] = Some(outcome)
             });
         begun

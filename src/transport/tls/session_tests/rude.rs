@@ -294,7 +294,7 @@ fn half_a_key_update_leaves_the_server_able_to_write() {
             bytes: b"to many",
         })
     };
-    inner[0].write_many(&[()], write, |_, (), _, outcome| {
+    inner[0].write_many(&[()], write, |(), _, outcome, _| {
         assert_eq!(outcome.unwrap(), 7);
     });
     until("the bytes arrive", || {
