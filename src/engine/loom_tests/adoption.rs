@@ -18,7 +18,7 @@ use crate::engine::hub::Hub;
 use crate::engine::model::command::NewConnection;
 use crate::engine::parts::sync::{Mutex, lock};
 use crate::metrics::Metrics;
-use crate::transport::{OneByOne, ShardTransport};
+use crate::transport::{self, OneByOne, ShardSocket, ShardTransport};
 
 const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 const LONG: Duration = Duration::from_secs(3600);
@@ -30,12 +30,21 @@ fn socket() -> (NewConnection, UnixStream) {
     theirs.set_nonblocking(true).unwrap();
     let stream = std::net::TcpStream::from(OwnedFd::from(ours));
     let new_connection = NewConnection {
-        stream: TcpStream::from_std(stream),
+        stream: transport::plain(TcpStream::from_std(stream)),
         peer: PEER,
         peer_slot: None,
         upgraded: None,
     };
     (new_connection, theirs)
+}
+
+/// Returns the socket of a connection that was handed over, which is plain.
+fn plain(socket: ShardSocket) -> TcpStream {
+    #[cfg(feature = "__tls")]
+    let ShardSocket::Plain(socket) = socket else {
+        panic!("the connection has TLS");
+    };
+    socket
 }
 
 fn is_closed(mut theirs: &UnixStream) -> bool {
@@ -56,7 +65,7 @@ fn run(mut reactor: Reactor<TcpStream>) {
         reactor.turn(|core| {
             for new_connection in core.take_arrivals() {
                 core.insert(
-                    new_connection.stream,
+                    plain(new_connection.stream),
                     new_connection.peer,
                     None,
                     new_connection.upgraded,
