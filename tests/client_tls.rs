@@ -1,5 +1,6 @@
 //! The blocking client with TLS servers of rustls.
 
+use crate::certificates::{Authority, Identity, VERSIONS, Validity, file};
 use crate::support;
 use crate::tls_servers as tls;
 
@@ -14,7 +15,7 @@ use humphrey_ws::websocket_client::{Client, ClientBuilder, ClientError, ClientTl
 use humphrey_ws::{CloseCode, Message};
 use rustls::{HandshakeKind, ServerConfig};
 use support::DEADLINE;
-use tls::{Authority, BOTH_VERSIONS, Identity, TlsServer, Validity};
+use tls::TlsServer;
 
 /// Starts a TCP server, which runs a closure with its first client.
 fn serve_tcp<T: Send + 'static>(
@@ -98,7 +99,7 @@ fn echo(stream: TlsServer) -> bool {
 fn messages_are_exchanged_over_both_versions_of_tls() {
     let authority = Authority::new();
     let identity = authority.issue(&["localhost"]);
-    for version in BOTH_VERSIONS {
+    for version in VERSIONS {
         let (address, server) = serve(identity.server_of(&[version]), move |stream| {
             assert_eq!(stream.conn.protocol_version(), Some(version.version));
             assert_eq!(stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
@@ -238,14 +239,14 @@ fn long_list_of_names_is_shortened() {
 fn self_signed_certificate_is_trusted_if_it_is_no_authority() {
     let identity = Identity::self_signed(&["localhost"], false);
     let (address, server) = serve(identity.server(), echo);
-    let pem = tls::file(&identity.pem);
+    let pem = file(&identity.pem);
     let builder_of = |address| builder("localhost", address).with_root_certificates(&pem);
     let mut client = builder_of(address).connect().unwrap();
     client.close(CloseCode::NORMAL, "").unwrap();
     server.join().unwrap();
     // Its name is checked nevertheless.
     let identity = Identity::self_signed(&["a.example"], false);
-    let pem = tls::file(&identity.pem);
+    let pem = file(&identity.pem);
     let builder = builder("localhost", serve_in_vain(identity.server()));
     let error = tls_error(builder.with_root_certificates(&pem));
     assert!(matches!(error, TlsError::WrongName { .. }), "{error:?}");
@@ -254,7 +255,7 @@ fn self_signed_certificate_is_trusted_if_it_is_no_authority() {
 #[test]
 fn certificate_of_an_authority_is_no_servers() {
     let identity = Identity::self_signed(&["localhost"], true);
-    let pem = tls::file(&identity.pem);
+    let pem = file(&identity.pem);
     let builder = builder("localhost", serve_in_vain(identity.server()));
     let error = tls_error(builder.with_root_certificates(pem));
     assert!(
@@ -332,11 +333,7 @@ fn version_without_overlap_is_reported() {
         assert!(error.to_string().contains(said), "{error}");
     }
     let identity = authority.issue(&["localhost"]);
-    let config = rustls::ClientConfig::builder_with_provider(tls::provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(authority.roots())
-        .with_no_client_auth();
+    let config = authority.client_of(&[&rustls::version::TLS13]);
     let address = serve_in_vain(identity.server_of(&[&rustls::version::TLS12]));
     let error = tls_error(builder("localhost", address).with_tls(ClientTls::from_config(config)));
     assert!(matches!(error, TlsError::Incompatible(_)), "{error:?}");
@@ -347,7 +344,7 @@ fn client_certificate_is_sent_if_the_settings_have_one() {
     let authority = Authority::new();
     let server = authority.issue(&["localhost"]);
     let own = authority.issue(&["client.example"]);
-    for version in BOTH_VERSIONS {
+    for version in VERSIONS {
         let config = server.server_for(&authority, version);
         let error = refused(&authority, config.clone());
         assert!(matches!(error, TlsError::Refused(_)), "{error:?}");
@@ -356,7 +353,7 @@ fn client_certificate_is_sent_if_the_settings_have_one() {
             assert!(stream.conn.peer_certificates().is_some());
             echo(stream)
         });
-        let tls = ClientTls::from_config(own.client(&authority));
+        let tls = ClientTls::from_config(authority.client_with(&own, &VERSIONS));
         let mut client = builder("localhost", address)
             .with_tls(tls)
             .connect()
@@ -408,7 +405,7 @@ fn connect_timeout_covers_the_tls_handshake() {
 fn next_connection_resumes_the_tls_session() {
     let authority = Authority::new();
     let identity = authority.issue(&["localhost"]);
-    for version in BOTH_VERSIONS {
+    for version in VERSIONS {
         let (config, tls) = (identity.server_of(&[version]), trusting(&authority));
         for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
             let (address, server) = serve(config.clone(), move |stream| {

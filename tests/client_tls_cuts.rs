@@ -1,6 +1,6 @@
 //! The blocking client with TLS connections that are cut, or changed, at any byte. The server and the stream are in memory.
 
-use crate::tls_servers as tls;
+use crate::certificates::{Authority, VERSIONS};
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use std::time::Duration;
 use humphrey_ws::websocket_client::{Client, ClientError, ClientTls, Transport};
 use humphrey_ws::{CloseCode, Message};
 use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
-use tls::{Authority, BOTH_VERSIONS};
 
 /// What the server sends after its handshake: two messages, and a close frame with 1000.
 const FRAMES: &[u8] = b"\x81\x03one\x81\x03two\x88\x02\x03\xe8";
@@ -221,7 +220,7 @@ fn closed_despite(
 
 #[test]
 fn connection_cut_at_any_byte_before_the_close_frame_fails() {
-    for version in BOTH_VERSIONS {
+    for version in VERSIONS {
         for fault in [Fault::End, Fault::Reset] {
             let (closed, total) = closed_despite(version, fault);
             let from = closed.first().copied().expect("close_notify comes last");
@@ -232,7 +231,7 @@ fn connection_cut_at_any_byte_before_the_close_frame_fails() {
 
 #[test]
 fn changed_byte_is_noticed_before_its_record_is_used() {
-    for version in BOTH_VERSIONS {
+    for version in VERSIONS {
         let (closed, total) = closed_despite(version, Fault::Flip);
         // Clients ignore the version in the head of the first records (RFC 8446 §5.1), of which there are a few.
         let ignored = closed
@@ -244,7 +243,7 @@ fn changed_byte_is_noticed_before_its_record_is_used() {
 
 #[test]
 fn connection_that_takes_no_more_bytes_fails() {
-    for version in BOTH_VERSIONS {
+    for version in VERSIONS {
         let world = World::new(version);
         let (_, _, (_, total)) = world.run(usize::MAX, Fault::None);
         for at in 0..total {
@@ -260,7 +259,7 @@ fn connection_that_takes_no_more_bytes_fails() {
 
 #[test]
 fn connection_in_portions_of_any_length_succeeds() {
-    for version in BOTH_VERSIONS {
+    for version in VERSIONS {
         for portion in [1, 2, 3, 5, 100, 1_000] {
             let (messages, end, _) = World::new(version).run(portion, Fault::None);
             assert!(

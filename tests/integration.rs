@@ -4,6 +4,9 @@
 //! A file is a binary of its own, listed in `Cargo.toml`, if its tests set the logger or count something of their whole process:
 //! threads, descriptors, allocations or context switches.
 
+#[cfg(any(feature = "tls", feature = "tls-aws-lc"))]
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "support/events.rs"]
 mod events;
 #[path = "support/procedures.rs"]
@@ -15,7 +18,7 @@ mod support;
 #[path = "support/tls_clients.rs"]
 mod tls_clients;
 #[cfg(feature = "client-tls")]
-#[path = "support/tls.rs"]
+#[path = "support/tls_servers.rs"]
 mod tls_servers;
 
 mod authentication;

@@ -1,5 +1,6 @@
 //! TLS in the app's own listener, as clients of other authors see it: messages, requests, ends and failures.
 
+use crate::certificates::{Authority, VERSIONS};
 use crate::support;
 use crate::tls_clients;
 
@@ -17,15 +18,13 @@ use humphrey_ws::tls::Tls;
 use humphrey_ws::{
     AsyncWebsocketApp, CloseCode, Limits, Message, Origins, RunningApp, Subscription,
 };
+use rustls::ClientConfig;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ServerConfig};
 use support::{
     DEADLINE, client_frame, close_code, eventually, read_frame, read_head, start, tcp,
     upgrade_request,
 };
-use tls_clients::{
-    Authority, VERSIONS, ask, connect, directory, provider, raw_websocket, start_tls, websocket,
-};
+use tls_clients::{ask, connect, directory, raw_websocket, start_tls, websocket};
 
 const STOP: Duration = Duration::from_millis(100);
 
@@ -45,8 +44,7 @@ fn start_both(
     app: AsyncWebsocketApp<()>,
 ) -> (RunningApp, std::net::SocketAddr, [Arc<ClientConfig>; 2]) {
     let authority = Authority::new();
-    let tls = Tls::from_config(authority.issue("localhost").server()).unwrap();
-    let (running, address) = start(app.with_tls(tls));
+    let (running, address) = start(app.with_tls(authority.app_tls()));
     let clients = VERSIONS.map(|version| authority.client_of(&[version]));
     (running, address, clients)
 }
@@ -442,13 +440,7 @@ fn shutdown_says_1001_and_close_notify() {
 #[test]
 fn failed_handshakes_are_counted_by_their_cause() {
     let authority = Authority::new();
-    let identity = authority.issue("localhost");
-    let config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(identity.chain(), identity.key())
-        .unwrap();
+    let config = authority.issue(&["localhost"]).server_config(&[&TLS13]);
     let (running, address) = start(echo().with_tls(Tls::from_config(config).unwrap()));
     let sender = running.sender();
     let fails = |config: Arc<ClientConfig>| {

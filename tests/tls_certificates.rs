@@ -1,5 +1,8 @@
 //! Certificates: of clients, by server name, and their renewal while connections are open.
 
+use crate::certificates::{
+    Authority, Identity, VERSIONS, client_builder, provider, roots, server_builder,
+};
 use crate::support;
 use crate::tls_clients;
 
@@ -15,18 +18,15 @@ use humphrey_ws::tls::Tls;
 use humphrey_ws::{Accept, AsyncWebsocketApp, Message, RunningApp};
 use rcgen::{KeyPair, PKCS_ED25519};
 use rustls::pki_types::CertificateDer;
-use rustls::server::{ResolvesServerCertUsingSni, WebPkiClientVerifier};
+use rustls::server::ResolvesServerCertUsingSni;
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, HandshakeKind, ServerConfig};
+use rustls::{ClientConfig, HandshakeKind};
 use support::{
     DEADLINE, client_frame, eventually, raise_descriptors, read_frame, read_head, start,
     upgrade_request,
 };
-use tls_clients::{
-    Authority, Identity, TlsStream, VERSIONS, connect, connect_as, directory, provider,
-    raw_websocket,
-};
+use tls_clients::{TlsStream, connect, connect_as, directory, raw_websocket};
 
 const STOP: Duration = Duration::from_millis(100);
 
@@ -59,27 +59,18 @@ fn shown(address: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Certifi
         .into_owned()
 }
 
-/// Returns the configuration of a server that demands client certificates of an authority.
-fn demanding(server: &Identity, clients: &Authority) -> ServerConfig {
-    let roots = Arc::new(clients.roots());
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
-        .build()
-        .unwrap();
-    ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&VERSIONS)
-        .unwrap()
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(server.chain(), server.key())
-        .unwrap()
-}
-
 #[test]
 fn client_certificate_is_passed_to_handlers() {
     let authority = Authority::new();
     let clients = Authority::new();
     let (seen, saw) = channel();
     let seen = Mutex::new(seen);
-    let tls = Tls::from_config(demanding(&authority.issue("localhost"), &clients)).unwrap();
+    let tls = Tls::from_config(
+        authority
+            .issue(&["localhost"])
+            .server_config_for(&clients, &VERSIONS),
+    )
+    .unwrap();
     let (running, address) = start(echo().with_tls(tls).with_handshake_handler(
         move |request, _| {
             let certificates = request.client_certificates().to_vec();
@@ -88,8 +79,8 @@ fn client_certificate_is_passed_to_handlers() {
         },
     ));
     for version in VERSIONS {
-        let alice = clients.issue("alice");
-        let config = authority.client_with(&alice, version);
+        let alice = clients.issue(&["alice"]);
+        let config = authority.client_with(&alice, &[version]);
         // The second session is resumed, and has the certificate, too.
         for _ in 0..2 {
             let mut client = raw_websocket(address, &config);
@@ -117,15 +108,20 @@ fn refused(address: SocketAddr, config: &Arc<ClientConfig>) -> String {
 fn client_without_an_accepted_certificate_is_refused() {
     let authority = Authority::new();
     let clients = Authority::new();
-    let tls = Tls::from_config(demanding(&authority.issue("localhost"), &clients)).unwrap();
+    let tls = Tls::from_config(
+        authority
+            .issue(&["localhost"])
+            .server_config_for(&clients, &VERSIONS),
+    )
+    .unwrap();
     let (running, address) = start(echo().with_tls(tls));
     let sender = running.sender();
     let mut refusals = 0;
     for version in VERSIONS {
-        let stranger = Authority::new().issue("mallory");
+        let stranger = Authority::new().issue(&["mallory"]);
         for config in [
             authority.client_of(&[version]),
-            authority.client_with(&stranger, version),
+            authority.client_with(&stranger, &[version]),
         ] {
             let error = refused(address, &config);
             assert!(error.contains("fatal alert"), "{error}");
@@ -143,10 +139,10 @@ fn client_without_an_accepted_certificate_is_refused() {
 fn client_of_a_withdrawn_authority_fails_with_its_old_ticket() {
     let authority = Authority::new();
     let (old, new) = (Authority::new(), Authority::new());
-    let server = authority.issue("localhost");
-    let tls = Tls::from_config(demanding(&server, &old)).unwrap();
+    let server = authority.issue(&["localhost"]);
+    let tls = Tls::from_config(server.server_config_for(&old, &VERSIONS)).unwrap();
     let (running, address) = start(echo().with_tls(tls.clone()));
-    let configs = VERSIONS.map(|version| authority.client_with(&old.issue("alice"), version));
+    let configs = VERSIONS.map(|version| authority.client_with(&old.issue(&["alice"]), &[version]));
     let mut open = Vec::new();
     for config in &configs {
         for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
@@ -156,7 +152,7 @@ fn client_of_a_withdrawn_authority_fails_with_its_old_ticket() {
             open.push(client);
         }
     }
-    tls.set(demanding(&server, &new)).unwrap();
+    tls.set(server.server_config_for(&new, &VERSIONS)).unwrap();
     for config in &configs {
         let error = refused(address, config);
         assert!(error.contains("fatal alert"), "{error}");
@@ -172,7 +168,7 @@ fn client_of_a_withdrawn_authority_fails_with_its_old_ticket() {
 fn server_name_selects_the_certificate() {
     let authority = Authority::new();
     let mut by_name = ResolvesServerCertUsingSni::new();
-    let identities = ["one.example", "two.example"].map(|name| (name, authority.issue(name)));
+    let identities = ["one.example", "two.example"].map(|name| (name, authority.issue(&[name])));
     for (name, identity) in &identities {
         let key = provider()
             .key_provider
@@ -182,9 +178,7 @@ fn server_name_selects_the_certificate() {
             .add(name, CertifiedKey::new(identity.chain(), key))
             .unwrap();
     }
-    let config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&VERSIONS)
-        .unwrap()
+    let config = server_builder(&VERSIONS)
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(by_name));
     let (running, address) = start(echo().with_tls(Tls::from_config(config).unwrap()));
@@ -204,7 +198,7 @@ fn start_with_files(
     authority: &Authority,
     directory: &Path,
 ) -> (RunningApp, SocketAddr, Tls, Identity) {
-    let identity = authority.issue("localhost");
+    let identity = authority.issue(&["localhost"]);
     let (certificates, key) = identity.write(directory);
     let tls = Tls::from_pem_files(certificates, key).unwrap();
     let (running, address) = start(echo().with_tls(tls.clone()));
@@ -225,7 +219,7 @@ fn open_connections_survive_reloads() {
         .map(|_| raw_websocket(address, &config))
         .collect();
     for n in 0..RELOADS {
-        let identity = authority.issue("localhost");
+        let identity = authority.issue(&["localhost"]);
         identity.write(&files);
         tls.reload().unwrap();
         // A client that comes with a ticket of before gets a full handshake.
@@ -261,14 +255,14 @@ fn new_certificates_are_noticed() {
     let sender = running.sender();
     let config = authority.client();
     for _ in 0..5 {
-        let identity = authority.issue("localhost");
+        let identity = authority.issue(&["localhost"]);
         identity.write(&files);
         eventually("the new certificate is shown", || {
             shown(address, &config, "localhost") == identity.certificate
         });
     }
     // The certificate of before stays while the files can't be used.
-    let identity = authority.issue("localhost");
+    let identity = authority.issue(&["localhost"]);
     let before = shown(address, &config, "localhost");
     let reloads = sender.metrics().tls.reloads;
     fs::write(files.join("cert.pem"), "damaged").unwrap();
@@ -288,7 +282,7 @@ fn unusable_files_keep_the_certificate_and_are_named() {
     let files = directory("tls unusable");
     let (running, address, tls, identity) = start_with_files(&authority, &files);
     let config = authority.client();
-    let other = authority.issue("localhost");
+    let other = authority.issue(&["localhost"]);
     let (certificates, key) = (files.join("cert.pem"), files.join("key.pem"));
     let damaged = other.pem.replace('M', "!");
     let encrypted = other
@@ -329,7 +323,7 @@ fn unusable_files_keep_the_certificate_and_are_named() {
 fn both_may_be_in_one_file_in_any_order() {
     let authority = Authority::new();
     let files = directory("tls one file");
-    let identity = authority.issue("localhost");
+    let identity = authority.issue(&["localhost"]);
     let (file, config) = (files.join("both.pem"), authority.client());
     for parts in [
         [&identity.pem, &identity.key_pem],
@@ -345,27 +339,18 @@ fn both_may_be_in_one_file_in_any_order() {
 #[test]
 fn ed25519_certificate_can_be_used() {
     let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-    let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
-    let certificate = params.self_signed(&key).unwrap();
-    let files = directory("tls ed25519");
-    fs::write(files.join("cert.pem"), certificate.pem()).unwrap();
-    fs::write(files.join("key.pem"), key.serialize_pem()).unwrap();
-    let tls = Tls::from_pem_files(files.join("cert.pem"), files.join("key.pem")).unwrap();
+    let identity = Identity::self_signed_with(&key, &["localhost"], false);
+    let (certificates, key) = identity.write(&directory("tls ed25519"));
+    let tls = Tls::from_pem_files(certificates, key).unwrap();
     let (running, address) = start(echo().with_tls(tls));
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate.der().clone()).unwrap();
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&VERSIONS)
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let config = client_builder(roots(&identity.certificate), &VERSIONS).with_no_client_auth();
     echoes(&mut raw_websocket(address, &Arc::new(config)), "hello");
     running.shutdown(STOP);
 }
 
 #[test]
 fn handle_of_a_configuration_has_no_files() {
-    let tls = Tls::from_config(Authority::new().issue("localhost").server()).unwrap();
+    let tls = Authority::new().app_tls();
     assert!(tls.reload().unwrap_err().to_string().contains("`set`"));
     assert!(
         tls.watch(STOP)
@@ -378,8 +363,7 @@ fn handle_of_a_configuration_has_no_files() {
 #[test]
 fn resumed_sessions_are_counted() {
     let authority = Authority::new();
-    let tls = Tls::from_config(authority.issue("localhost").server()).unwrap();
-    let (running, address) = start(echo().with_tls(tls));
+    let (running, address) = start(echo().with_tls(authority.app_tls()));
     let mut resumed = 0;
     for version in VERSIONS {
         let config = authority.client_of(&[version]);
@@ -402,7 +386,7 @@ fn resumed_sessions_are_counted() {
 #[test]
 fn early_data_is_not_accepted() {
     let authority = Authority::new();
-    let mut config = authority.issue("localhost").server();
+    let mut config = authority.issue(&["localhost"]).server_config(&VERSIONS);
     config.max_early_data_size = 16_384;
     let (running, address) = start(echo().with_tls(Tls::from_config(config).unwrap()));
     let mut config = Arc::unwrap_or_clone(authority.client_of(&[&TLS13]));

@@ -1,6 +1,7 @@
 //! Messages to many clients over TLS, some of them slow: each policy for slow consumers, on the slow clients and on all
 //! others.
 
+use crate::certificates::{Authority, VERSIONS};
 use crate::support;
 use crate::tls_clients;
 
@@ -11,11 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use humphrey_ws::tls::Tls;
 use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Message, RunningApp, SlowConsumer};
 use rustls::ClientConfig;
 use support::{DEADLINE, close_code, eventually, read_frame, start};
-use tls_clients::{Authority, TlsStream, VERSIONS, raw_websocket};
+use tls_clients::{TlsStream, raw_websocket};
 
 const MESSAGES: u64 = 4_000;
 const READERS: usize = 6;
@@ -24,14 +24,13 @@ type Clients = [Arc<ClientConfig>; 2];
 
 fn serve(policy: SlowConsumer) -> (RunningApp, SocketAddr, Clients) {
     let authority = Authority::new();
-    let tls = Tls::from_config(authority.issue("localhost").server()).unwrap();
     let limits = Limits::default().outbox_bytes_max(400_000);
     let (running, address) = start(
         AsyncWebsocketApp::<()>::new()
             .with_shards(2)
             .with_limits(limits)
             .with_slow_consumer(policy)
-            .with_tls(tls),
+            .with_tls(authority.app_tls()),
     );
     let clients = VERSIONS.map(|version| authority.client_of(&[version]));
     (running, address, clients)
@@ -250,10 +249,9 @@ fn plain_and_own_messages_keep_their_order() {
     // Each client's replies and the broadcasts between them.
     const ROUNDS: u64 = 200;
     let authority = Authority::new();
-    let tls = Tls::from_config(authority.issue("localhost").server()).unwrap();
     let app = AsyncWebsocketApp::<()>::new()
         .with_message_handler(|stream, message: Message, _| stream.send(message))
-        .with_tls(tls);
+        .with_tls(authority.app_tls());
     let (running, address) = start(app);
     let sender = running.sender();
     let config = authority.client();

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use support::shell::{Foreign, Guest, Shell};
 #[cfg(feature = "tls")]
-use support::tls::Authority;
+use support::certificates::Authority;
 use support::{DEADLINE, eventually};
 use tungstenite::Message;
 

@@ -10,9 +10,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use rustls::{HandshakeKind, ServerConnection};
+use rustls::{HandshakeKind, ServerConfig, ServerConnection};
+use support::certificates::{Authority, Identity, VERSIONS, Validity, file};
 use support::shell::{Cable, Foreign, Guest, Shell};
-use support::tls::{self, Authority, BOTH_VERSIONS, Identity, ServerConfig, TlsServer, Validity};
+use support::tls_servers::{self as tls, TlsServer};
 use support::{DEADLINE, Program};
 use tungstenite::Message;
 
@@ -36,7 +37,7 @@ fn is_end_announced(guest: &mut Guest<TlsServer>) -> bool {
 fn listen_and_send_speak_both_versions_of_tls() {
     let authority = Authority::new();
     let ca = authority.file();
-    for version in BOTH_VERSIONS {
+    for version in VERSIONS {
         let config = authority.issue(&["localhost"]).server_of(&[version]);
         let server = Foreign::new();
         let url = secure(&server.url());
@@ -142,7 +143,7 @@ fn unacceptable_certificate_ends_the_first_attempt() {
     let self_signed = Identity::self_signed(&["localhost"], false);
     let ca_as_server = Identity::self_signed(&["localhost"], true);
     let pem = format!("{}{}", authority.pem, ca_as_server.pem);
-    let ca = tls::file(&pem);
+    let ca = file(&pem);
     let unknown = format!("was not issued by an authority in {} (--ca)", ca.display());
     for (identity, said) in [
         (
@@ -208,7 +209,7 @@ fn server_that_requires_a_client_certificate_ends_the_first_attempt() {
     let authority = Authority::new();
     let ca = authority.file();
     let identity = authority.issue(&["localhost"]);
-    for version in BOTH_VERSIONS {
+    for version in VERSIONS {
         let server = Foreign::new();
         let mut listener = Shell::listen(&secure(&server.url()), &["--ca", text(&ca)]);
         let config = identity.server_for(&authority, version);
@@ -236,7 +237,7 @@ fn server_that_hangs_up_in_the_tls_handshake_is_retried() {
 
 #[test]
 fn unusable_ca_is_an_invalid_command_line() {
-    let empty = tls::file("");
+    let empty = file("");
     let valid = Authority::new().file();
     for (url, ca, said) in [
         ("wss://localhost/", text(&empty), "no certificate in PEM"),

@@ -1,132 +1,31 @@
-//! Certificates, and rustls clients.
+//! rustls clients, and apps that accept them.
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use humphrey_ws::tls::Tls;
 use humphrey_ws::{AsyncWebsocketApp, RunningApp};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
-};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::version::{TLS12, TLS13};
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned,
-    SupportedProtocolVersion,
-};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use tungstenite::WebSocket;
 
+use crate::certificates::{Authority, Identity, VERSIONS};
 use crate::support::{read_head, start, tcp, upgrade_request};
-
-pub(crate) const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
 pub(crate) type TlsStream = StreamOwned<ClientConnection, TcpStream>;
 
-pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
-}
-
-/// An authority that issues certificates.
-pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
-
 impl Authority {
-    pub(crate) fn new() -> Self {
-        // Authorities are found by their names.
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("authority {}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        Self(CertifiedIssuer::self_signed(params, key).unwrap())
+    /// Issues a certificate for `localhost`, and returns the TLS settings of an app that uses it.
+    pub(crate) fn app_tls(&self) -> Tls {
+        Tls::from_config(self.issue(&["localhost"]).server_config(&VERSIONS)).unwrap()
     }
-
-    /// Issues a certificate for a name.
-    pub(crate) fn issue(&self, name: &str) -> Identity {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        Identity {
-            pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-            certificate: certificate.into(),
-            key: key.serialize_der(),
-        }
-    }
-
-    pub(crate) fn roots(&self) -> RootCertStore {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
-        roots
-    }
-
-    /// Returns the configuration of clients that trust this authority.
-    pub(crate) fn client(&self) -> Arc<ClientConfig> {
-        self.client_of(&VERSIONS)
-    }
-
-    pub(crate) fn client_of(
-        &self,
-        versions: &[&'static SupportedProtocolVersion],
-    ) -> Arc<ClientConfig> {
-        let config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions)
-            .unwrap()
-            .with_root_certificates(self.roots())
-            .with_no_client_auth();
-        Arc::new(config)
-    }
-
-    /// Returns the configuration of clients that identify themselves.
-    pub(crate) fn client_with(
-        &self,
-        identity: &Identity,
-        version: &'static SupportedProtocolVersion,
-    ) -> Arc<ClientConfig> {
-        let config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .with_root_certificates(self.roots())
-            .with_client_auth_cert(identity.chain(), identity.key())
-            .unwrap();
-        Arc::new(config)
-    }
-}
-
-/// A certificate and its key.
-pub(crate) struct Identity {
-    pub(crate) pem: String,
-    pub(crate) key_pem: String,
-    pub(crate) certificate: CertificateDer<'static>,
-    key: Vec<u8>,
 }
 
 impl Identity {
-    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.certificate.clone()]
-    }
-
-    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
-        PrivatePkcs8KeyDer::from(self.key.clone()).into()
-    }
-
-    /// Returns the configuration of a server with this certificate, of any client.
-    pub(crate) fn server(&self) -> ServerConfig {
-        ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&VERSIONS)
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(self.chain(), self.key())
-            .unwrap()
-    }
-
-    /// Writes both to files, and returns their paths.
+    /// Writes the certificate and the key to files, and returns their paths.
     pub(crate) fn write(&self, directory: &Path) -> (PathBuf, PathBuf) {
         let paths = (directory.join("cert.pem"), directory.join("key.pem"));
         fs::write(&paths.1, &self.key_pem).unwrap();
@@ -152,8 +51,7 @@ where
     T: Send + Sync + Default + 'static,
 {
     let authority = Authority::new();
-    let tls = Tls::from_config(authority.issue("localhost").server()).unwrap();
-    let (running, address) = start(app.with_tls(tls));
+    let (running, address) = start(app.with_tls(authority.app_tls()));
     (running, address, authority.client())
 }
 

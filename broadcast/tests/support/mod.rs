@@ -3,10 +3,13 @@
 
 #![allow(dead_code)] // Each test file is a crate of its own and uses some of it.
 
+#[cfg(feature = "tls")]
+#[path = "../../../tests/support/certificates.rs"]
+pub(crate) mod certificates;
 pub(crate) mod shell;
 #[cfg(feature = "tls")]
-#[path = "../../../tests/support/tls.rs"]
-pub(crate) mod tls;
+#[path = "../../../tests/support/tls_servers.rs"]
+pub(crate) mod tls_servers;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};

@@ -18,7 +18,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
 #[cfg(feature = "tls")]
-use super::tls::{self, ServerConfig, TlsServer};
+use super::tls_servers::{self, TlsServer};
 use super::{DEADLINE, eventually, program, status_kib};
 
 /// `listen` or `send` as a process. Dropping it kills the process.
@@ -246,8 +246,11 @@ impl Foreign {
 
     /// Accepts the next client with TLS.
     #[cfg(feature = "tls")]
-    pub(crate) fn tls_guest(&self, config: &Arc<ServerConfig>) -> Guest<TlsServer> {
-        Guest::over(tls::accept(config.clone(), self.tcp()).unwrap(), None)
+    pub(crate) fn tls_guest(&self, config: &Arc<rustls::ServerConfig>) -> Guest<TlsServer> {
+        Guest::over(
+            tls_servers::accept(config.clone(), self.tcp()).unwrap(),
+            None,
+        )
     }
 
     /// Answers the next handshake with `answer`, and closes the socket.

@@ -11,9 +11,11 @@ use humphrey_ws::websocket_client::ClientTls;
 use mio::{Events, Interest, Poll, Token};
 use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 
-use tls_servers::Authority;
+use certificates::Authority;
 
-#[path = "../../../../tests/support/tls.rs"]
+#[path = "../../../../tests/support/certificates.rs"]
+mod certificates;
+#[path = "../../../../tests/support/tls_servers.rs"]
 mod tls_servers;
 
 const DEADLINE: Duration = Duration::from_secs(60);
