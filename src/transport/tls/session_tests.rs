@@ -73,18 +73,10 @@ fn play_cut(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>, cut: usize) 
     link.client.as_mut().unwrap().send_close_notify();
     let output = link.client_output();
     send_cut(&mut link, &output, cut.saturating_sub(sent));
-    until("the server has the end", || {
-        link.exchange();
-        link.ended.is_some()
-    });
-    assert_eq!(link.ended, Some(Ok(())));
+    assert_eq!(link.exchange_until_ended(), Ok(()));
     assert_eq!(link.server.received_bytes(), 0);
     link.server.finish();
-    until("the client has the end", || {
-        link.client_read(usize::MAX);
-        link.client_ended.is_some()
-    });
-    assert_eq!(link.client_ended, Some(Ok(())));
+    link.client_read_to_close_notify();
     assert!(link.client_received == text);
     sent + output.len()
 }
@@ -203,7 +195,7 @@ fn pieces_of_a_vectored_write_arrive_in_order() {
 /// A recipient of `Writer::write_many`, as the shard treats one.
 struct Recipient {
     link: Link,
-    /// What has not been accepted yet.
+    /// The bytes that the server's socket has not accepted yet.
     outbox: Vec<u8>,
     sent: Vec<u8>,
     /// The client reads only now and then.
@@ -343,11 +335,7 @@ fn key_update_flood_ends_the_connection() {
         link.serve();
         link.ended.is_some()
     });
-    assert_eq!(link.ended, Some(Err(ErrorKind::InvalidData)));
-    assert_eq!(
-        link.server.handshake(),
-        Handshake::Failed(TlsFailure::Malformed)
-    );
+    link.assert_failed(TlsFailure::Malformed);
     assert_eq!(link.server.received_bytes(), 0);
 }
 
@@ -415,7 +403,7 @@ fn finish_sends_pending_bytes_and_then_close_notify() {
                 .chunks(bytes.len())
                 .all(|it| it == bytes)
         );
-        // What the client still sends arrives, and nothing more can be sent.
+        // The server still receives the client's bytes, but can't send any more.
         link.server.finish();
         assert!(link.server.write(b"late").is_err());
         link.client_write(b"answer");
@@ -434,19 +422,11 @@ fn client_that_has_closed_still_receives() {
         let (server, client) = configs(version);
         let mut link = Link::open(&server, &client);
         link.client.as_mut().unwrap().send_close_notify();
-        until("the server has the end", || {
-            link.exchange();
-            link.ended.is_some()
-        });
-        assert_eq!(link.ended, Some(Ok(())));
+        assert_eq!(link.exchange_until_ended(), Ok(()));
         let bytes = noise(40_000);
         link.server_write(&bytes);
         link.server.finish();
-        until("the client has the end", || {
-            link.client_read(usize::MAX);
-            link.client_ended.is_some()
-        });
-        assert_eq!(link.client_ended, Some(Ok(())));
+        link.client_read_to_close_notify();
         assert!(link.client_received == bytes);
     }
 }
@@ -457,7 +437,7 @@ fn request_and_close_notify_within_the_handshake_are_answered() {
         let (server, client) = configs(version);
         let mut link = Link::new(&server, &client);
         link.client_write(b"request");
-        // What the client sends after the server's last flight arrives at once, with the end of the stream.
+        // The client's last flight, its request and its close_notify arrive at once.
         until("the client has completed the handshake", || {
             if link.client.as_ref().unwrap().is_handshaking() {
                 let output = link.client_output();
@@ -470,11 +450,7 @@ fn request_and_close_notify_within_the_handshake_are_answered() {
         link.client.as_mut().unwrap().send_close_notify();
         let output = link.client_output();
         link.send(&output);
-        until("the server has the end", || {
-            link.serve();
-            link.ended.is_some()
-        });
-        assert_eq!(link.ended, Some(Ok(())));
+        assert_eq!(link.serve_until_ended(), Ok(()));
         assert_eq!(link.received, b"request");
         assert_eq!(
             link.server.handshake(),
@@ -496,11 +472,7 @@ fn stream_without_close_notify_is_truncated() {
         let mut link = Link::open(&server, &client);
         link.echo(b"before");
         link.socket.shutdown(std::net::Shutdown::Write).unwrap();
-        until("the server has the end", || {
-            link.serve();
-            link.ended.is_some()
-        });
-        assert_eq!(link.ended, Some(Err(ErrorKind::UnexpectedEof)));
+        assert_eq!(link.serve_until_ended(), Err(ErrorKind::UnexpectedEof));
         assert!(matches!(
             link.server.handshake(),
             Handshake::Complete { .. }
@@ -519,11 +491,7 @@ fn end_within_the_handshake_is_an_abort() {
         assert_eq!(link.ended, None);
         assert_eq!(link.server.handshake(), Handshake::Running);
         link.socket.shutdown(std::net::Shutdown::Write).unwrap();
-        until("the server has the end", || {
-            link.serve();
-            link.ended.is_some()
-        });
-        assert_eq!(link.ended, Some(Err(ErrorKind::UnexpectedEof)));
+        assert_eq!(link.serve_until_ended(), Err(ErrorKind::UnexpectedEof));
         assert_eq!(
             link.server.handshake(),
             Handshake::Failed(TlsFailure::Aborted)
@@ -555,15 +523,8 @@ fn request_without_tls_is_answered_with_400() {
         let mut link = Link::new(&server, &client);
         link.client = None;
         link.send(request.as_bytes());
-        until("the server has answered", || {
-            link.serve();
-            link.ended.is_some()
-        });
-        assert_eq!(link.ended, Some(Err(ErrorKind::InvalidData)));
-        assert_eq!(
-            link.server.handshake(),
-            Handshake::Failed(TlsFailure::PlainHttp)
-        );
+        link.serve_until_refused();
+        link.assert_failed(TlsFailure::PlainHttp);
         let Link { server, socket, .. } = link;
         drop(server);
         socket.set_nonblocking(false).unwrap();

@@ -16,7 +16,7 @@ use rustls::{
 
 use super::ShardSocket;
 use super::session::{PARTIAL_BYTES_MAX, RECORD_BYTES};
-use crate::transport::{Handshake, ShardTransport};
+use crate::transport::{Handshake, ShardTransport, TlsFailure};
 
 /// A certificate for `localhost` until the year 4000, and its key. Both are public, and for tests alone.
 const CERTIFICATE: &str = "MIIBPjCB5aADAgECAgEBMAoGCCqGSM49BAMCMBQxEjAQBgNVBAMMCWxvY2FsaG9zdDAgFw0yMDAxMDEwMDAwMDBaGA80MDAwMDEw\
@@ -180,7 +180,7 @@ impl Link {
         });
     }
 
-    /// Has the server read what has arrived.
+    /// Lets the server read and decrypt the bytes that have arrived in its socket.
     pub(crate) fn serve(&mut self) {
         while self.ended.is_none() {
             let outcome = self.server.read(&mut self.buffer);
@@ -197,13 +197,52 @@ impl Link {
         }
     }
 
+    /// Lets the server read until its input has ended. Returns `Ok` after a close_notify, and otherwise the kind of the error.
+    pub(crate) fn serve_until_ended(&mut self) -> Result<(), ErrorKind> {
+        until("the server's input has ended", || {
+            self.serve();
+            self.ended.is_some()
+        });
+        self.ended.unwrap()
+    }
+
+    /// Moves bytes both ways until the server's input has ended. Returns `Ok` after a close_notify, and otherwise the kind of the
+    /// error.
+    pub(crate) fn exchange_until_ended(&mut self) -> Result<(), ErrorKind> {
+        until("the server's input has ended", || {
+            self.exchange();
+            self.ended.is_some()
+        });
+        self.ended.unwrap()
+    }
+
+    /// Lets the server read until it has refused the client's bytes.
+    pub(crate) fn serve_until_refused(&mut self) {
+        assert_eq!(self.serve_until_ended(), Err(ErrorKind::InvalidData));
+    }
+
+    /// Checks that the server has refused the client's bytes for this reason.
+    pub(crate) fn assert_failed(&self, failure: TlsFailure) {
+        assert_eq!(self.ended, Some(Err(ErrorKind::InvalidData)));
+        assert_eq!(self.server.handshake(), Handshake::Failed(failure));
+    }
+
+    /// Lets the client read until its input has ended, which the server must have announced with close_notify.
+    pub(crate) fn client_read_to_close_notify(&mut self) {
+        until("the client's input has ended", || {
+            self.client_read(usize::MAX);
+            self.client_ended.is_some()
+        });
+        assert_eq!(self.client_ended, Some(Ok(())));
+    }
+
     pub(crate) fn check_memory(&self) {
         let (received, pending) = (self.server.received_bytes(), self.server.pending_bytes());
         assert!(received <= PARTIAL_BYTES_MAX, "{received} bytes received");
         assert!(pending <= PENDING_BYTES_MAX, "{pending} bytes pending");
     }
 
-    /// Has the client read up to `most` bytes of what has arrived.
+    /// Lets the client read and decrypt up to `most` of the bytes that have arrived in its socket.
     pub(crate) fn client_read(&mut self, most: usize) {
         let mut left = most;
         while left > 0 && self.client_ended.is_none() {
@@ -251,7 +290,7 @@ impl Link {
         client.writer().write_all(bytes).unwrap();
     }
 
-    /// Has the server write bytes, while the client reads.
+    /// Lets the server write bytes, while the client reads.
     pub(crate) fn server_write(&mut self, mut bytes: &[u8]) {
         until("the server has written", || {
             if bytes.is_empty() && !self.server.has_pending() {
@@ -270,7 +309,7 @@ impl Link {
         });
     }
 
-    /// Has bytes echoed, which shows that both directions work.
+    /// Sends bytes from the client to the server and back, which shows that both directions work.
     pub(crate) fn echo(&mut self, bytes: &[u8]) {
         let (to, from) = (self.received.len(), self.client_received.len());
         self.client_write(bytes);

@@ -90,7 +90,7 @@ impl Rude {
         });
     }
 
-    /// Opens what has arrived. Returns false at the end of the stream.
+    /// Reads the bytes that the server has sent, and decrypts the complete records. Returns false at the end of the stream.
     fn read(&mut self) -> bool {
         let mut bytes = [0; 4096];
         let goes_on = match std::io::Read::read(&mut self.link.socket, &mut bytes) {
@@ -122,13 +122,17 @@ impl Rude {
         goes_on
     }
 
+    /// Reads until the server has sent these bytes.
+    fn expect_sent(&mut self, bytes: &[u8]) {
+        until("the bytes arrive", || {
+            self.read();
+            self.plain.ends_with(bytes)
+        });
+    }
+
     /// Checks that the server has failed, and keeps nothing.
     fn expect_failure(&mut self) {
-        until("the server has failed", || {
-            self.link.serve();
-            self.link.ended.is_some()
-        });
-        assert_eq!(self.link.ended, Some(Err(ErrorKind::InvalidData)));
+        self.link.serve_until_refused();
         assert!(matches!(self.link.server.handshake(), Handshake::Failed(_)));
         assert_eq!(self.link.server.received_bytes(), 0);
         assert!(self.link.server.write(b"no more").is_err());
@@ -233,10 +237,7 @@ fn bytes_before_a_damaged_record_count() {
         bad[9] ^= 1;
         client.link.received.clear();
         client.link.send(&[good, bad].concat());
-        until("the server has failed", || {
-            client.link.serve();
-            client.link.ended.is_some()
-        });
+        client.link.serve_until_refused();
         assert_eq!(client.link.received, b"good");
         client.expect_alert(AlertDescription::BadRecordMac);
     }
@@ -282,10 +283,7 @@ fn half_a_key_update_leaves_the_server_able_to_write() {
     assert_eq!(client.link.ended, None);
     // The server keeps the half, and writes meanwhile.
     client.link.server.write(b"meanwhile").unwrap();
-    until("the bytes arrive", || {
-        client.read();
-        client.plain.ends_with(b"meanwhile")
-    });
+    client.expect_sent(b"meanwhile");
     let (mut inner, _) = crate::transport::writers(1, true);
     let write = |()| {
         Some(Write {
@@ -297,18 +295,12 @@ fn half_a_key_update_leaves_the_server_able_to_write() {
     inner[0].write_many(&[()], write, |(), _, outcome, _| {
         assert_eq!(outcome.unwrap(), 7);
     });
-    until("the bytes arrive", || {
-        client.read();
-        client.plain.ends_with(b"to many")
-    });
+    client.expect_sent(b"to many");
     // The update is complete: only records with the next key are accepted.
     client.send_record(HANDSHAKE, &key_update[3..]);
     assert_eq!(client.link.ended, None);
     client.link.server.write(b"after").unwrap();
-    until("the bytes arrive", || {
-        client.read();
-        client.plain.ends_with(b"after")
-    });
+    client.expect_sent(b"after");
     client.send_record(DATA, b"with the old key");
     client.expect_alert(AlertDescription::BadRecordMac);
 }
@@ -341,11 +333,7 @@ fn endless_handshake_message_is_bounded() {
             client.send_record(HANDSHAKE, &part);
             part.clear();
         }
-        until("the server has failed", || {
-            client.link.serve();
-            client.link.ended.is_some()
-        });
-        assert_eq!(client.link.ended, Some(Err(ErrorKind::InvalidData)));
+        client.link.serve_until_refused();
         assert_eq!(client.link.server.received_bytes(), 0);
     }
 }
@@ -379,11 +367,7 @@ fn renegotiation_is_refused() {
     for _ in 0..3 {
         client.send_record(HANDSHAKE, &hello[5..]);
     }
-    until("the server has failed", || {
-        client.link.serve();
-        client.link.ended.is_some()
-    });
-    assert_eq!(client.link.ended, Some(Err(ErrorKind::InvalidData)));
+    client.link.serve_until_refused();
 }
 
 #[test]
@@ -400,15 +384,8 @@ fn fatal_alert_ends_the_connection() {
     for version in VERSIONS {
         let mut client = Rude::new(version);
         client.send_record(ALERT, &[2, AlertDescription::InternalError.into()]);
-        until("the server has failed", || {
-            client.link.serve();
-            client.link.ended.is_some()
-        });
-        assert_eq!(client.link.ended, Some(Err(ErrorKind::InvalidData)));
-        assert_eq!(
-            client.link.server.handshake(),
-            Handshake::Failed(TlsFailure::Alert)
-        );
+        client.link.serve_until_refused();
+        client.link.assert_failed(TlsFailure::Alert);
         assert!(client.link.server.write(b"no more").is_err());
     }
 }
@@ -420,11 +397,7 @@ fn warning_flood_ends_the_connection() {
         for _ in 0..20 {
             client.send_record(ALERT, &[1, AlertDescription::UserCanceled.into()]);
         }
-        until("the server has failed", || {
-            client.link.serve();
-            client.link.ended.is_some()
-        });
-        assert_eq!(client.link.ended, Some(Err(ErrorKind::InvalidData)));
+        client.link.serve_until_refused();
     }
 }
 
@@ -436,29 +409,18 @@ fn data_after_close_notify_is_ignored() {
         let end = client.record(ALERT, &[1, AlertDescription::CloseNotify.into()]);
         let late = client.record(DATA, b"late");
         client.link.send(&[end, late].concat());
-        until("the server has the end", || {
-            client.link.serve();
-            client.link.ended.is_some()
-        });
-        assert_eq!(client.link.ended, Some(Ok(())));
+        assert_eq!(client.link.serve_until_ended(), Ok(()));
         assert_eq!(client.link.received, b"");
         assert_eq!(client.link.server.received_bytes(), 0);
         client.link.server.write(b"still").unwrap();
-        until("the bytes arrive", || {
-            client.read();
-            client.plain.ends_with(b"still")
-        });
+        client.expect_sent(b"still");
     }
 }
 
 /// Sends bytes in a handshake, and returns the server's answer.
 fn answer_in_handshake(link: &mut Link, bytes: &[u8]) -> Vec<u8> {
     link.send(bytes);
-    until("the server has failed", || {
-        link.serve();
-        link.ended.is_some()
-    });
-    assert_eq!(link.ended, Some(Err(ErrorKind::InvalidData)));
+    link.serve_until_refused();
     assert!(matches!(link.server.handshake(), Handshake::Failed(_)));
     assert_eq!(link.server.received_bytes(), 0);
     link.server.finish();
@@ -537,15 +499,8 @@ fn endless_hello_is_bounded() {
         bytes.extend(plain_record(22, &[0; 1_000]));
     }
     link.send(&bytes);
-    until("the server has failed", || {
-        link.serve();
-        link.ended.is_some()
-    });
-    assert_eq!(link.ended, Some(Err(ErrorKind::InvalidData)));
-    assert_eq!(
-        link.server.handshake(),
-        Handshake::Failed(TlsFailure::Malformed)
-    );
+    link.serve_until_refused();
+    link.assert_failed(TlsFailure::Malformed);
 }
 
 #[test]
@@ -584,10 +539,7 @@ fn alert_in_the_handshake_is_counted_by_its_cause() {
         link.send(&hello);
         link.serve();
         link.send(&plain_record(21, &[2, alert.into()]));
-        until("the server has failed", || {
-            link.serve();
-            link.ended.is_some()
-        });
-        assert_eq!(link.server.handshake(), Handshake::Failed(failure));
+        link.serve_until_refused();
+        link.assert_failed(failure);
     }
 }
