@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use support::shell::{Foreign, Guest, Shell};
 #[cfg(feature = "tls")]
 use support::certificates::Authority;
+use support::shell::{Foreign, Guest, Shell};
 use support::{DEADLINE, eventually};
 use tungstenite::Message;
 
@@ -90,9 +90,9 @@ fn number_in_front_of(words: &str, said: &str) -> usize {
     })
 }
 
-/// What is below the WebSocket.
+/// The transport that carries the WebSocket connection.
 #[derive(Clone, Copy)]
-enum Below {
+enum Transport {
     Tcp,
     #[cfg(feature = "tls")]
     Tls,
@@ -121,7 +121,7 @@ fn serve_twice<S: Read + Write + Send + 'static>(
     (arrived, rest)
 }
 
-fn expect_each_line_accounted_for(bytes_max: usize, cut: Cut, below: Below) {
+fn expect_each_line_accounted_for(bytes_max: usize, cut: Cut, transport: Transport) {
     let server = Foreign::new();
     let served = Arc::new(AtomicBool::new(false));
     let start = |url: &str, options: &[&str]| {
@@ -130,8 +130,8 @@ fn expect_each_line_accounted_for(bytes_max: usize, cut: Cut, below: Below) {
         sender.stdin = None;
         sender
     };
-    let (mut sender, (mut arrived, rest)) = match below {
-        Below::Tcp => {
+    let (mut sender, (mut arrived, rest)) = match transport {
+        Transport::Tcp => {
             let sender = start(&server.url(), &[]);
             let accept = Foreign::guest;
             let how = (bytes_max, cut);
@@ -141,7 +141,7 @@ fn expect_each_line_accounted_for(bytes_max: usize, cut: Cut, below: Below) {
             )
         }
         #[cfg(feature = "tls")]
-        Below::Tls => {
+        Transport::Tls => {
             let authority = Authority::new();
             let config = authority.issue(&["127.0.0.1"]).server();
             let ca = authority.file();
@@ -175,7 +175,7 @@ fn expect_each_line_accounted_for(bytes_max: usize, cut: Cut, below: Below) {
     assert!(dropped <= usize::from(cut == Cut::TooLong), "{case}");
 }
 
-fn expect_lines_accounted_for_wherever_cut(below: Below) {
+fn expect_lines_accounted_for_wherever_cut(transport: Transport) {
     let cuts = [Cut::Reset, Cut::HalfClosed, Cut::TooLong];
     let all: Vec<(usize, Cut)> = (0..=EXCHANGE_BYTES)
         .flat_map(|bytes_max| cuts.map(|cut| (bytes_max, cut)))
@@ -184,7 +184,7 @@ fn expect_lines_accounted_for_wherever_cut(below: Below) {
     for some in all.chunks(24) {
         thread::scope(|scope| {
             for (bytes_max, cut) in some {
-                scope.spawn(|| expect_each_line_accounted_for(*bytes_max, *cut, below));
+                scope.spawn(|| expect_each_line_accounted_for(*bytes_max, *cut, transport));
             }
         });
     }
@@ -192,13 +192,13 @@ fn expect_lines_accounted_for_wherever_cut(below: Below) {
 
 #[test]
 fn lines_are_accounted_for_wherever_the_connection_is_cut() {
-    expect_lines_accounted_for_wherever_cut(Below::Tcp);
+    expect_lines_accounted_for_wherever_cut(Transport::Tcp);
 }
 
 #[cfg(feature = "tls")]
 #[test]
 fn lines_are_accounted_for_wherever_a_tls_connection_is_cut() {
-    expect_lines_accounted_for_wherever_cut(Below::Tls);
+    expect_lines_accounted_for_wherever_cut(Transport::Tls);
 }
 
 #[test]

@@ -276,7 +276,8 @@ impl Handshake {
         &self.connection.socket
     }
 
-    /// Continues with what has arrived. Returns whether the server has accepted the WebSocket.
+    /// Processes the bytes that the server has sent, and sends the upgrade request once the TLS handshake is complete. Returns
+    /// whether the server has accepted the WebSocket.
     pub(crate) fn proceed(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         let answer = &mut self.answer;
         let mut take = |part: &[u8]| {
