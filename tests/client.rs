@@ -3,31 +3,16 @@
 use crate::support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::thread::{self, JoinHandle};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use humphrey_ws::websocket_client::{
     Client, ClientBuilder, ClientError, HandshakeError, InvalidHeader,
 };
 use humphrey_ws::{AsyncWebsocketApp, CloseCode, Message};
-use support::{DEADLINE, start};
+use support::{DEADLINE, serve_one, start};
 use tungstenite::handshake::server::{Request, Response};
-
-/// Starts a foreign server, which runs a closure with its first client.
-fn serve<T: Send + 'static>(
-    act: impl FnOnce(TcpStream) -> T + Send + 'static,
-) -> (SocketAddr, JoinHandle<T>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = thread::spawn(move || {
-        let (stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream.set_write_timeout(Some(DEADLINE)).unwrap();
-        act(stream)
-    });
-    (address, server)
-}
 
 fn builder(address: SocketAddr) -> ClientBuilder {
     Client::builder(&format!("ws://{address}/")).with_read_timeout(Some(DEADLINE))
@@ -115,7 +100,7 @@ fn messages_of_every_size_are_echoed() {
 
 #[test]
 fn foreign_server_gets_headers_host_and_subprotocols() {
-    let (address, server) = serve(|stream| {
+    let (address, server) = serve_one(|stream| {
         let mut asked = None;
         #[allow(clippy::result_large_err)] // tungstenite's own.
         let look = |request: &Request, mut response: Response| {
@@ -153,7 +138,7 @@ fn foreign_server_gets_headers_host_and_subprotocols() {
 
 #[test]
 fn interim_responses_and_early_frames_lose_nothing() {
-    let (address, server) = serve(|mut stream| {
+    let (address, server) = serve_one(|mut stream| {
         let before = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
         accept(&mut stream, before, b"\x81\x05early\x81\x01");
         stream.write_all(b"x").unwrap();
@@ -169,7 +154,7 @@ fn interim_responses_and_early_frames_lose_nothing() {
 
 #[test]
 fn refusal_has_status_reason_and_part_of_the_body() {
-    let (address, server) = serve(|mut stream| {
+    let (address, server) = serve_one(|mut stream| {
         read_request(&mut stream);
         let body = "x".repeat(5_000);
         let answer = format!(
@@ -194,7 +179,7 @@ fn refusal_has_status_reason_and_part_of_the_body() {
 
 #[test]
 fn redirect_is_not_followed_and_its_target_is_named() {
-    let (address, server) = serve(|mut stream| {
+    let (address, server) = serve_one(|mut stream| {
         read_request(&mut stream);
         let answer = b"HTTP/1.1 307 Moved\r\nLocation: ws://a/b\r\nContent-Length: 0\r\n\r\n";
         stream.write_all(answer).unwrap();
@@ -209,7 +194,7 @@ fn redirect_is_not_followed_and_its_target_is_named() {
 
 #[test]
 fn refusal_with_an_endless_body_is_reported() {
-    let (address, server) = serve(|mut stream| {
+    let (address, server) = serve_one(|mut stream| {
         read_request(&mut stream);
         let answer = b"HTTP/1.1 503 Busy\r\nContent-Length: 100\r\n\r\nfull\n";
         stream.write_all(answer).unwrap();
@@ -226,7 +211,7 @@ fn refusal_with_an_endless_body_is_reported() {
 
 #[test]
 fn trickled_response_does_not_extend_the_deadline() {
-    let (address, server) = serve(|mut stream| {
+    let (address, server) = serve_one(|mut stream| {
         read_request(&mut stream);
         let _ = stream.write_all(b"HTTP/1.1 101 x\r\nX: ");
         trickle(&mut stream, Duration::from_millis(5));
@@ -253,7 +238,7 @@ fn malformed_response_fails_the_connection() {
         ),
         ("", "closed the connection before"),
     ] {
-        let (address, server) = serve(move |mut stream| {
+        let (address, server) = serve_one(move |mut stream| {
             read_request(&mut stream);
             stream.write_all(answer.as_bytes()).unwrap();
         });
@@ -294,7 +279,7 @@ fn wrong_settings_are_reported_before_connecting() {
 
 #[test]
 fn read_timeout_loses_nothing_of_a_message() {
-    let (address, server) = serve(|mut stream| {
+    let (address, server) = serve_one(|mut stream| {
         accept(&mut stream, "", b"\x81\x04ha");
         // The server continues when the client signals it.
         stream.read_exact(&mut [0; 6]).unwrap();
@@ -320,7 +305,7 @@ fn read_timeout_loses_nothing_of_a_message() {
 
 #[test]
 fn server_close_is_reported_and_answered() {
-    let (address, server) = serve(|mut stream| {
+    let (address, server) = serve_one(|mut stream| {
         accept(&mut stream, "", b"\x89\x01p\x81\x04last\x88\x05\x0f\xa1why");
         drain(&mut stream)
     });
@@ -352,7 +337,7 @@ fn violation_by_the_server_is_answered_with_its_code() {
         (b"\x81\x01\xff", 1007),
         (b"\x82\x7e\x01\x01", 1009),
     ] {
-        let (address, server) = serve(move |mut stream| {
+        let (address, server) = serve_one(move |mut stream| {
             accept(&mut stream, "", frame);
             drain(&mut stream)
         });
@@ -373,7 +358,7 @@ fn violation_by_the_server_is_answered_with_its_code() {
 
 #[test]
 fn write_timeout_ends_a_send_to_a_nonreading_server() {
-    let (address, server) = serve(|mut stream| {
+    let (address, server) = serve_one(|mut stream| {
         accept(&mut stream, "", b"");
         stream
     });
@@ -398,7 +383,7 @@ fn write_timeout_ends_a_send_to_a_nonreading_server() {
 
 #[test]
 fn connection_without_a_closing_handshake_is_lost() {
-    let (address, server) = serve(|mut stream| accept(&mut stream, "", b"\x81\x05cut"));
+    let (address, server) = serve_one(|mut stream| accept(&mut stream, "", b"\x81\x05cut"));
     let mut client = builder(address).connect().unwrap();
     for _ in 0..2 {
         let error = client.receive().unwrap_err();
@@ -409,7 +394,7 @@ fn connection_without_a_closing_handshake_is_lost() {
 
 #[test]
 fn close_discards_messages_and_returns_at_its_deadline() {
-    let (address, server) = serve(|mut stream| {
+    let (address, server) = serve_one(|mut stream| {
         accept(&mut stream, "", b"\x81\x01a\x81\x01b");
         let mut frame = [0; 8];
         stream.read_exact(&mut frame).unwrap();
@@ -428,7 +413,7 @@ fn close_discards_messages_and_returns_at_its_deadline() {
 
 #[test]
 fn close_returns_at_its_deadline_during_a_trickle() {
-    let (address, server) = serve(|mut stream| {
+    let (address, server) = serve_one(|mut stream| {
         // A message of 65,535 bytes, a byte at a time.
         accept(&mut stream, "", b"\x82\x7e\xff\xff");
         trickle(&mut stream, Duration::from_millis(50));
@@ -460,13 +445,13 @@ fn messages_before_the_server_hangs_up_are_received() {
     };
     // The client can't answer the pings any more.
     let said = [b"\x89\x00".repeat(200), last_words.to_vec()].concat();
-    let (address, server) = serve(move |mut stream| accept(&mut stream, "", &said));
+    let (address, server) = serve_one(move |mut stream| accept(&mut stream, "", &said));
     let mut client = builder(address).connect().unwrap();
     server.join().unwrap();
     expect_last_words(&mut client);
     // The client can't send messages either.
     let said = last_words.to_vec();
-    let (address, server) = serve(move |mut stream| accept(&mut stream, "", &said));
+    let (address, server) = serve_one(move |mut stream| accept(&mut stream, "", &said));
     let mut client = builder(address).connect().unwrap();
     server.join().unwrap();
     let begun = Instant::now();

@@ -5,7 +5,7 @@ use crate::support;
 use crate::tls_servers as tls;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
@@ -14,42 +14,20 @@ use std::time::{Duration, Instant};
 use humphrey_ws::websocket_client::{Client, ClientBuilder, ClientError, ClientTls, TlsError};
 use humphrey_ws::{CloseCode, Message};
 use rustls::{HandshakeKind, ServerConfig};
-use support::DEADLINE;
+use support::{DEADLINE, serve_one, serve_one_at};
 use tls::TlsServer;
-
-/// Starts a TCP server, which runs a closure with its first client.
-fn serve_tcp<T: Send + 'static>(
-    act: impl FnOnce(TcpStream) -> T + Send + 'static,
-) -> (SocketAddr, JoinHandle<T>) {
-    serve_at("127.0.0.1:0", act)
-}
-
-fn serve_at<T: Send + 'static>(
-    address: &str,
-    act: impl FnOnce(TcpStream) -> T + Send + 'static,
-) -> (SocketAddr, JoinHandle<T>) {
-    let listener = TcpListener::bind(address).unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = thread::spawn(move || {
-        let (stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream.set_write_timeout(Some(DEADLINE)).unwrap();
-        act(stream)
-    });
-    (address, server)
-}
 
 /// Starts a TLS server, which runs a closure with its first client.
 fn serve<T: Send + 'static>(
     config: Arc<ServerConfig>,
     act: impl FnOnce(TlsServer) -> T + Send + 'static,
 ) -> (SocketAddr, JoinHandle<T>) {
-    serve_tcp(move |stream| act(tls::accept(config, stream).unwrap()))
+    serve_one(move |stream| act(tls::accept(config, stream).unwrap()))
 }
 
 /// Starts a TLS server whose client fails.
 fn serve_in_vain(config: Arc<ServerConfig>) -> SocketAddr {
-    let (address, _) = serve_tcp(move |stream| {
+    let (address, _) = serve_one(move |stream| {
         let _ = tls::accept(config, stream).map(|mut stream| stream.read(&mut [0; 1]));
     });
     address
@@ -126,7 +104,7 @@ fn certificate_for_an_address_is_accepted() {
     let identity = authority.issue(&["127.0.0.1", "::1"]);
     for host in ["127.0.0.1", "[::1]"] {
         let config = identity.server();
-        let (address, server) = serve_at(&format!("{host}:0"), |stream| {
+        let (address, server) = serve_one_at(&format!("{host}:0"), |stream| {
             let stream = tls::accept(config, stream).unwrap();
             assert_eq!(
                 stream.conn.server_name(),
@@ -304,7 +282,7 @@ fn plain_server_is_recognised() {
         "SSH-2.0-x\r\n",
         "220 hello\r\n",
     ] {
-        let (address, _) = serve_tcp(move |mut stream| {
+        let (address, _) = serve_one(move |mut stream| {
             stream.write_all(answer.as_bytes()).unwrap();
             let _ = stream.read(&mut [0; 1024]);
         });
@@ -312,7 +290,7 @@ fn plain_server_is_recognised() {
         assert_eq!(error, TlsError::NotTls, "{answer}");
         assert!(error.to_string().contains("use ws://"), "{error}");
     }
-    let (address, _) = serve_tcp(drop);
+    let (address, _) = serve_one(drop);
     let error = tls_error(builder("localhost", address).with_tls(trusting(&authority)));
     assert_eq!(error, TlsError::HungUp);
 }
@@ -325,7 +303,7 @@ fn version_without_overlap_is_reported() {
         (70, "neither TLS 1.2 nor TLS 1.3"),
         (40, "HandshakeFailure"),
     ] {
-        let (address, _) = serve_tcp(move |mut stream| {
+        let (address, _) = serve_one(move |mut stream| {
             let _ = stream.read(&mut [0; 1024]);
             stream.write_all(&[21, 3, 1, 0, 2, 2, alert]).unwrap();
         });
@@ -367,7 +345,7 @@ fn client_certificate_is_sent_if_the_settings_have_one() {
 fn connect_timeout_covers_the_tls_handshake() {
     let authority = Authority::new();
     for trickles in [false, true] {
-        let (address, server) = serve_tcp(move |mut stream| {
+        let (address, server) = serve_one(move |mut stream| {
             // The head of a record, whose rest comes slowly or not at all.
             stream.write_all(&[22, 3, 3, 0x40, 0]).unwrap();
             stream

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use humphrey::App;
@@ -44,6 +44,29 @@ where
     let address = serve_route(async_websocket_handler(hook));
     let running = either_way(app).start().expect("the app starts");
     (running, address)
+}
+
+/// Starts a TCP server, which accepts one client and runs a closure with it on another thread.
+pub(crate) fn serve_one<T: Send + 'static>(
+    act: impl FnOnce(TcpStream) -> T + Send + 'static,
+) -> (SocketAddr, JoinHandle<T>) {
+    serve_one_at("127.0.0.1:0", act)
+}
+
+/// Starts a TCP server at an address, like [`serve_one`].
+pub(crate) fn serve_one_at<T: Send + 'static>(
+    address: &str,
+    act: impl FnOnce(TcpStream) -> T + Send + 'static,
+) -> (SocketAddr, JoinHandle<T>) {
+    let listener = TcpListener::bind(address).unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        act(stream)
+    });
+    (address, server)
 }
 
 /// Starts a Humphrey app with one WebSocket route for all paths, on a thread that lives as long as the tests.
