@@ -13,6 +13,8 @@ mod events;
 mod frames;
 #[path = "support/handshakes.rs"]
 mod handshakes;
+#[path = "support/readers.rs"]
+mod readers;
 mod support;
 #[cfg(any(feature = "tls", feature = "tls-aws-lc"))]
 #[path = "support/tls_clients.rs"]

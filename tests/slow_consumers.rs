@@ -1,15 +1,17 @@
 //! Tests the effect of each policy for slow consumers, on the slow clients and on all others.
 
+use crate::readers;
 use crate::support;
 
 use std::io::Read;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Message, RunningApp, SlowConsumer};
+use readers::{Reader, expect_all, read_all};
 use support::{DEADLINE, close_code, eventually, raw_websocket, read_frame, start};
 
 const MESSAGE_BYTES: usize = 1_000;
@@ -33,49 +35,14 @@ fn numbered(n: u64) -> Message {
     Message::new_binary(payload)
 }
 
-/// The input of a client: the numbers of its messages, and the code of the close frame after them.
-#[derive(Debug, PartialEq, Eq)]
-struct Got {
-    numbers: Vec<u64>,
-    close: Option<u16>,
-}
-
-impl Got {
-    /// Returns whether the client got every message in order, and then the close frame of the shutdown.
-    fn is_all(&self) -> bool {
-        self.numbers.iter().copied().eq(0..MESSAGES) && self.close == Some(1001)
-    }
-
-    fn has_no_gap(&self) -> bool {
-        self.numbers
-            .iter()
-            .copied()
-            .eq(0..self.numbers.len() as u64)
-    }
-}
-
-/// Reads numbered messages up to the end of the stream.
-fn read_all(mut socket: TcpStream, progress: &AtomicU64) -> Got {
-    let mut numbers = Vec::new();
-    let close = loop {
-        match read_frame(&mut socket) {
-            Ok((0x82, payload)) => {
-                assert_eq!(payload.len(), MESSAGE_BYTES, "a message was truncated");
-                assert!(
-                    payload[8..].iter().all(|&byte| byte == b'.'),
-                    "two messages were mixed"
-                );
-                numbers.push(u64::from_be_bytes(payload[..8].try_into().unwrap()));
-                progress.store(numbers.len() as u64, Ordering::Relaxed);
-            }
-            Ok((0x88, payload)) => break Some(close_code(&payload)),
-            Ok((first, payload)) => {
-                panic!("unexpected frame {first:#x} of {} bytes", payload.len())
-            }
-            Err(_) => break None,
-        }
-    };
-    Got { numbers, close }
+/// Checks the payload of a message, and returns its number.
+fn number_of(payload: &[u8]) -> u64 {
+    assert_eq!(payload.len(), MESSAGE_BYTES, "a message was truncated");
+    assert!(
+        payload[8..].iter().all(|&byte| byte == b'.'),
+        "two messages were mixed"
+    );
+    u64::from_be_bytes(payload[..8].try_into().unwrap())
 }
 
 /// Measures how long threads of this process wait for a processor.
@@ -109,40 +76,20 @@ impl Lag {
     }
 }
 
-/// A client that reads as fast as it can, on its own thread.
-struct Reader {
-    progress: Arc<AtomicU64>,
-    thread: JoinHandle<Got>,
-}
-
-impl Reader {
-    fn connect(address: SocketAddr) -> Self {
-        let socket = raw_websocket(address);
-        let progress = Arc::<AtomicU64>::default();
-        let of_thread = progress.clone();
-        Self {
-            progress,
-            thread: std::thread::spawn(move || read_all(socket, &of_thread)),
-        }
-    }
+fn connect_reader(address: SocketAddr) -> Reader {
+    Reader::start(raw_websocket(address), number_of)
 }
 
 /// Broadcasts at a rate that the readers sustain: at most a fraction of an outbox is in flight.
 fn broadcast_all(sender: &AsyncSender, readers: &[Reader]) {
-    for n in 0..MESSAGES {
-        sender.broadcast(numbered(n));
-        if n % 50 == 49 {
-            let kept_up = |reader: &Reader| reader.progress.load(Ordering::Relaxed) + 50 >= n;
-            eventually("the readers keep up", || readers.iter().all(kept_up));
-        }
-    }
+    readers::broadcast_all(sender, readers, 50, (0..MESSAGES).map(numbered));
 }
 
 #[test]
 fn disconnect_ends_the_slow_client_and_others_get_all() {
     let (running, address) = serve(SlowConsumer::Disconnect);
     let sender = running.sender();
-    let readers = [(); 3].map(|()| Reader::connect(address));
+    let readers = [(); 3].map(|()| connect_reader(address));
     let nonreader = raw_websocket(address);
     eventually("all clients are connected", || sender.connections() == 4);
     broadcast_all(&sender, &readers);
@@ -151,14 +98,9 @@ fn disconnect_ends_the_slow_client_and_others_get_all() {
     });
     assert_eq!(sender.metrics().slow_consumers, 1);
     running.shutdown(DEADLINE);
-    for reader in readers {
-        assert!(
-            reader.thread.join().unwrap().is_all(),
-            "a reader lost a message"
-        );
-    }
+    expect_all(readers, MESSAGES);
     // The nonreader was reset. The messages before that are complete and without a gap, perhaps with the close frame.
-    let got = read_all(nonreader, &AtomicU64::new(0));
+    let got = read_all(nonreader, number_of);
     assert!(got.has_no_gap());
     assert!(matches!(got.close, None | Some(1013)), "{:?}", got.close);
 }
@@ -174,7 +116,7 @@ fn close_frame_follows_the_last_whole_message() {
         sender.broadcast(numbered(n));
         n += 1;
     }
-    let got = read_all(late, &AtomicU64::new(0));
+    let got = read_all(late, number_of);
     assert_eq!(got.close, Some(1013));
     assert!(got.has_no_gap());
     eventually("all messages are sent or dropped", || {
@@ -203,12 +145,12 @@ fn drop_oldest_keeps_the_newest_and_counts_exactly() {
 fn dropping(policy: SlowConsumer) -> Vec<u64> {
     let (running, address) = serve(policy);
     let sender = running.sender();
-    let readers = [(); 2].map(|()| Reader::connect(address));
+    let readers = [(); 2].map(|()| connect_reader(address));
     let nonreader = raw_websocket(address);
     eventually("all clients are connected", || sender.connections() == 3);
     broadcast_all(&sender, &readers);
     assert_eq!(sender.connections(), 3, "a client was disconnected");
-    let late = std::thread::spawn(move || read_all(nonreader, &AtomicU64::new(0)));
+    let late = std::thread::spawn(move || read_all(nonreader, number_of));
     eventually("all messages are sent or dropped", || {
         let metrics = sender.metrics();
         metrics.messages_out + metrics.dropped.slow_consumer == MESSAGES * 3
@@ -216,12 +158,7 @@ fn dropping(policy: SlowConsumer) -> Vec<u64> {
     let metrics = sender.metrics();
     assert!(metrics.dropped.slow_consumer > 0);
     running.shutdown(DEADLINE);
-    for reader in readers {
-        assert!(
-            reader.thread.join().unwrap().is_all(),
-            "a reader lost a message"
-        );
-    }
+    expect_all(readers, MESSAGES);
     let got = late.join().unwrap();
     assert_eq!(got.close, Some(1001));
     assert!(got.numbers.is_sorted(), "the messages are out of order");
@@ -296,7 +233,7 @@ fn pace_waits_once_for_all_nonreaders() {
         .with_slow_consumer(SlowConsumer::pace());
     let (running, address) = start(app);
     let sender = running.sender();
-    let reader = Reader::connect(address);
+    let reader = connect_reader(address);
     let nonreaders = [(); NONREADERS].map(|()| raw_websocket(address));
     eventually("all clients are connected", || {
         sender.connections() == NONREADERS + 1
@@ -320,7 +257,7 @@ fn pace_waits_once_for_all_nonreaders() {
         "{paced:?}, of which {lag:?} without a processor"
     );
     running.shutdown(DEADLINE);
-    let got = reader.thread.join().unwrap();
+    let got = reader.join();
     assert_eq!((got.numbers.len() as u64, got.has_no_gap()), (sent, true));
     drop(nonreaders);
 }

@@ -2,19 +2,19 @@
 //! others.
 
 use crate::certificates::{Authority, VERSIONS};
+use crate::readers;
 use crate::support;
 use crate::tls_clients;
 
-use std::io::{BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Message, RunningApp, SlowConsumer};
+use readers::{Got, Reader, expect_all, read_all};
 use rustls::ClientConfig;
-use support::{DEADLINE, close_code, eventually, read_frame, start};
+use support::{DEADLINE, eventually, read_frame, start};
 use tls_clients::{TlsStream, raw_websocket};
 
 const MESSAGES: u64 = 4_000;
@@ -44,82 +44,22 @@ fn numbered(n: u64) -> Vec<u8> {
     payload
 }
 
-/// The input of a client: the numbers of its messages, and the code of the close frame after them.
-#[derive(Debug, PartialEq, Eq)]
-struct Got {
-    numbers: Vec<u64>,
-    close: Option<u16>,
-}
-
-impl Got {
-    fn is_all(&self) -> bool {
-        self.numbers.iter().copied().eq(0..MESSAGES) && self.close == Some(1001)
-    }
-}
-
-/// Reads numbered messages up to the end of the stream.
-fn read_all(stream: impl Read, progress: &AtomicU64) -> Got {
-    let mut stream = BufReader::new(stream);
-    let mut numbers = Vec::new();
-    let close = loop {
-        match read_frame(&mut stream) {
-            Ok((0x82, payload)) => {
-                let number = u64::from_be_bytes(payload[..8].try_into().unwrap());
-                assert!(payload == numbered(number), "message {number} has changed");
-                numbers.push(number);
-                progress.store(number + 1, Ordering::Relaxed);
-            }
-            Ok((0x88, payload)) => break Some(close_code(&payload)),
-            Ok((first, payload)) => {
-                panic!("unexpected frame {first:#x} of {} bytes", payload.len())
-            }
-            Err(_) => break None,
-        }
-    };
-    Got { numbers, close }
-}
-
-/// A client that reads on its own thread.
-struct Reader {
-    progress: Arc<AtomicU64>,
-    thread: JoinHandle<Got>,
-}
-
-impl Reader {
-    fn start(stream: impl Read + Send + 'static) -> Self {
-        let progress = Arc::<AtomicU64>::default();
-        let of_thread = progress.clone();
-        Self {
-            progress,
-            thread: std::thread::spawn(move || read_all(stream, &of_thread)),
-        }
-    }
+/// Checks the payload of a message, and returns its number.
+fn number_of(payload: &[u8]) -> u64 {
+    let number = u64::from_be_bytes(payload[..8].try_into().unwrap());
+    assert!(payload == numbered(number), "message {number} has changed");
+    number
 }
 
 fn readers(address: SocketAddr, clients: &Clients) -> Vec<Reader> {
     (0..READERS)
-        .map(|n| Reader::start(raw_websocket(address, &clients[n % 2])))
+        .map(|n| Reader::start(raw_websocket(address, &clients[n % 2]), number_of))
         .collect()
 }
 
-/// Broadcasts at a rate that the readers sustain.
 fn broadcast_all(sender: &AsyncSender, readers: &[Reader]) {
-    for n in 0..MESSAGES {
-        sender.broadcast(Message::new_binary(numbered(n)));
-        if n % 12 == 11 {
-            let kept_up = |reader: &Reader| reader.progress.load(Ordering::Relaxed) + 12 >= n;
-            eventually("the readers keep up", || readers.iter().all(kept_up));
-        }
-    }
-}
-
-fn expect_all(readers: Vec<Reader>) {
-    for reader in readers {
-        assert!(
-            reader.thread.join().unwrap().is_all(),
-            "a reader lost a message"
-        );
-    }
+    let messages = (0..MESSAGES).map(|n| Message::new_binary(numbered(n)));
+    readers::broadcast_all(sender, readers, 12, messages);
 }
 
 #[test]
@@ -137,11 +77,11 @@ fn disconnect_ends_slow_clients_and_others_get_all() {
     });
     assert_eq!(sender.metrics().slow_consumers, 2);
     running.shutdown(DEADLINE);
-    expect_all(readers);
+    expect_all(readers, MESSAGES);
     for nonreader in nonreaders {
         // The nonreader was reset. The messages before that are whole and without a gap.
-        let got = read_all(nonreader, &AtomicU64::new(0));
-        assert!(got.numbers.iter().copied().eq(0..got.numbers.len() as u64));
+        let got = read_all(nonreader, number_of);
+        assert!(got.has_no_gap());
         assert!(matches!(got.close, None | Some(1013)), "{:?}", got.close);
     }
 }
@@ -167,7 +107,7 @@ fn dropping(policy: SlowConsumer) -> Vec<Got> {
     eventually("all clients are connected", || sender.connections() == all);
     broadcast_all(&sender, &readers);
     assert_eq!(sender.connections(), all, "a client was disconnected");
-    let late = nonreaders.map(Reader::start);
+    let late = nonreaders.map(|nonreader| Reader::start(nonreader, number_of));
     eventually("all messages are sent or dropped", || {
         let metrics = sender.metrics();
         metrics.messages_out + metrics.dropped.slow_consumer == MESSAGES * all as u64
@@ -175,11 +115,8 @@ fn dropping(policy: SlowConsumer) -> Vec<Got> {
     let dropped = sender.metrics().dropped.slow_consumer;
     assert!(dropped > 0);
     running.shutdown(DEADLINE);
-    expect_all(readers);
-    let late: Vec<_> = late
-        .into_iter()
-        .map(|late| late.thread.join().unwrap())
-        .collect();
+    expect_all(readers, MESSAGES);
+    let late: Vec<_> = late.into_iter().map(Reader::join).collect();
     for got in &late {
         assert_eq!(got.close, Some(1001));
         assert!(got.numbers.is_sorted(), "the messages are out of order");
@@ -219,12 +156,13 @@ fn pace_delivers_all_to_readers_and_ends_nonreaders() {
     let sender = running.sender();
     let readers: Vec<_> = (1..=READERS)
         .map(|n| {
-            Reader::start(Slowed {
+            let slowed = Slowed {
                 stream: raw_websocket(address, &clients[n % 2]),
                 bytes_per_second: n as f64 * 12e6,
                 read: 0,
                 since: Instant::now(),
-            })
+            };
+            Reader::start(slowed, number_of)
         })
         .collect();
     let nonreader = raw_websocket(address, &clients[0]);
@@ -240,7 +178,7 @@ fn pace_delivers_all_to_readers_and_ends_nonreaders() {
     });
     assert_eq!(sender.metrics().slow_consumers, 1);
     running.shutdown(DEADLINE);
-    expect_all(readers);
+    expect_all(readers, MESSAGES);
     drop(nonreader);
 }
 
