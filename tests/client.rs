@@ -11,27 +11,16 @@ use humphrey_ws::websocket_client::{
     Client, ClientBuilder, ClientError, HandshakeError, InvalidHeader,
 };
 use humphrey_ws::{AsyncWebsocketApp, CloseCode, Message};
-use support::{DEADLINE, serve_one, start};
+use support::{DEADLINE, read_head, serve_one, start};
 use tungstenite::handshake::server::{Request, Response};
 
 fn builder(address: SocketAddr) -> ClientBuilder {
     Client::builder(&format!("ws://{address}/")).with_read_timeout(Some(DEADLINE))
 }
 
-/// The head of a request.
-fn read_request(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte).unwrap();
-        head.push(byte[0]);
-    }
-    String::from_utf8(head).unwrap()
-}
-
 /// Accepts a handshake with tungstenite, and sends bytes before and after the response.
 fn accept(stream: &mut TcpStream, before: &str, behind: &[u8]) {
-    let head = read_request(stream);
+    let head = read_head(stream);
     let key = head
         .lines()
         .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
@@ -155,7 +144,7 @@ fn interim_responses_and_early_frames_lose_nothing() {
 #[test]
 fn refusal_has_status_reason_and_part_of_the_body() {
     let (address, server) = serve_one(|mut stream| {
-        read_request(&mut stream);
+        read_head(&mut stream);
         let body = "x".repeat(5_000);
         let answer = format!(
             "HTTP/1.1 403 Not Today\r\nX-Why: rules\r\nContent-Length: 5000\r\n\r\nno\n{body}"
@@ -180,7 +169,7 @@ fn refusal_has_status_reason_and_part_of_the_body() {
 #[test]
 fn redirect_is_not_followed_and_its_target_is_named() {
     let (address, server) = serve_one(|mut stream| {
-        read_request(&mut stream);
+        read_head(&mut stream);
         let answer = b"HTTP/1.1 307 Moved\r\nLocation: ws://a/b\r\nContent-Length: 0\r\n\r\n";
         stream.write_all(answer).unwrap();
     });
@@ -195,7 +184,7 @@ fn redirect_is_not_followed_and_its_target_is_named() {
 #[test]
 fn refusal_with_an_endless_body_is_reported() {
     let (address, server) = serve_one(|mut stream| {
-        read_request(&mut stream);
+        read_head(&mut stream);
         let answer = b"HTTP/1.1 503 Busy\r\nContent-Length: 100\r\n\r\nfull\n";
         stream.write_all(answer).unwrap();
         // The rest of the body never arrives, and the connection stays open.
@@ -212,7 +201,7 @@ fn refusal_with_an_endless_body_is_reported() {
 #[test]
 fn trickled_response_does_not_extend_the_deadline() {
     let (address, server) = serve_one(|mut stream| {
-        read_request(&mut stream);
+        read_head(&mut stream);
         let _ = stream.write_all(b"HTTP/1.1 101 x\r\nX: ");
         trickle(&mut stream, Duration::from_millis(5));
     });
@@ -239,7 +228,7 @@ fn malformed_response_fails_the_connection() {
         ("", "closed the connection before"),
     ] {
         let (address, server) = serve_one(move |mut stream| {
-            read_request(&mut stream);
+            read_head(&mut stream);
             stream.write_all(answer.as_bytes()).unwrap();
         });
         let error = builder(address).connect().unwrap_err();

@@ -15,7 +15,7 @@ use humphrey::http::cors::Cors as HumphreyCors;
 use humphrey::http::headers::HeaderType;
 use humphrey::http::{Request, Response, StatusCode};
 use humphrey_ws::{AsyncWebsocketApp, Cors, Limits, Message, Reject, RunningApp};
-use support::{Client, DEADLINE, eventually, read_head, start, tcp, upgrade_request};
+use support::{Client, DEADLINE, eventually, get_request, read_head, start, tcp, upgrade_request};
 
 /// The folder whose files the routes serve.
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
@@ -49,20 +49,10 @@ fn serve() -> (RunningApp, SocketAddr) {
     start(AsyncWebsocketApp::<AtomicUsize>::new().with_routes(routes()))
 }
 
-/// Reads one response on a persistent connection: its head, and as much body as that announces.
+/// Reads one response on a persistent connection, whose body is text.
 fn read_response(socket: &mut TcpStream) -> (String, String) {
-    let head = read_head(socket);
-    let len = head
-        .lines()
-        .find_map(|line| line.strip_prefix("Content-Length: "))
-        .map_or(0, |len| len.parse().unwrap());
-    let mut body = vec![0; len];
-    socket.read_exact(&mut body).unwrap();
+    let (head, body) = support::read_response(socket);
     (head, String::from_utf8(body).unwrap())
-}
-
-fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
 }
 
 fn ask(address: SocketAddr, request: &str) -> (String, String) {
@@ -74,26 +64,26 @@ fn ask(address: SocketAddr, request: &str) -> (String, String) {
 #[test]
 fn routes_of_every_kind_are_served_beside_websockets() {
     let (running, address) = serve();
-    assert_eq!(ask(address, &get("/hello")).1, "Hello");
-    assert_eq!(ask(address, &get("/count")).1, "1");
-    assert_eq!(ask(address, &get("/count")).1, "2");
+    assert_eq!(ask(address, &get_request("/hello")).1, "Hello");
+    assert_eq!(ask(address, &get_request("/count")).1, "1");
+    assert_eq!(ask(address, &get_request("/count")).1, "2");
     assert_eq!(
-        ask(address, &get("/aware/of?this=too")).1,
+        ask(address, &get_request("/aware/of?this=too")).1,
         "/aware/* /aware/of this=too"
     );
-    let (head, body) = ask(address, &get("/files/echo.rs"));
+    let (head, body) = ask(address, &get_request("/files/echo.rs"));
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     assert_eq!(
         body,
         std::fs::read_to_string(format!("{EXAMPLES}/echo.rs")).unwrap()
     );
     assert!(
-        ask(address, &get("/files/../Cargo.toml"))
+        ask(address, &get_request("/files/../Cargo.toml"))
             .0
             .starts_with("HTTP/1.1 400 ")
     );
     assert!(
-        ask(address, &get("/nowhere"))
+        ask(address, &get_request("/nowhere"))
             .0
             .starts_with("HTTP/1.1 404 ")
     );
@@ -105,7 +95,7 @@ fn routes_of_every_kind_are_served_beside_websockets() {
 #[test]
 fn responses_have_the_required_headers_once() {
     let (running, address) = serve();
-    let (head, _) = ask(address, &get("/hello"));
+    let (head, _) = ask(address, &get_request("/hello"));
     for name in ["Content-Length: ", "Date: ", "Server: "] {
         assert_eq!(head.matches(name).count(), 1, "{name} in {head}");
     }
@@ -117,7 +107,7 @@ fn responses_have_the_required_headers_once() {
 fn pipelined_requests_are_answered_in_order() {
     let (running, address) = serve();
     let mut socket = tcp(address);
-    let burst: String = (0..50).map(|_| get("/count")).collect();
+    let burst: String = (0..50).map(|_| get_request("/count")).collect();
     socket.write_all(burst.as_bytes()).unwrap();
     for n in 1..=50 {
         assert_eq!(read_response(&mut socket).1, n.to_string());
@@ -132,8 +122,8 @@ fn pipelined_requests_are_answered_in_order() {
 fn connection_ends_when_either_side_asks() {
     let (running, address) = serve();
     let endings = [
-        get("/bye"),
-        get("/hello").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"),
+        get_request("/bye"),
+        get_request("/hello").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"),
         "GET /hello HTTP/1.0\r\n\r\n".to_owned(),
     ];
     for request in endings {
@@ -159,12 +149,12 @@ fn head_has_the_headers_of_get_and_no_body() {
     let (running, address) = serve();
     let mut socket = tcp(address);
     socket
-        .write_all(get("/hello").replace("GET", "HEAD").as_bytes())
+        .write_all(get_request("/hello").replace("GET", "HEAD").as_bytes())
         .unwrap();
     let head = read_head(&mut socket);
     assert!(head.contains("\r\nContent-Length: 5\r\n"), "{head}");
     // The next bytes are the next response, not a body.
-    socket.write_all(get("/count").as_bytes()).unwrap();
+    socket.write_all(get_request("/count").as_bytes()).unwrap();
     assert_eq!(read_response(&mut socket).1, "1");
     running.shutdown(STOP);
 }
@@ -219,8 +209,8 @@ fn oversized_or_contradictory_request_has_its_status() {
             400,
         ),
         (format!("{post}Transfer-Encoding: gzip\r\n\r\n"), 501),
-        (get("/hello").replace("GET", "PATCH"), 501),
-        (get("/hello").replace("HTTP/1.1", "HTTP/2.0"), 505),
+        (get_request("/hello").replace("GET", "PATCH"), 501),
+        (get_request("/hello").replace("HTTP/1.1", "HTTP/2.0"), 505),
         (
             format!("{post}Expect: a miracle\r\nContent-Length: 1\r\n\r\n"),
             417,
@@ -240,7 +230,7 @@ fn oversized_or_contradictory_request_has_its_status() {
 #[test]
 fn panic_in_a_route_is_answered_with_500() {
     let (running, address) = serve();
-    let (head, _) = ask(address, &get("/panic"));
+    let (head, _) = ask(address, &get_request("/panic"));
     assert!(head.starts_with("HTTP/1.1 500 "), "{head}");
     for header in [
         "Content-Type",
@@ -249,7 +239,7 @@ fn panic_in_a_route_is_answered_with_500() {
     ] {
         assert!(head.contains(&format!("\r\n{header}: ")), "{head}");
     }
-    assert_eq!(ask(address, &get("/hello")).1, "Hello");
+    assert_eq!(ask(address, &get_request("/hello")).1, "Hello");
     running.shutdown(STOP);
 }
 
@@ -268,8 +258,8 @@ fn blocked_route_delays_no_other_client() {
         .with_routes(routes);
     let (running, address) = start(app);
     let mut slow = tcp(address);
-    slow.write_all(get("/slow").as_bytes()).unwrap();
-    assert_eq!(ask(address, &get("/quick")).1, "quick");
+    slow.write_all(get_request("/slow").as_bytes()).unwrap();
+    assert_eq!(ask(address, &get_request("/quick")).1, "quick");
     unblock.send(()).unwrap();
     assert_eq!(read_response(&mut slow).1, "slow");
     running.shutdown(STOP);
@@ -287,12 +277,12 @@ fn route_notifies_everyone_through_a_sender() {
         },
     )));
     // The route also succeeds without recipients.
-    assert_eq!(ask(address, &get("/notify")).1, "told");
+    assert_eq!(ask(address, &get_request("/notify")).1, "told");
     let mut client = Client::connect(address);
     eventually("the client is connected", || {
         running.sender().connections() == 1
     });
-    assert_eq!(ask(address, &get("/notify")).1, "told");
+    assert_eq!(ask(address, &get_request("/notify")).1, "told");
     assert_eq!(client.receive_text(), "news");
     running.shutdown(STOP);
 }
@@ -310,10 +300,14 @@ fn sub_app_is_selected_by_host() {
             .with_routes(named("everyone")),
     );
     assert_eq!(
-        ask(address, &get("/").replace("localhost", "admin.localhost")).1,
+        ask(
+            address,
+            &get_request("/").replace("localhost", "admin.localhost")
+        )
+        .1,
         "admin"
     );
-    assert_eq!(ask(address, &get("/")).1, "everyone");
+    assert_eq!(ask(address, &get_request("/")).1, "everyone");
     running.shutdown(STOP);
 }
 
@@ -326,7 +320,7 @@ fn foreign_origins_are_allowed_as_configured() {
             .with_routes(routes()),
     );
     let from = |origin: &str, method: &str| {
-        get("/hello")
+        get_request("/hello")
             .replace("GET", method)
             .replace("\r\n\r\n", &format!("\r\nOrigin: {origin}\r\n\r\n"))
     };
@@ -358,7 +352,7 @@ fn foreign_origins_are_allowed_as_configured() {
             .with_routes(routes()),
     );
     assert!(
-        ask(address, &get("/hello"))
+        ask(address, &get_request("/hello"))
             .0
             .contains("\r\nAccess-Control-Allow-Origin: *\r\n")
     );
@@ -383,7 +377,7 @@ fn unsupported_sub_app_is_refused_with_advice() {
 #[test]
 fn request_without_routes_is_answered_with_426() {
     let (running, address) = start(AsyncWebsocketApp::<()>::new());
-    let (head, body) = ask(address, &get("/"));
+    let (head, body) = ask(address, &get_request("/"));
     assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
     assert!(head.contains("\r\nUpgrade: websocket\r\n"), "{head}");
     assert!(!body.is_empty());
@@ -402,7 +396,7 @@ fn request_in_progress_is_answered_before_shutdown_ends() {
     });
     let (running, address) = start(AsyncWebsocketApp::<()>::new().with_routes(routes));
     let mut socket = tcp(address);
-    socket.write_all(get("/slow").as_bytes()).unwrap();
+    socket.write_all(get_request("/slow").as_bytes()).unwrap();
     inside.recv_timeout(DEADLINE).unwrap();
     running.sender().shutdown(DEADLINE);
     unblock.send(()).unwrap();
@@ -424,7 +418,7 @@ fn dot_segments_never_reach_file_routes() {
     );
     let (running, address) = start(app);
     assert!(
-        ask(address, &get("/echo.rs"))
+        ask(address, &get_request("/echo.rs"))
             .0
             .starts_with("HTTP/1.1 200 ")
     );
@@ -440,7 +434,7 @@ fn dot_segments_never_reach_file_routes() {
         "/echo.rs%00.html",
         "http://localhost/../Cargo.toml",
     ] {
-        let (head, body) = ask(address, &get(path));
+        let (head, body) = ask(address, &get_request(path));
         assert!(head.starts_with("HTTP/1.1 400 "), "{path}: {head}");
         assert!(!body.contains("[package]"), "{path}");
     }

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use humphrey::SubApp;
@@ -21,8 +21,8 @@ use humphrey_ws::{
 use rustls::ClientConfig;
 use rustls::version::{TLS12, TLS13};
 use support::{
-    DEADLINE, client_frame, close_code, eventually, read_frame, read_head, start, tcp,
-    upgrade_request,
+    DEADLINE, client_frame, close_code, eventually, get_request, read_frame, read_head,
+    read_response, start, tcp, upgrade_request,
 };
 use tls_clients::{ask, connect, directory, raw_websocket, start_tls, websocket};
 
@@ -33,6 +33,13 @@ fn echo() -> AsyncWebsocketApp<()> {
     AsyncWebsocketApp::new()
         .with_limits(limits)
         .with_message_handler(|stream, message: Message, _| stream.send(message))
+}
+
+fn echo_that_reports_disconnects() -> (AsyncWebsocketApp<()>, Receiver<()>) {
+    let (closed, is_closed) = channel();
+    let closed = std::sync::Mutex::new(closed);
+    let app = echo().with_disconnect_handler(move |_, _| closed.lock().unwrap().send(()).unwrap());
+    (app, is_closed)
 }
 
 fn bytes(len: usize) -> Vec<u8> {
@@ -113,22 +120,6 @@ fn routes() -> SubApp<()> {
         })
 }
 
-/// Reads one response on a persistent connection.
-fn read_response(stream: &mut impl Read) -> (String, Vec<u8>) {
-    let head = read_head(stream);
-    let len = head
-        .lines()
-        .find_map(|line| line.strip_prefix("Content-Length: "))
-        .map_or(0, |len| len.parse().unwrap());
-    let mut body = vec![0; len];
-    stream.read_exact(&mut body).unwrap();
-    (head, body)
-}
-
-fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
-}
-
 #[test]
 fn pipelined_requests_are_answered_in_order() {
     let (running, address, clients) = start_both(echo().with_routes(routes()));
@@ -138,7 +129,7 @@ fn pipelined_requests_are_answered_in_order() {
         for turn in 0..3 {
             let mut requests = String::new();
             for n in 0..50 {
-                requests += &get("/hello");
+                requests += &get_request("/hello");
                 requests += &format!("{post}{}\r\n\r\n{turn}{n}", format!("{turn}{n}").len());
             }
             stream.write_all(requests.as_bytes()).unwrap();
@@ -192,7 +183,9 @@ fn large_file_is_downloaded_by_fast_and_slow_clients() {
         .map(|(config, read_bytes)| {
             std::thread::spawn(move || {
                 let mut stream = connect(address, &config);
-                stream.write_all(get("/files/data.bin").as_bytes()).unwrap();
+                stream
+                    .write_all(get_request("/files/data.bin").as_bytes())
+                    .unwrap();
                 let head = read_head(&mut stream);
                 assert!(
                     head.contains(&format!("Content-Length: {BYTES}\r\n")),
@@ -204,7 +197,7 @@ fn large_file_is_downloaded_by_fast_and_slow_clients() {
                 }
                 assert!(body == bytes(BYTES), "the file has changed");
                 // The connection can be used for the next request.
-                stream.write_all(get("/none").as_bytes()).unwrap();
+                stream.write_all(get_request("/none").as_bytes()).unwrap();
                 assert!(read_head(&mut stream).starts_with("HTTP/1.1 404 "));
             })
         })
@@ -222,7 +215,7 @@ fn event_stream_carries_messages_and_ends_with_close_notify() {
     let (running, address, clients) = start_both(app);
     let mut streams = clients.map(|config| {
         let mut stream = connect(address, &config);
-        stream.write_all(get("/events").as_bytes()).unwrap();
+        stream.write_all(get_request("/events").as_bytes()).unwrap();
         assert!(read_head(&mut stream).starts_with("HTTP/1.1 200 "));
         stream
     });
@@ -254,9 +247,9 @@ fn event_stream_carries_messages_and_ends_with_close_notify() {
 #[test]
 fn request_without_tls_gets_400_in_words() {
     let (running, address, _) = start_tls(echo());
-    // What the server does not read must not destroy its response.
-    let large = format!("{}{}", get("/"), "x".repeat(1 << 20));
-    for request in [get("/"), upgrade_request("/"), large] {
+    // Request bytes that the server leaves unread must not make the system discard its response.
+    let large = format!("{}{}", get_request("/"), "x".repeat(1 << 20));
+    for request in [get_request("/"), upgrade_request("/"), large] {
         let mut socket = tcp(address);
         socket.write_all(request.as_bytes()).unwrap();
         let mut response = String::new();
@@ -343,9 +336,7 @@ fn closed_websocket_ends_with_close_notify_on_both_sides() {
 
 #[test]
 fn client_that_says_goodbye_is_not_truncated() {
-    let (closed, is_closed) = channel();
-    let closed = std::sync::Mutex::new(closed);
-    let app = echo().with_disconnect_handler(move |_, _| closed.lock().unwrap().send(()).unwrap());
+    let (app, is_closed) = echo_that_reports_disconnects();
     let (running, address, clients) = start_both(app);
     for config in clients {
         let mut client = raw_websocket(address, &config);
@@ -363,9 +354,7 @@ fn client_that_says_goodbye_is_not_truncated() {
 
 #[test]
 fn connection_cut_off_is_counted_as_truncated() {
-    let (closed, is_closed) = channel();
-    let closed = std::sync::Mutex::new(closed);
-    let app = echo().with_disconnect_handler(move |_, _| closed.lock().unwrap().send(()).unwrap());
+    let (app, is_closed) = echo_that_reports_disconnects();
     let (running, address, clients) = start_both(app);
     let sender = running.sender();
     for (n, config) in clients.into_iter().enumerate() {
@@ -491,7 +480,7 @@ fn application_protocol_is_http_1_1() {
     let mut config = Arc::unwrap_or_clone(config);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let mut stream = connect(address, &Arc::new(config));
-    stream.write_all(get("/hello").as_bytes()).unwrap();
+    stream.write_all(get_request("/hello").as_bytes()).unwrap();
     assert_eq!(read_response(&mut stream).1, b"Hello");
     assert_eq!(stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
     running.shutdown(STOP);

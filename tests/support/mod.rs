@@ -262,6 +262,23 @@ pub(crate) fn read_head(socket: &mut impl Read) -> String {
     String::from_utf8(head).expect("the head is ASCII")
 }
 
+/// The head of a GET request for a persistent connection.
+pub(crate) fn get_request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+}
+
+/// Reads one response on a persistent connection: its head, and as many bytes of body as that announces.
+pub(crate) fn read_response(stream: &mut impl Read) -> (String, Vec<u8>) {
+    let head = read_head(stream);
+    let len = head
+        .lines()
+        .find_map(|line| line.strip_prefix("Content-Length: "))
+        .map_or(0, |len| len.parse().unwrap());
+    let mut body = vec![0; len];
+    stream.read_exact(&mut body).unwrap();
+    (head, body)
+}
+
 /// Encodes a masked client frame.
 pub(crate) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
