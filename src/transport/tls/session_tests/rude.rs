@@ -130,7 +130,7 @@ impl Rude {
         });
     }
 
-    /// Checks that the server has failed, and keeps nothing.
+    /// Checks that the server has refused the client's bytes, holds none of them, and can't write any more.
     fn expect_failure(&mut self) {
         self.link.serve_until_refused();
         assert!(matches!(self.link.server.handshake(), Handshake::Failed(_)));
@@ -139,7 +139,7 @@ impl Rude {
         self.link.server.finish();
     }
 
-    /// Checks that the server has failed, and has said why.
+    /// Checks that the server has refused the client's bytes, and has sent this alert.
     fn expect_alert(mut self, alert: AlertDescription) {
         self.expect_failure();
         until("the alert arrives", || {
