@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -26,6 +26,13 @@ fn secure(url: &str) -> String {
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// Returns the file of a new authority's certificate, and the settings of a server whose certificate it has issued.
+fn trusted_server() -> (PathBuf, Arc<ServerConfig>) {
+    let authority = Authority::new();
+    let config = authority.issue(&["localhost"]).server();
+    (authority.file(), config)
 }
 
 /// Whether the client has announced the end of its stream.
@@ -90,9 +97,7 @@ fn certificate_for_an_address_is_accepted() {
 
 #[test]
 fn authorities_of_the_platform_are_the_default() {
-    let authority = Authority::new();
-    let ca = authority.file();
-    let config = authority.issue(&["localhost"]).server();
+    let (ca, config) = trusted_server();
     let server = Foreign::new();
     let listen = |variable: &str, value: &Path| {
         let mut command = support::program();
@@ -404,9 +409,7 @@ fn listen_resumes_while_the_server_restarts_with_new_certificates() {
 
 #[test]
 fn large_messages_are_received() {
-    let authority = Authority::new();
-    let ca = authority.file();
-    let config = authority.issue(&["localhost"]).server();
+    let (ca, config) = trusted_server();
     let server = Foreign::new();
     let mut listener = Shell::listen(&secure(&server.url()), &["--ca", text(&ca), "--count=2"]);
     let mut guest = server.tls_guest(&config);
@@ -424,9 +427,7 @@ fn large_messages_are_received() {
 #[test]
 fn lines_beyond_the_socket_buffers_reach_the_server() {
     const LINES: usize = 20;
-    let authority = Authority::new();
-    let ca = authority.file();
-    let config = authority.issue(&["localhost"]).server();
+    let (ca, config) = trusted_server();
     let server = Foreign::new();
     let mut sender = Shell::send(&secure(&server.url()), &["--ca", text(&ca)]);
     let line = |n: usize| char::from(b'a' + n as u8).to_string().repeat(1_500_000 + n);
@@ -454,9 +455,7 @@ fn lines_beyond_the_socket_buffers_reach_the_server() {
 
 #[test]
 fn unannounced_end_is_reported_as_a_cut() {
-    let authority = Authority::new();
-    let ca = authority.file();
-    let config = authority.issue(&["localhost"]).server();
+    let (ca, config) = trusted_server();
     let server = Foreign::new();
     let mut listener = Shell::listen(&secure(&server.url()), &["--ca", text(&ca), SOON]);
     for (is_announced, said) in [

@@ -1,5 +1,5 @@
 //! TLS in the server: certificates from files, made by the program, and reloaded.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "tls"))]
 
 mod support;
 
@@ -11,7 +11,8 @@ use std::sync::Arc;
 use rustix::process::Signal;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConnection, StreamOwned};
+use support::certificates::{VERSIONS, client_builder, roots};
 use support::{DEADLINE, Program, http_get, run};
 use tungstenite::{Message, WebSocket};
 
@@ -45,16 +46,8 @@ impl Drop for Directory {
 
 /// Connects as a client that trusts a certificate.
 fn connect(address: SocketAddr, trusted: impl AsRef<Path>) -> std::io::Result<TlsStream> {
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(CertificateDer::from_pem_file(trusted).unwrap())
-        .unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let roots = roots(&CertificateDer::from_pem_file(trusted).unwrap());
+    let config = client_builder(roots, &VERSIONS).with_no_client_auth();
     let name = address.ip().into();
     let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = TcpStream::connect(address)?;
