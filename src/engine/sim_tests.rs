@@ -50,6 +50,8 @@ mod streams;
 #[cfg(test)]
 mod time;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod users;
 mod wire;
 mod world;

@@ -30,7 +30,7 @@ impl<T: ShardTransport> ConnCx<'_, T> {
         self.socket.transport.as_ref().is_some_and(T::is_tls)
     }
 
-    /// Adds to a request what is known of its connection's TLS.
+    /// Adds the client's certificates to a request, if its connection has TLS.
     pub(super) fn over_tls(&self, request: RequestHead) -> RequestHead {
         #[cfg(feature = "__tls")]
         if let Some(transport) = &self.socket.transport

@@ -293,6 +293,10 @@ impl Game {
             }
         }
         if self.dice.one_in(4) {
+            // As with TLS: what the socket refuses of a record is pending.
+            self.world.pipe(player.client).pending_max = 1 + self.dice.below(2_000);
+        }
+        if self.dice.one_in(4) {
             self.world.stall(player.client, 0);
         }
         self.players.push(player);

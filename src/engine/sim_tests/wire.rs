@@ -26,7 +26,14 @@ pub(super) struct Pipe {
     /// Whether a write found the socket full, so that the test reports new room.
     wants_room: bool,
     edges: Edges,
-    /// Whether the shard has shut down its sending side.
+    /// The number of bytes beyond `room` that the transport accepts and keeps pending, as one with TLS does.
+    pub(super) pending_max: usize,
+    /// Bytes that the transport has accepted and the socket has not.
+    pending: Vec<u8>,
+    /// The cost of a read (`ShardTransport::read_cost`).
+    pub(super) read_cost: u32,
+    /// Whether the shard has shut down its sending side, and whether the pending bytes were sent before.
+    finishing: bool,
     pub(super) finished: bool,
     /// Whether the shard has dropped the socket.
     pub(super) closed: bool,
@@ -101,6 +108,16 @@ impl Pipe {
         }
     }
 
+    /// Moves pending bytes to the socket, as far as it has room.
+    fn flush(&mut self) {
+        let n = self.pending.len().min(self.room);
+        self.room -= n;
+        self.written += n;
+        self.output.extend(self.pending.drain(..n));
+        self.wants_room |= !self.pending.is_empty();
+        self.finished = self.finishing && self.pending.is_empty();
+    }
+
     pub(super) fn unread(&self) -> usize {
         self.input.len()
     }
@@ -131,6 +148,10 @@ impl Wire {
             room: usize::MAX / 2,
             wants_room: false,
             edges: Edges::default(),
+            pending_max: 0,
+            pending: Vec::new(),
+            read_cost: 0,
+            finishing: false,
             finished: false,
             closed: false,
             writes: 0,
@@ -150,23 +171,29 @@ impl Wire {
         let mut pipe = self.pipe();
         pipe.tries += 1;
         pipe.handed = handed;
-        assert!(!pipe.finished, "written after the end");
+        assert!(!pipe.finishing, "written after the end");
         assert!(!bytes.is_empty(), "an empty write");
         if pipe.reset {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
+        pipe.flush();
         let n = bytes.len().min(pipe.room);
         if n < bytes.len() {
             pipe.wants_room = true;
         }
-        if n == 0 {
+        let accepted = match pipe.pending.is_empty() {
+            true => bytes.len().min(n + pipe.pending_max),
+            false => 0,
+        };
+        if accepted == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         pipe.room -= n;
         pipe.writes += 1;
         pipe.written += n;
         pipe.output.extend_from_slice(&bytes[..n]);
-        Ok(n)
+        pipe.pending.extend_from_slice(&bytes[n..accepted]);
+        Ok(accepted)
     }
 }
 
@@ -210,7 +237,25 @@ impl ShardTransport for Wire {
     }
 
     fn finish(&mut self) {
-        self.pipe().finished = true;
+        let mut pipe = self.pipe();
+        pipe.finishing = true;
+        pipe.flush();
+    }
+
+    fn has_pending(&self) -> bool {
+        !self.pipe().pending.is_empty()
+    }
+
+    fn flush(&mut self) {
+        self.pipe().flush();
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.pipe().pending.len()
+    }
+
+    fn read_cost(&self) -> u32 {
+        self.pipe().read_cost
     }
 }
 
@@ -244,18 +289,24 @@ impl WriteMany<Wire> for Together {
             .map(|write| {
                 let places = vec![write.bytes.as_ptr().addr()];
                 let result = write.transport.take(write.bytes, places);
-                (write.tag, write.bytes.len(), result)
+                let is_pending = write.transport.has_pending();
+                (write.tag, write.bytes.len(), result, is_pending)
             })
             .collect();
-        for (tag, len, result) in outcomes {
-            outcome(tag, len, result, false);
+        for (tag, len, result, is_pending) in outcomes {
+            outcome(tag, len, result, is_pending);
         }
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        self.pipe().closed = true;
+        let mut pipe = self.pipe();
+        pipe.closed = true;
+        // Accepted bytes count as sent, although those that are pending are lost if the connection breaks, as are those
+        // in the buffer of a real socket.
+        let pending = std::mem::take(&mut pipe.pending);
+        pipe.output.extend(pending);
     }
 }
 

@@ -32,6 +32,7 @@ use crate::ping::Heartbeat;
 use crate::protocol::close::CloseCode;
 use crate::protocol::http::{BodyMode, Head};
 use crate::request::{Reject, RequestHead};
+use crate::transport::ShardTransport;
 
 /// A call of the program by the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -811,7 +812,10 @@ impl World {
         let limits = self.hub.settings.limits.clone();
         let core = self.core.as_ref().unwrap();
         for key in core.conns.keys() {
-            match core.conns.get(key).map(|conn| &conn.stage) {
+            let conn = core.conns.get(key);
+            let transport = conn.and_then(|conn| conn.socket.transport.as_ref());
+            let pending = transport.map_or(0, ShardTransport::pending_bytes);
+            match conn.map(|conn| &conn.stage) {
                 Some(Stage::Http(http)) => {
                     heads += usize::from(http.is_queued());
                     own_bytes += http.response_bytes();
@@ -823,8 +827,9 @@ impl World {
                 Some(Stage::WebSocket(ws)) => {
                     assert_eq!(ws.outbox.own_bytes(), ws.outbox.held_by_chunks());
                     assert_eq!(ws.held_back_indexed(), ws.held_back_bytes(&limits));
-                    if ws.is_blocked() {
-                        assert_eq!(ws.blocked_bytes(), ws.outbox.own_bytes());
+                    let own = ws.outbox.own_bytes() + pending;
+                    if ws.is_blocked() || pending > 0 {
+                        assert_eq!(ws.blocked_bytes(), own);
                     }
                     blocked += ws.blocked_bytes();
                     held_back += ws.held_back_indexed();
@@ -833,7 +838,7 @@ impl World {
                     congested += usize::from(ws.congested);
                     waiting += ws.outbox.messages();
                     ws.owns_memory();
-                    own_bytes += ws.outbox.own_bytes();
+                    own_bytes += own;
                     of_users += usize::from(!ws.has_departed() && ws.session.user().is_some());
                 }
                 Some(Stage::Lingering(_)) | None => {}

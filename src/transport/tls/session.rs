@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mio::net::TcpStream;
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, WriteTraffic};
 use rustls::{AlertDescription, Error, HandshakeKind, ServerConfig};
 
 use crate::transport::socket;
@@ -154,6 +154,15 @@ enum Progress {
     Failed(TlsFailure),
 }
 
+/// The state of the outgoing stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Open,
+    /// The stream ends after the pending bytes.
+    Ending,
+    Ended,
+}
+
 pub(super) struct Session {
     conn: UnbufferedServerConnection,
     progress: Progress,
@@ -167,10 +176,7 @@ pub(super) struct Session {
     is_drained: bool,
     /// Whether the peer has announced the end of its stream (close_notify, RFC 8446 §6.1).
     peer_closed: bool,
-    /// Whether the socket's outgoing stream is to be shut down once no bytes are pending.
-    is_finishing: bool,
-    /// Whether the outgoing stream has ended, or ends after the pending bytes.
-    has_finished: bool,
+    sending: Sending,
 }
 
 impl Session {
@@ -184,8 +190,7 @@ impl Session {
             pending: HeldBytes::default(),
             is_drained: false,
             peer_closed: false,
-            is_finishing: false,
-            has_finished: false,
+            sending: Sending::Open,
         })
     }
 
@@ -242,11 +247,11 @@ impl Session {
     /// Reads from the socket once, and opens the records that are complete. Returns 0 after the peer's close_notify.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing has arrived, and `Interrupted` if what has arrived contains no bytes for the caller, who
-    /// is to read again. `UnexpectedEof` if the stream ended without a close_notify, that is, was truncated.
+    /// `WouldBlock` if the socket has no bytes. `Interrupted` if the received records contain no application data: the
+    /// caller is to read again. `UnexpectedEof` if the stream ended without a close_notify, that is, was truncated.
     pub(super) fn read(&mut self, tcp: &mut TcpStream, out: &mut [u8]) -> io::Result<usize> {
         if let Progress::Failed(_) = self.progress {
-            return match self.has_finished {
+            return match self.sending != Sending::Open {
                 true => discard(tcp),
                 false => Err(ErrorKind::InvalidData.into()),
             };
@@ -268,7 +273,7 @@ impl Session {
             let received = socket::read(tcp, free)?;
             if received == 0 {
                 // After our own end, nothing that the peer could still send matters: most omit the close_notify.
-                return match self.has_finished {
+                return match self.sending != Sending::Open {
                     true => Ok(0),
                     false => Err(self.truncated()),
                 };
@@ -431,30 +436,42 @@ impl Session {
             }
         }
         self.pending.set(&[]);
-        if self.is_finishing {
-            self.is_finishing = false;
+        if self.sending == Sending::Ending {
+            self.sending = Sending::Ended;
             // It fails only if the connection has already ended.
             let _ = tcp.shutdown(Shutdown::Write);
         }
         Ok(true)
     }
 
-    /// Seals up to [`RECORD_BYTES`] of plain bytes behind `sealed`. Messages of TLS itself come first.
+    /// Seals up to [`RECORD_BYTES`] of plain bytes behind `sealed`.
     pub(super) fn seal(&mut self, plain: &[u8], sealed: &mut Sealed) -> io::Result<()> {
         debug_assert!(plain.len() <= RECORD_BYTES);
         if self.progress != Progress::Open {
             return Err(ErrorKind::NotConnected.into());
         }
+        self.seal_with(plain.len(), sealed, |traffic, out| {
+            traffic.encrypt(plain, out)
+        })
+    }
+
+    /// Appends the records that `seal` makes of `len` plain bytes to `sealed`. Messages of TLS itself come first.
+    fn seal_with(
+        &mut self,
+        len: usize,
+        sealed: &mut Sealed,
+        mut seal: impl FnMut(
+            &mut WriteTraffic<'_, ServerConnectionData>,
+            &mut [u8],
+        ) -> Result<usize, EncryptError>,
+    ) -> io::Result<()> {
         loop {
             // The input is that of the last read, in which rustls may have noted the parts of a handshake message.
-            match self
-                .conn
-                .process_tls_records(self.partial.as_mut_slice())
-                .state
-            {
+            let input = self.partial.as_mut_slice();
+            match self.conn.process_tls_records(input).state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    return sealed.append(plain.len() + SEAL_BYTES, |out| {
-                        traffic.encrypt(plain, out).map_err(|error| match error {
+                    return sealed.append(len + SEAL_BYTES, |out| {
+                        seal(&mut traffic, out).map_err(|error| match error {
                             EncryptError::InsufficientSize(size) => Some(size.required_size),
                             EncryptError::EncryptExhausted => None,
                         })
@@ -504,7 +521,7 @@ impl Session {
         })
     }
 
-    /// Writes what is pending, which comes before anything else.
+    /// Writes the pending bytes, which precede all new ones.
     ///
     /// # Errors
     /// `WouldBlock` if the socket does not accept all of it; `NotConnected` before the end of the handshake.
@@ -513,7 +530,7 @@ impl Session {
             return Err(ErrorKind::WouldBlock.into());
         }
         match self.progress {
-            Progress::Open if !self.has_finished => Ok(()),
+            Progress::Open if self.sending == Sending::Open => Ok(()),
             _ => Err(ErrorKind::NotConnected.into()),
         }
     }
@@ -542,54 +559,25 @@ impl Session {
 
     /// Ends the outgoing stream with a close_notify (RFC 8446 §6.1), after the pending bytes.
     pub(super) fn finish(&mut self, tcp: &TcpStream) {
-        if std::mem::replace(&mut self.has_finished, true) {
+        if self.sending != Sending::Open {
             return;
         }
         if self.progress == Progress::Open {
             let mut end = Sealed::new();
-            self.seal_close_notify(&mut end);
+            // Without a close_notify, the peer treats the end as a truncation, which is right after an error.
+            let _ = self.seal_with(0, &mut end, |traffic, out| traffic.queue_close_notify(out));
             self.queue(end.filled());
         }
-        self.is_finishing = true;
+        self.sending = Sending::Ending;
         let _ = self.flush(tcp);
-    }
-
-    fn seal_close_notify(&mut self, end: &mut Sealed) {
-        loop {
-            // The input is that of the last read, as in `seal`.
-            match self
-                .conn
-                .process_tls_records(self.partial.as_mut_slice())
-                .state
-            {
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    let _ = end.append(SEAL_BYTES, |out| {
-                        traffic
-                            .queue_close_notify(out)
-                            .map_err(|error| match error {
-                                EncryptError::InsufficientSize(size) => Some(size.required_size),
-                                EncryptError::EncryptExhausted => None,
-                            })
-                    });
-                    return;
-                }
-                Ok(ConnectionState::EncodeTlsData(mut message)) => {
-                    if end.append_message(&mut message).is_err() {
-                        return;
-                    }
-                }
-                Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
-                Ok(ConnectionState::PeerClosed) => {}
-                _ => return,
-            }
-        }
     }
 }
 
 /// The space that a record takes beside its plain bytes, for every cipher suite (RFC 8446 §5.2, RFC 5246 §6.2.3).
 const SEAL_BYTES: usize = 64;
 
-/// Discards what has arrived after a failure, so that closing the socket does not destroy the answer on its way.
+/// Reads and discards bytes that the peer has sent after a failure. If they stayed unread, closing the socket would reset
+/// the connection, and the peer could lose the alert or the response.
 fn discard(tcp: &mut TcpStream) -> io::Result<usize> {
     INPUT.with_borrow_mut(|input| {
         input.resize(INPUT_BYTES, 0);

@@ -31,7 +31,6 @@ use crate::engine::parts::batch::{ALONE_FROM_BYTES, Audience, Batch, CompressedF
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::outbox::GATHER_BYTES_MAX;
-use crate::engine::parts::peer_limits::counted_as;
 use crate::engine::parts::slot_set::SlotSet;
 use crate::engine::parts::usage_index::UsageIndex;
 #[cfg(feature = "deflate")]
@@ -178,41 +177,6 @@ impl Fanout {
         self.unshared_bytes
     }
 
-    /// Updates the counts after an outbox has changed, or the bytes that are pending in the transport.
-    #[inline]
-    pub(crate) fn note_unshared<T: ShardTransport>(
-        &mut self,
-        ws: &mut WebSocket,
-        transport: Option<&T>,
-    ) {
-        let pending = transport.map_or(0, T::pending_bytes);
-        self.set_unshared(ws, ws.outbox.own_bytes() + pending, pending > 0);
-    }
-
-    #[inline]
-    pub(crate) fn forget_unshared(&mut self, ws: &mut WebSocket) {
-        self.set_unshared(ws, 0, false);
-    }
-
-    #[inline]
-    fn set_unshared(&mut self, ws: &mut WebSocket, unshared: usize, has_pending: bool) {
-        self.unshared_bytes = self.unshared_bytes + unshared - ws.unshared_bytes;
-        ws.unshared_bytes = unshared;
-        let is_blocked = has_pending || ws.is_blocked();
-        let blocked = if is_blocked { unshared } else { 0 };
-        if ws.blocked_bytes() != blocked {
-            let address = counted_as(ws.session.client_ip());
-            let slot = ws.session.id.key().slot;
-            let before = ws.set_blocked_bytes(blocked);
-            self.blocked.set(address, slot, before, blocked);
-        }
-    }
-
-    /// Updates the count of response bytes.
-    pub(crate) fn change_responses(&mut self, before: usize, now: usize) {
-        self.unshared_bytes = self.unshared_bytes + now - before;
-    }
-
     /// Updates the count of congested members after an outbox has changed. Returns whether this one is congested.
     pub(crate) fn note_fill(&mut self, ws: &mut WebSocket, bytes_max: usize) -> bool {
         let bytes = ws.outbox.live_bytes();
@@ -235,12 +199,6 @@ impl Fanout {
     /// Whether waiting commands can be delivered now.
     pub(crate) fn can_take_commands(&self) -> bool {
         !self.commands.is_empty() && !self.is_paced()
-    }
-
-    /// Whether too much memory is held for clients.
-    #[inline]
-    fn is_over_budget(&self) -> bool {
-        self.unshared_bytes > self.unshared_bytes_max
     }
 
     fn audience_len(&self, audience: Audience) -> usize {

@@ -1,0 +1,135 @@
+//! Transports as with TLS: reads of a handshake are costly, and bytes that the socket refuses are pending.
+
+use super::wire::{Frame, UPGRADE, client_frame, client_text, text};
+use super::world::{Setup, World, echo};
+use crate::limits::Limits;
+
+const KIB: usize = 1 << 10;
+
+fn world(limits: Limits) -> World {
+    World::new(Setup {
+        limits,
+        handler: Box::new(echo),
+        ..Setup::default()
+    })
+}
+
+#[test]
+fn costly_reads_of_a_turn_are_bounded_and_delay_nobody() {
+    let mut world = world(Limits::default());
+    let other = world.join();
+    // Each shard affords work for 8 in a turn.
+    for (cost, reads_per_turn) in [(1, 8), (4, 2)] {
+        let clients: Vec<usize> = (0..20).map(|_| world.connect()).collect();
+        world.settle();
+        for &client in &clients {
+            world.pipe(client).read_cost = cost;
+            world.pipe(client).client_sends(UPGRADE);
+        }
+        let reads = |world: &World| -> usize {
+            let of = |&client: &usize| world.pipe(client).reads;
+            clients.iter().map(of).sum()
+        };
+        let (before, mut turns) = (reads(&world), 0);
+        while clients
+            .iter()
+            .any(|&client| world.pipe(client).unread() > 0)
+        {
+            let (reads_before, others_before) = (reads(&world), world.pipe(other).reads);
+            world.pipe(other).client_sends(&client_text("hello"));
+            world.turn();
+            turns += 1;
+            assert!(reads(&world) - reads_before <= reads_per_turn);
+            assert!(
+                world.pipe(other).reads > others_before,
+                "others are read in each turn"
+            );
+        }
+        assert_eq!(
+            turns,
+            20 / reads_per_turn + usize::from(20 % reads_per_turn > 0)
+        );
+        assert!(reads(&world) - before >= 20);
+        for &client in &clients {
+            world.pipe(client).read_cost = 0;
+        }
+        world.settle();
+        world.run_handlers();
+        for client in clients {
+            assert!(world.head(client).starts_with("HTTP/1.1 101 "));
+        }
+    }
+}
+
+#[test]
+fn pending_bytes_are_sent_before_the_connection_ends() {
+    let mut world = world(Limits::default());
+    let client = world.join();
+    world.pipe(client).pending_max = KIB;
+    world.stall(client, 5);
+    world.sends(client, "accepted as a whole");
+    world.settle();
+    assert_eq!(world.waiting_bytes(client), 0);
+    world.closes(client, 1000, "bye");
+    world.settle();
+    assert!(!world.is_finished(client));
+    world.client_reads(client, KIB);
+    let frames = world.all_frames(client);
+    assert_eq!(frames[0], text("accepted as a whole"));
+    assert!(matches!(&frames[1], Frame::Close(..)), "{frames:?}");
+}
+
+#[test]
+fn close_frame_that_is_pending_is_sent_before_the_end() {
+    let mut world = world(Limits::default());
+    let client = world.join();
+    world.pipe(client).pending_max = KIB;
+    world.stall(client, 1);
+    // The reply to the client's close frame ends the connection.
+    world.client_sends(client, client_frame(0x88, &[3, 232]));
+    world.run_handlers();
+    assert!(!world.is_closed(client), "the reply is pending");
+    world.client_reads(client, KIB);
+    let frames = world.all_frames(client);
+    assert!(matches!(&frames[..], [Frame::Close(..)]), "{frames:?}");
+    assert!(world.is_finished(client) || world.is_closed(client));
+}
+
+#[test]
+fn pending_bytes_count_against_the_send_budget() {
+    let mut world = world(Limits {
+        message_bytes_max: 16 * KIB,
+        outboxes_bytes_max: 64 * KIB,
+        ..Limits::default()
+    });
+    let clients = world.joined(10);
+    for &client in &clients {
+        world.pipe(client).pending_max = 16 * KIB;
+        world.stall(client, 0);
+        world.client_says(client, &"x".repeat(15 * KIB));
+        world.run_handlers();
+        let own = world.core().cx.fanout.unshared_bytes();
+        assert!(own <= 64 * KIB, "{own}");
+    }
+    let left = clients.iter().filter(|&&client| !world.is_closed(client));
+    assert_eq!(left.count(), 4);
+}
+
+#[test]
+fn pending_share_of_a_broadcast_counts_until_it_is_sent() {
+    let mut world = world(Limits::default());
+    let clients = world.joined(5);
+    for &client in &clients {
+        world.pipe(client).pending_max = 16 * KIB;
+        world.stall(client, 0);
+    }
+    world.broadcasts("x".repeat(KIB));
+    world.settle();
+    let pending = world.core().cx.fanout.unshared_bytes();
+    assert!(pending >= 5 * KIB, "{pending}");
+    for client in clients {
+        world.unstall(client);
+        assert_eq!(world.all_frames(client), [text("x".repeat(KIB))]);
+    }
+    assert_eq!(world.core().cx.fanout.unshared_bytes(), 0);
+}
