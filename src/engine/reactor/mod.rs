@@ -215,6 +215,10 @@ impl<T: ShardTransport> Core<T> {
         }
         if let Stage::WebSocket(ws) = &mut conn.stage {
             ws.unblocked();
+            if has_pending {
+                // An evicted connection may wait for its turn to be written to.
+                self.cx.fanout.note_unshared(ws, socket.transport.as_ref());
+            }
             // Every report says that the socket is writable, but usually nothing waits.
             if ws.outbox.is_empty() && !has_pending {
                 return;

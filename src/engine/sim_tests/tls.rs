@@ -133,3 +133,20 @@ fn pending_share_of_a_broadcast_counts_until_it_is_sent() {
     }
     assert_eq!(world.core().cx.fanout.unshared_bytes(), 0);
 }
+
+#[test]
+fn broadcast_that_sends_pending_bytes_ends_their_count() {
+    let mut world = world(Limits::default());
+    let client = world.join();
+    world.pipe(client).pending_max = KIB;
+    world.stall(client, 0);
+    world.broadcasts("first");
+    world.settle();
+    assert!(world.core().cx.fanout.unshared_bytes() > 0);
+    // The socket has room again, but the poll has not reported it.
+    world.pipe(client).add_room_unreported(KIB);
+    world.broadcasts("second");
+    world.settle();
+    assert_eq!(world.core().cx.fanout.unshared_bytes(), 0);
+    assert_eq!(world.all_frames(client), [text("first"), text("second")]);
+}

@@ -101,7 +101,8 @@ impl<T: ShardTransport> Core<T> {
             }
             #[cfg(feature = "deflate")]
             batch.note_share(&mut followers, ws.seen, ws.compression);
-            if !ws.outbox.is_empty() {
+            // After pending bytes, the count of the client's memory changes, which `enqueue_share` takes care of.
+            if !ws.outbox.is_empty() || transport.has_pending() {
                 behind.push(slot);
                 return None;
             }
