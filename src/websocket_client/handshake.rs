@@ -17,7 +17,7 @@ const HEAD_BYTES_MAX: usize = 32 << 10;
 /// The bytes of a refusal's body that are kept.
 const BODY_BYTES_MAX: usize = 1 << 10;
 
-/// The first bytes of an alert (RFC 8446 §5.1), by which servers for TLS answer what is no TLS.
+/// The first bytes of a TLS alert (RFC 8446 §5.1), with which a TLS server answers a request without TLS.
 const TLS_ALERT: &[u8] = &[21, 3];
 
 /// The settings of a handshake request: URL, headers, subprotocols and compression. They can be used for any number of
@@ -458,11 +458,11 @@ mod tests {
     }
 
     #[test]
-    fn alert_of_tls_names_the_scheme() {
+    fn tls_alert_fails_with_the_advice_to_use_wss() {
         let mut started = request().start().unwrap();
         let error = started.receive(&[21, 3, 3, 0, 2, 2, 50]).unwrap_err();
         assert!(error.to_string().contains("use wss://"), "{error}");
-        // Later it is what it seems to be.
+        // Only the first bytes of a response can be an alert.
         let mut started = request().start().unwrap();
         started.receive(b"HTTP/1.1 101").unwrap();
         let error = started.receive(&[21, 3, 3, 0, 2, 2, 50]);

@@ -21,7 +21,7 @@ use crate::crypto;
 /// The protocol below a WebSocket (RFC 7301 §6). A server that prefers HTTP/2 must not select it.
 const ALPN: &[u8] = b"http/1.1";
 
-/// The TLS settings of a client: whose certificates it accepts. For URLs that begin with `wss://`, with the feature `client-tls` or
+/// The TLS settings of a client for `wss://` URLs: which authorities it trusts. Needs the feature `client-tls` or
 /// `client-tls-aws-lc`.
 ///
 /// A server has to present a certificate that is valid now, contains the host of the URL, and was issued by a trusted authority
@@ -33,7 +33,7 @@ const ALPN: &[u8] = b"http/1.1";
 /// ```no_run
 /// use humphrey_ws::websocket_client::{Client, ClientTls};
 ///
-/// // Trusts the authority of a company only.
+/// // Trusts only the company's own authority.
 /// let tls = ClientTls::from_pem_file("authority.pem")?;
 /// let mut client = Client::builder("wss://live.example:8443/")
 ///     .with_tls(tls.clone())
@@ -122,13 +122,13 @@ impl ClientTls {
         Self::from_config(config)
     }
 
-    /// Begins a TLS connection to the server of a URL. It does no I/O: for programs with an event loop of their own, beside
-    /// [`Handshake`](super::Handshake) and [`Connection`](super::Connection). The server's certificate has to contain the
-    /// URL's host, which is also sent (SNI, RFC 6066 §3) unless it is an address. The port is the program's affair.
+    /// Begins a TLS connection to the server of a URL, without I/O. This is for programs with an event loop of their own, which
+    /// open the socket and also use [`Handshake`](super::Handshake) and [`Connection`](super::Connection). The server's
+    /// certificate has to contain the URL's host, which is also sent (SNI, RFC 6066 §3) unless it is an address.
     ///
     /// # Errors
     ///
-    /// Those of rustls, none of which is expected.
+    /// [`TlsError::Protocol`] with an error of rustls, if it can't use its settings.
     pub fn start(&self, url: &ServerUrl) -> Result<ClientConnection, TlsError> {
         let name = url
             .tls_name()

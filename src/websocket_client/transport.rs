@@ -6,8 +6,8 @@ use std::time::Duration;
 
 /// A blocking, bidirectional byte stream with read and write timeouts, which carries a [`Client`](super::Client)'s connection.
 ///
-/// [`TcpStream`] implements it, and so does `UnixStream` on Unix. To use another implementation of TLS than that of the feature
-/// `client-tls`, implement it for a TLS stream, pass the timeouts on to the socket below, and call
+/// [`TcpStream`] implements it, and so does `UnixStream` on Unix. To use a TLS implementation other than that of the feature
+/// `client-tls`, implement it for its TLS stream, pass the timeouts on to the socket below, and call
 /// [`ClientBuilder::connect_over`](super::ClientBuilder::connect_over) with a `ws://` URL.
 pub trait Transport: Read + Write {
     /// Sets how long a read may block before it fails with [`WouldBlock`](io::ErrorKind::WouldBlock) or

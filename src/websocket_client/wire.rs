@@ -1,8 +1,9 @@
 //! The stream of a blocking client, with or without TLS.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::error::ClientError;
 #[cfg(feature = "__client-tls")]
 use super::tls::blocking::TlsLayer;
 use super::transport::Transport;
@@ -14,23 +15,33 @@ pub(super) struct Wire<S> {
     tls: Option<Box<TlsLayer>>,
 }
 
+/// A TLS session whose handshake has not begun.
+#[cfg(feature = "__client-tls")]
+pub(super) type TlsSession = rustls::ClientConnection;
+
+/// Without TLS, there are no sessions.
+#[cfg(not(feature = "__client-tls"))]
+pub(super) type TlsSession = std::convert::Infallible;
+
 impl<S: Transport> Wire<S> {
-    /// Creates a wire without TLS.
-    pub(super) const fn plain(stream: S) -> Self {
-        Self {
-            stream,
-            #[cfg(feature = "__client-tls")]
-            tls: None,
-        }
+    /// Performs the TLS handshake, if there is a session.
+    #[cfg(feature = "__client-tls")]
+    pub(super) fn open(
+        mut stream: S,
+        session: Option<TlsSession>,
+        by: Instant,
+    ) -> Result<Self, ClientError> {
+        let tls = match session {
+            Some(session) => Some(Box::new(TlsLayer::shake_hands(session, &mut stream, by)?)),
+            None => None,
+        };
+        Ok(Self { stream, tls })
     }
 
-    /// Creates a wire with TLS, whose handshake is done.
-    #[cfg(feature = "__client-tls")]
-    pub(super) fn secure(stream: S, tls: TlsLayer) -> Self {
-        Self {
-            stream,
-            tls: Some(Box::new(tls)),
-        }
+    /// Without TLS, there is no handshake.
+    #[cfg(not(feature = "__client-tls"))]
+    pub(super) fn open(stream: S, _: Option<TlsSession>, _: Instant) -> Result<Self, ClientError> {
+        Ok(Self { stream })
     }
 
     /// Reads at least one byte, or returns 0 at the end of the stream.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 /// The bytes that a notification, a call or an answer carries. Clones share them.
 ///
 /// It can be made from bytes and texts: `&str`, `String`, `&[u8]`, `Vec<u8>` and arrays; `()` makes an empty one. With
-/// the feature `json`, [`of_json`](Self::of_json) makes one from any serialisable value.
+/// the feature `json`, `Payload::of_json` makes one from any serialisable value.
 ///
 /// ```
 /// use humphrey_ws::procedures::Payload;

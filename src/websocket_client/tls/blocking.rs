@@ -15,7 +15,7 @@ pub(in crate::websocket_client) struct TlsLayer {
     session: ClientConnection,
     /// Whether writing has failed. The rest of a record is then not written, since that could block for another timeout.
     is_unwritable: bool,
-    /// The violation of TLS that has ended receiving. What was received before it is read first.
+    /// The TLS error after which nothing more can be received. `read` first returns what was received before it.
     failure: Option<TlsError>,
 }
 

@@ -37,7 +37,7 @@ pub enum TlsError {
         /// The names and addresses in the certificate, if known.
         presented: Vec<String>,
     },
-    /// The server's certificate is invalid or unsuitable for another reason, which the text is.
+    /// The server's certificate is invalid or unsuitable for another reason. The text is the reason.
     InvalidCertificate(String),
     /// The server answered with something other than TLS.
     NotTls,
@@ -161,7 +161,7 @@ impl TlsError {
             },
             error => {
                 let why = error.to_string();
-                // What `openssl req -x509` makes by default.
+                // `openssl req -x509` makes such certificates by default.
                 if why.contains("CaUsedAsEndEntity") {
                     let why = "it is the certificate of an authority (CA:TRUE), and must not be used by a server: issue \
                                another one with it, or make a self-signed one with CA:FALSE";
@@ -195,8 +195,8 @@ impl TlsError {
     }
 }
 
-/// Returns a name as rustls describes it, `DnsName("a")` or `IpAddress(1.2.3.4)`, without these words. `None` for kinds that no
-/// host of a URL is compared with.
+/// Extracts the name from rustls's description, `DnsName("a")` or `IpAddress(1.2.3.4)`. Returns `None` for kinds of names that
+/// are never compared with the host of a URL.
 fn bare(name: &str) -> Option<String> {
     let dns = name
         .strip_prefix("DnsName(\"")
