@@ -74,7 +74,7 @@ struct StderrLogger;
 
 impl Log for StderrLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // The crate logs each certificate that it refuses, which the client reports in its own words.
+        // This crate logs each certificate that it refuses. The client already reports the reason.
         let is_reported = metadata.target().starts_with("rustls_platform_verifier");
         metadata.level() <= log::max_level() && !is_reported
     }

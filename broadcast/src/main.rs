@@ -21,7 +21,6 @@ mod room_name;
 mod rooms;
 mod signals;
 mod stdio;
-#[cfg(feature = "tls")]
 mod tls;
 
 use std::io::{self, BufReader, IsTerminal};
@@ -44,6 +43,8 @@ use crate::on_message::OnMessage;
 use crate::options::Options;
 use crate::room_name::RoomName;
 use crate::rooms::{Channel, Rooms};
+
+type App = AsyncWebsocketApp<(), ClientState>;
 
 /// Size of the read buffer: the capacity of a pipe on Linux.
 const INPUT_BUFFER_BYTES: usize = 64 << 10;
@@ -82,21 +83,8 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> io::Result<bool> {
     let (connections_max, connections_warning) =
         descriptor_limit::limit_connections(options.max_connections);
-    let (mut app, rooms) = build_app(options, connections_max)?;
-    #[cfg(feature = "tls")]
-    let tls = tls::from_options(options)?;
-    #[cfg(feature = "tls")]
-    if let Some(tls) = &tls {
-        app = app.with_tls(tls.clone());
-    }
-    #[cfg(feature = "tls")]
-    let reload = tls.map(|tls| {
-        let quiet = options.quiet;
-        let reload: signals::Reload = Box::new(move || tls::reload(&tls, quiet));
-        reload
-    });
-    #[cfg(not(feature = "tls"))]
-    let reload: Option<signals::Reload> = None;
+    let (app, rooms) = build_app(options, connections_max)?;
+    let (mut app, reload) = tls::apply(app, options)?;
     let is_tls = reload.is_some();
     let address = app.bind()?;
     let sender = app.sender();
@@ -104,7 +92,7 @@ fn run(options: &Options) -> io::Result<bool> {
     {
         let sender = sender.clone();
         let stop = move || sender.shutdown(SHUTDOWN_TIMEOUT);
-        signals::on_stop_or_reload(stopping.clone(), stop, reload)?;
+        signals::handle(stopping.clone(), stop, reload)?;
     }
     let metrics = match options.metrics {
         Some(address) => {
@@ -170,10 +158,7 @@ fn run(options: &Options) -> io::Result<bool> {
     Ok(!input_failed.load(Ordering::SeqCst))
 }
 
-fn build_app(
-    options: &Options,
-    connections_max: usize,
-) -> io::Result<(AsyncWebsocketApp<(), ClientState>, Rooms)> {
+fn build_app(options: &Options, connections_max: usize) -> io::Result<(App, Rooms)> {
     let settings = options.room_settings();
     let limits = Limits::default()
         .connections_max(connections_max)
@@ -181,7 +166,7 @@ fn build_app(
         .peer_handshakes_per_second_max(options.max_handshakes_per_address)
         .rooms_max(settings.library_rooms_max());
     let message_bytes_max = limits.message_bytes_max;
-    let mut app: AsyncWebsocketApp<(), ClientState> = AsyncWebsocketApp::new()
+    let mut app: App = AsyncWebsocketApp::new()
         .with_address(options.listen)
         .with_limits(limits)
         .with_slow_consumer(options.slow_client.policy())

@@ -35,7 +35,7 @@ Examples:
     curl -H \"Authorization: Bearer $(cat token.txt)\" -d 'hello' \\
       http://127.0.0.1:8080/publish/news
 
-  Speak TLS, with a certificate of its own, and read it from another machine:
+  Speak TLS with a self-signed certificate, and print the messages from another shell:
     humphrey-broadcast --listen 0.0.0.0:8443 --tls-self-signed tls </dev/null
     humphrey-broadcast listen --ca tls/cert.pem wss://localhost:8443/
 

@@ -10,26 +10,18 @@ use std::{sync::atomic::Ordering, thread, time::Duration};
 #[cfg(unix)]
 const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
 
-/// What SIGHUP does in a program that goes on.
+/// Loads settings again on SIGHUP, after which the program continues.
 pub(crate) type Reload = Box<dyn Fn() + Send>;
 
-/// As [`on_stop_or_reload`], in a program that has nothing to reload.
-pub(crate) fn on_stop(
-    stopping: Arc<AtomicBool>,
-    stop: impl Fn() + Send + 'static,
-) -> io::Result<()> {
-    on_stop_or_reload(stopping, stop, None)
-}
-
-/// On the first signal, sets `stopping` and calls `stop`. If there is something to reload, SIGHUP does that instead, unless
-/// it announces that the program's terminal was closed.
+/// Handles signals. The first one sets `stopping` and calls `stop`. With `reload`, SIGHUP calls that instead, unless the
+/// program's terminal was closed.
 ///
-/// A second Ctrl-C or SIGTERM ends the program at once with the
-/// default exit code, so that it can always be stopped. A duplicate within [`DUPLICATE_WINDOW`] does not: programs such
-/// as `timeout` signal both their child and its process group. A second SIGHUP never does: when a terminal closes, both
-/// the system and the shell send one. SIGHUP stays ignored if it was ignored at the start, as under `nohup`.
+/// A second Ctrl-C or SIGTERM ends the program at once with the default exit code, so that it can always be stopped. A
+/// duplicate within [`DUPLICATE_WINDOW`] does not: programs such as `timeout` signal both their child and its process
+/// group. A second SIGHUP never does: when a terminal closes, both the system and the shell send one. SIGHUP stays
+/// ignored if it was ignored at the start, as under `nohup`.
 #[cfg(unix)]
-pub(crate) fn on_stop_or_reload(
+pub(crate) fn handle(
     stopping: Arc<AtomicBool>,
     stop: impl Fn() + Send + 'static,
     reload: Option<Reload>,
@@ -80,7 +72,7 @@ pub(crate) fn on_stop_or_reload(
         .map(drop)
 }
 
-/// Whether the program has a terminal that controls it. One that was closed can't be opened.
+/// Whether the program has a controlling terminal. One that was closed can't be opened.
 #[cfg(unix)]
 fn has_terminal() -> bool {
     std::fs::File::open("/dev/tty").is_ok()
@@ -103,7 +95,7 @@ fn ignores(status: &str, signal: i32) -> bool {
 
 /// On other systems a signal ends the program without closing handshakes.
 #[cfg(not(unix))]
-pub(crate) fn on_stop_or_reload(
+pub(crate) fn handle(
     _: Arc<AtomicBool>,
     _: impl Fn() + Send + 'static,
     _: Option<Reload>,

@@ -1,182 +1,49 @@
-//! The server's certificate: from files, or made here and kept in a directory.
+//! TLS of the server, with a certificate that SIGHUP reloads.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::net::IpAddr;
-use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+#[cfg(feature = "tls")]
+mod self_signed;
 
+use std::io;
+
+#[cfg(feature = "tls")]
 use humphrey_ws::tls::Tls;
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 
+use crate::App;
+#[cfg(feature = "tls")]
 use crate::diagnostics::report;
 use crate::options::Options;
+use crate::signals::Reload;
 
-/// The names of the files in the directory of `--tls-self-signed`.
-const CERTIFICATE: &str = "cert.pem";
-const KEY: &str = "key.pem";
-
-/// For how many years a certificate that is made here is valid, beside the current year.
-const VALID_YEARS: i32 = 10;
-
-/// Returns the certificate that the options name; `None`: no TLS.
-pub(crate) fn from_options(options: &Options) -> io::Result<Option<Tls>> {
+/// Has the app speak TLS if the options name a certificate. Then also returns what loads a renewed one; otherwise `None`.
+#[cfg(feature = "tls")]
+pub(crate) fn apply(app: App, options: &Options) -> io::Result<(App, Option<Reload>)> {
     let (certificate, key) = match (
         &options.tls_cert,
         &options.tls_key,
         &options.tls_self_signed,
     ) {
         (Some(certificate), Some(key), _) => (certificate.clone(), key.clone()),
-        (_, _, Some(directory)) => {
-            make_if_missing(directory, options.listen.ip())?;
-            (directory.join(CERTIFICATE), directory.join(KEY))
-        }
-        _ => return Ok(None),
+        (_, _, Some(directory)) => self_signed::files(directory, options.listen.ip())?,
+        _ => return Ok((app, None)),
     };
-    Ok(Some(Tls::from_pem_files(certificate, key)?))
+    let tls = Tls::from_pem_files(certificate, key)?;
+    let app = app.with_tls(tls.clone());
+    let quiet = options.quiet;
+    Ok((app, Some(Box::new(move || reload(&tls, quiet)))))
 }
 
-/// Loads a renewed certificate. If that fails, the one of before stays in use.
-pub(crate) fn reload(tls: &Tls, quiet: bool) {
+/// Without the feature, no option names a certificate.
+#[cfg(not(feature = "tls"))]
+pub(crate) fn apply(app: App, _: &Options) -> io::Result<(App, Option<Reload>)> {
+    Ok((app, None))
+}
+
+/// Loads a renewed certificate. If that fails, the previous one stays in use.
+#[cfg(feature = "tls")]
+fn reload(tls: &Tls, quiet: bool) {
     match tls.reload() {
         Ok(()) if quiet => {}
         Ok(()) => report!("the certificate was reloaded; new connections get it"),
-        Err(error) => report!("{error}; the certificate of before stays in use"),
-    }
-}
-
-/// Makes a certificate and a key in a directory that has none.
-fn make_if_missing(directory: &Path, listen: IpAddr) -> io::Result<()> {
-    let (certificate, key) = (directory.join(CERTIFICATE), directory.join(KEY));
-    match (certificate.exists(), key.exists()) {
-        (true, true) => return Ok(()),
-        (false, false) => {}
-        (has_certificate, _) => {
-            let (present, missing) = match has_certificate {
-                true => (CERTIFICATE, KEY),
-                false => (KEY, CERTIFICATE),
-            };
-            let problem = format!(
-                "{} contains {present} without {missing}: remove it to have both made again",
-                directory.display()
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
-        }
-    }
-    let named = |error: io::Error| {
-        let problem = format!(
-            "a certificate can't be made in {}: {error}",
-            directory.display()
-        );
-        io::Error::new(error.kind(), problem)
-    };
-    let (certificate_pem, key_pem) = make(listen).map_err(io::Error::other).map_err(named)?;
-    fs::create_dir_all(directory).map_err(named)?;
-    write(&key, &key_pem, true).map_err(named)?;
-    write(&certificate, &certificate_pem, false).map_err(named)
-}
-
-/// Makes a certificate for this machine, and for the address that the program listens on.
-fn make(listen: IpAddr) -> Result<(String, String), rcgen::Error> {
-    let mut names = vec!["localhost".to_owned()];
-    names.extend(host_name().filter(|name| name != "localhost"));
-    let mut params = CertificateParams::new(names)?;
-    let mut addresses = vec![
-        IpAddr::from([127, 0, 0, 1]),
-        "::1".parse().expect("an address"),
-    ];
-    if !listen.is_unspecified() && !addresses.contains(&listen) {
-        addresses.push(listen);
-    }
-    let addresses = addresses.into_iter().map(SanType::IpAddress);
-    params.subject_alt_names.extend(addresses);
-    params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "humphrey-broadcast");
-    let year = current_year();
-    params.not_before = rcgen::date_time_ymd(year, 1, 1);
-    params.not_after = rcgen::date_time_ymd(year + VALID_YEARS + 1, 1, 1);
-    let key = KeyPair::generate()?;
-    let certificate = params.self_signed(&key)?;
-    Ok((certificate.pem(), key.serialize_pem()))
-}
-
-/// The name of this machine, if the system says it and it can be part of a certificate.
-fn host_name() -> Option<String> {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    let name = name.trim();
-    let is_name = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
-    (!name.is_empty() && name.chars().all(is_name)).then(|| name.to_owned())
-}
-
-/// The current year, or 2026 if the clock is not set.
-fn current_year() -> i32 {
-    const YEAR_SECONDS: u64 = 31_556_952;
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let years = since.map_or(0, |since| since.as_secs() / YEAR_SECONDS);
-    i32::try_from(1970 + years).map_or(2026, |year| year.max(2026))
-}
-
-/// Writes a new file, which appears with all of its contents. If it is private, only this user can read it.
-fn write(path: &Path, contents: &str, is_private: bool) -> io::Result<()> {
-    let unfinished = path.with_extension("new");
-    let mut file = create(&unfinished, is_private)?;
-    file.write_all(contents.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)
-}
-
-fn create(path: &Path, is_private: bool) -> io::Result<File> {
-    // One that an interrupted start has left may be readable for others.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    if is_private {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600);
-    }
-    #[cfg(not(unix))]
-    let _ = is_private;
-    options.open(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn empty_directory(name: &str) -> std::path::PathBuf {
-        let unique = format!("humphrey-broadcast-{name}-{}", std::process::id());
-        let directory = std::env::temp_dir().join(unique);
-        let _ = fs::remove_dir_all(&directory);
-        directory
-    }
-
-    #[test]
-    fn self_signed_certificate_is_made_once_and_private() {
-        let directory = empty_directory("self-signed");
-        make_if_missing(&directory, [192, 0, 2, 1].into()).unwrap();
-        let read =
-            || [CERTIFICATE, KEY].map(|name| fs::read_to_string(directory.join(name)).unwrap());
-        let first = read();
-        assert!(first[0].contains("BEGIN CERTIFICATE") && first[1].contains("PRIVATE KEY"));
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            let mode = directory.join(KEY).metadata().unwrap().permissions().mode();
-            assert_eq!(mode & 0o777, 0o600);
-        }
-        make_if_missing(&directory, [192, 0, 2, 1].into()).unwrap();
-        assert_eq!(read(), first);
-        Tls::from_pem_files(directory.join(CERTIFICATE), directory.join(KEY)).unwrap();
-
-        fs::remove_file(directory.join(KEY)).unwrap();
-        let error = make_if_missing(&directory, [127, 0, 0, 1].into()).unwrap_err();
-        assert!(error.to_string().contains("without key.pem"), "{error}");
-        fs::remove_dir_all(directory).unwrap();
+        Err(error) => report!("{error}; the previous certificate stays in use"),
     }
 }

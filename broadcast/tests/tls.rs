@@ -152,7 +152,7 @@ fn sighup_loads_a_renewed_certificate_and_closes_nothing() {
 
     std::fs::write(used.file("cert.pem"), "unusable").unwrap();
     program.signal(Signal::HUP);
-    let line = program.expect_line("the certificate of before stays in use");
+    let line = program.expect_line("the previous certificate stays in use");
     assert!(line.contains("cert.pem"), "{line}");
     connect(program.address(), &before).unwrap();
 

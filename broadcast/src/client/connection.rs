@@ -102,8 +102,8 @@ impl Socket {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    // Of a record of TLS, the socket may have accepted a part.
-                    if self.stream.has_progressed() {
+                    // The socket may have accepted a part of a TLS record.
+                    if self.stream.take_progress() {
                         self.last_written = Instant::now();
                         if self.is_full {
                             self.last_received = Instant::now();
@@ -116,7 +116,7 @@ impl Socket {
             }
         }
         if self.unwritten_bytes() == 0 {
-            // Messages of TLS itself.
+            // TLS may have messages of its own to send, such as a KeyUpdate.
             match self.stream.flush() {
                 Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
                 _ => {}
@@ -288,7 +288,7 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// With TLS, announces the end of the connection, so that the server can tell it from a cut.
+    /// With TLS, announces the end of the connection, so that the server can distinguish it from a cut.
     pub(super) fn announce_end(&mut self) {
         self.socket.stream.announce_end();
     }
@@ -376,7 +376,7 @@ impl ClientConnection {
 }
 
 fn lost(error: &io::Error) -> End {
-    // The end of a TCP stream has no message of the system; that of a TLS stream has one.
+    // The error of a cut TLS stream has a text. The end of a TCP stream has none.
     let why = match error.kind() {
         ErrorKind::UnexpectedEof if error.get_ref().is_none() => {
             "the connection is lost".to_owned()

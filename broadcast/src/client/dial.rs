@@ -1,4 +1,5 @@
-//! Opens a connection: name resolution, TCP, TLS if the URL asks for it, handshake. Each step has a deadline and is interrupted by a stop.
+//! Opens a connection: name resolution, TCP, TLS if the URL requires it, and the WebSocket handshake. Each step has a deadline and
+//! is interrupted by a stop.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;

@@ -41,12 +41,13 @@ impl EventLoop {
         let stopping = Arc::new(AtomicBool::new(false));
         {
             let waker = waker.clone();
-            signals::on_stop(stopping.clone(), move || {
+            let stop = move || {
                 let _ = waker.wake();
                 // A blocking write to a pipe that nobody reads would prevent the shutdown.
                 thread::sleep(STOP_WAIT + Duration::from_secs(1));
                 process::exit(1);
-            })?;
+            };
+            signals::handle(stopping.clone(), stop, None)?;
         }
         Ok(Self {
             poll,

@@ -3,7 +3,8 @@
 //! One thread handles the connection: it waits for the socket, for signals, and for lines that another thread reads
 //! from standard input ([`event_loop`]). A connection is opened ([`dial`]; with TLS, [`trust`]), used ([`connection`]) and
 //! reopened after its end ([`session`], [`backoff`]) as the table of [`failures`] says. The library implements the
-//! handshake and the frames without I/O, and rustls implements TLS. A [`session::ConnectionHandler`] decides what to send and uses what arrives: [`listen`] or [`send`].
+//! handshake and the frames without I/O, and rustls implements TLS. A [`session::ConnectionHandler`] decides what to send
+//! and uses what arrives: [`listen`] or [`send`].
 
 mod backoff;
 mod connection;

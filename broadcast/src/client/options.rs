@@ -222,7 +222,7 @@ impl ConnectOptions {
             }
             let mut trust = self.trust();
             if let Err(error) = trust.load() {
-                return Err(trust.words(&error));
+                return Err(trust.describe(&error));
             }
         }
         Ok(())

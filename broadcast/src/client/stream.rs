@@ -7,7 +7,7 @@ use mio::net::TcpStream;
 #[cfg(feature = "tls")]
 use super::tls_stream::TlsStream;
 
-/// A TCP stream, or a TLS stream whose handshake is done.
+/// A TCP stream, or a TLS stream whose handshake is complete.
 pub(super) enum ClientStream {
     Plain(TcpStream),
     #[cfg(feature = "tls")]
@@ -24,13 +24,13 @@ impl ClientStream {
         }
     }
 
-    /// Whether the socket has accepted bytes since the last call, although `write` has returned
+    /// Returns whether the socket has accepted bytes since the last call. With TLS it may have, although `write` has returned
     /// [`WouldBlock`](io::ErrorKind::WouldBlock).
-    pub(super) fn has_progressed(&mut self) -> bool {
+    pub(super) fn take_progress(&mut self) -> bool {
         match self {
             Self::Plain(_) => false,
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.has_progressed(),
+            Self::Tls(stream) => stream.take_progress(),
         }
     }
 }

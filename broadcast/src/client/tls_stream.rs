@@ -16,11 +16,11 @@ const RECORD_BYTES_MAX: usize = 16 << 10;
 pub(super) struct TlsStream {
     socket: TcpStream,
     session: ClientConnection,
-    /// Length of the content of the last record, unless the socket has accepted the whole record.
+    /// Content length of the record that the socket has not accepted completely, or 0.
     unfinished: usize,
-    /// Whether the socket has accepted bytes since [`has_progressed`](Self::has_progressed).
-    progressed: bool,
-    /// The violation of TLS that has ended receiving. What was received before it is read first.
+    /// Whether the socket has accepted bytes since the last call of [`take_progress`](Self::take_progress).
+    has_progressed: bool,
+    /// The TLS error after which nothing more can be received. `read` first returns what was received before it.
     failure: Option<TlsError>,
 }
 
@@ -30,12 +30,12 @@ impl TlsStream {
             socket,
             session,
             unfinished: 0,
-            progressed: false,
+            has_progressed: false,
             failure: None,
         }
     }
 
-    /// Goes on with the TLS handshake. Returns whether it is done; if not, the socket is not ready.
+    /// Continues the TLS handshake. Returns whether it is complete; if not, the socket is not ready.
     pub(super) fn shake_hands(&mut self) -> Result<bool, HandshakeFailure> {
         loop {
             let is_written = self.write_records().map_err(HandshakeFailure::Socket)?;
@@ -62,7 +62,7 @@ impl TlsStream {
         while self.session.wants_write() {
             match self.session.write_tls(&mut self.socket) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(_) => self.progressed = true,
+                Ok(_) => self.has_progressed = true,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
@@ -71,8 +71,8 @@ impl TlsStream {
         Ok(true)
     }
 
-    pub(super) fn has_progressed(&mut self) -> bool {
-        std::mem::take(&mut self.progressed)
+    pub(super) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.has_progressed)
     }
 
     pub(super) fn announce_end(&mut self) {

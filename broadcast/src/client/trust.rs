@@ -1,4 +1,4 @@
-//! TLS of a connection: whose certificates are accepted, the handshake, and what its failures mean.
+//! TLS of a connection: the trusted authorities, the TLS handshake, and what its failures mean.
 
 use std::io;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub(super) struct Trust {
     /// `--ca`; otherwise those that the operating system trusts.
     #[cfg(feature = "tls")]
     ca: Option<PathBuf>,
-    /// Loaded for the first connection. Keeping them also resumes TLS sessions.
+    /// Loaded for the first connection, and kept, which also lets later connections resume TLS sessions.
     #[cfg(feature = "tls")]
     loaded: Option<ClientTls>,
 }
@@ -44,7 +44,7 @@ impl Trust {
         Ok(ClientStream::Plain(socket))
     }
 
-    /// Without TLS, no error is one of TLS.
+    /// Without TLS, TLS causes no error.
     pub(super) fn refusal(&mut self, _: &io::Error) -> Option<End> {
         None
     }
@@ -68,7 +68,7 @@ impl Trust {
         Ok(self.loaded.insert(tls))
     }
 
-    /// Performs the TLS handshake, if the URL asks for TLS.
+    /// Performs the TLS handshake, if the URL requires TLS.
     pub(super) fn secure(
         &mut self,
         event_loop: &mut EventLoop,
@@ -95,8 +95,8 @@ impl Trust {
         }
     }
 
-    /// Describes an error of a secured stream, if it is one of TLS: with TLS 1.3, a server refuses a client's certificate, or its
-    /// lack of one, after the TLS handshake.
+    /// Describes an error of a stream if TLS caused it. With TLS 1.3, the server can refuse the client's certificate, or the lack of
+    /// one, only after the client's handshake is complete.
     pub(super) fn refusal(&mut self, error: &io::Error) -> Option<End> {
         let error = error.get_ref()?.downcast_ref::<TlsError>()?;
         Some(self.refused(error))
@@ -105,14 +105,14 @@ impl Trust {
     fn refused(&mut self, error: &TlsError) -> End {
         let failure = failure(error);
         if failure == Failure::Certificate {
-            // The file or the system's authorities may be new at the next attempt.
+            // The next attempt loads them again: the file, or the system's authorities, may have changed.
             self.loaded = None;
         }
-        End::failed(failure, self.words(error))
+        End::failed(failure, self.describe(error))
     }
 
     /// Describes an error in terms of the command line.
-    pub(super) fn words(&self, error: &TlsError) -> String {
+    pub(super) fn describe(&self, error: &TlsError) -> String {
         match (error, &self.ca) {
             (TlsError::UnknownIssuer, Some(file)) => format!(
                 "the server's certificate was not issued by an authority in {} (--ca)",
@@ -144,7 +144,7 @@ fn failure(error: &TlsError) -> Failure {
         | TlsError::Roots(_) => Failure::Certificate,
         TlsError::NotTls => Failure::NotTls,
         TlsError::Incompatible(_) | TlsError::Refused(_) => Failure::TlsRefused,
-        // It hung up, or violated TLS.
+        // The server hung up, or violated TLS.
         _ => Failure::TlsAborted,
     }
 }
