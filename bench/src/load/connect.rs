@@ -17,7 +17,7 @@ use rustix::net::{
 use crate::wire;
 
 /// Handshakes per batch: fewer than the backlog of any listener.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 /// Connections per source address, which has some 28,000 ephemeral ports.
 const PER_SOURCE: usize = 20_000;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,6 +63,19 @@ pub(super) fn send_all(socket: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Receives once. Returns `None` if nothing arrives: at once if the socket is nonblocking, or else after its timeout.
+pub(crate) fn receive_once(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        return match recv(socket, &mut *buffer, RecvFlags::empty()) {
+            Ok((0, _)) => Err(io::Error::other("the server closed the connection")),
+            Ok((read, _)) => Ok(Some(read)),
+            Err(Errno::AGAIN) => Ok(None),
+            Err(Errno::INTR) => continue,
+            Err(error) => Err(error.into()),
+        };
+    }
 }
 
 /// Opens `count` nonblocking connections. `from` connections were opened before and use up source ports.

@@ -4,9 +4,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{SendFlags, send};
 
 use super::DeliveryStats;
+use super::connect;
 use super::plan::{Plan, Role};
 use super::receiver::{FrameShape, Receiver};
 use crate::args::Job;
@@ -56,14 +57,7 @@ impl ClientConnection {
         owed: u64,
     ) -> io::Result<u64> {
         let mut count = 0;
-        loop {
-            let read = match recv(&self.socket, &mut *input, RecvFlags::empty()) {
-                Ok((0, _)) => return Err(io::Error::other("the server closed the connection")),
-                Ok((read, _)) => read,
-                Err(Errno::AGAIN) => break,
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
+        while let Some(read) = connect::receive_once(&self.socket, input)? {
             let now = stats.now();
             let mut bytes = &input[..read];
             while let Some(message) = self.receiver.next(shape, &mut bytes)? {

@@ -6,8 +6,7 @@ use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::io::{Errno, ioctl_fionbio};
-use rustix::net::{RecvFlags, recv};
+use rustix::io::ioctl_fionbio;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring;
@@ -21,8 +20,6 @@ use rustls::{
 use super::connect::{self, ConnectionSpec};
 use crate::wire;
 
-/// Handshakes per batch: fewer than the backlog of any listener.
-const BATCH: usize = 64;
 /// Number of session tickets that a client keeps.
 const TICKETS: usize = 8;
 /// Larger than the flight with which a server answers a ClientHello.
@@ -134,21 +131,38 @@ impl TlsConnection {
         Ok(connection)
     }
 
-    /// Receives once, and passes what it has decrypted to `take`, if anything. Returns whether more may have arrived, which
-    /// it does not know if the socket is blocking.
-    pub(super) fn receive(
+    /// Reads everything that has arrived on the nonblocking socket, and passes what it has decrypted to `take` in parts.
+    pub(super) fn read(
         &mut self,
         buffer: &mut [u8],
         take: &mut impl FnMut(&[u8]) -> io::Result<()>,
-    ) -> io::Result<bool> {
-        let read = match recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
-            Ok((0, _)) => return Err(io::Error::other("the server closed the connection")),
-            Ok((read, _)) => read,
-            Err(Errno::AGAIN) => return Ok(false),
-            Err(Errno::INTR) => return Ok(true),
-            Err(error) => return Err(error.into()),
-        };
-        let mut records = &buffer[..read];
+    ) -> io::Result<()> {
+        while let Some(read) = connect::receive_once(&self.socket, buffer)? {
+            self.decrypt(&buffer[..read], take)?;
+            if read < buffer.len() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives once from the blocking socket, and passes what it has decrypted to `take`, if anything.
+    fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        take: &mut impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        match connect::receive_once(&self.socket, buffer)? {
+            Some(read) => self.decrypt(&buffer[..read], take),
+            None => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    fn decrypt(
+        &mut self,
+        mut records: &[u8],
+        take: &mut impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
         while !records.is_empty() {
             self.session.read_tls(&mut records)?;
             self.session
@@ -168,8 +182,7 @@ impl TlsConnection {
                 reader.consume(size);
             }
         }
-        self.flush()?;
-        Ok(read == buffer.len())
+        self.flush()
     }
 
     pub(super) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -211,7 +224,7 @@ pub(crate) fn open(
     let failed = |at, e: io::Error| io::Error::new(e.kind(), format!("handshake {at}: {e}"));
     while opened.len() < count {
         let first = opened.len();
-        let batch = first..count.min(first + BATCH);
+        let batch = first..count.min(first + connect::BATCH);
         for at in batch.clone() {
             opened.push(TlsConnection::start(address, from + at, config(at))?);
         }
@@ -229,7 +242,7 @@ pub(crate) fn open(
                     answer.extend_from_slice(part);
                     Ok(())
                 };
-                connection.receive(&mut buffer, &mut take).map(drop)
+                connection.receive(&mut buffer, &mut take)
             };
             let rest = connect::read_response(read, &accept, spec(at).offers);
             if !rest.map_err(|e| failed(at, e))?.is_empty() {
@@ -284,7 +297,7 @@ impl Handshake {
             answer.extend_from_slice(part);
             Ok(())
         };
-        while self.connection.receive(buffer, &mut take)? {}
+        self.connection.read(buffer, &mut take)?;
         if !self.is_requested && !self.connection.session.is_handshaking() {
             self.is_requested = true;
             let spec = ConnectionSpec::default();
@@ -304,7 +317,9 @@ mod tests {
     use std::io::Read as _;
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::thread;
+    use std::time::Duration;
 
+    use rustix::net::sockopt::{Timeout, set_socket_timeout};
     use rustls::pki_types::PrivateKeyDer;
     use rustls::{ServerConfig, ServerConnection, Stream};
 
@@ -387,6 +402,20 @@ mod tests {
             thread::yield_now();
         }
         assert!(handshake.is_requested);
+    }
+
+    #[test]
+    fn silent_server_fails_the_handshake_with_a_timeout() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let SocketAddr::V4(address) = listener.local_addr().unwrap() else {
+            panic!("an IPv6 address")
+        };
+        let config = client_config(&P256, false).unwrap();
+        let mut connection = TlsConnection::start(address, 0, config).unwrap();
+        let timeout = Some(Duration::from_millis(1));
+        set_socket_timeout(&connection.socket, Timeout::Recv, timeout).unwrap();
+        let outcome = connection.receive(&mut [0; FLIGHT], &mut |_| Ok(()));
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

@@ -5,8 +5,6 @@ use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
 use rustls::ClientConfig;
 
 use super::connect::{self, ConnectionSpec};
@@ -54,24 +52,15 @@ impl Connection {
     ) -> io::Result<()> {
         let socket = match self {
             Self::Plain(socket) => socket,
-            Self::Tls(connection) => {
-                while connection.receive(buffer, &mut take)? {}
-                return Ok(());
-            }
+            Self::Tls(connection) => return connection.read(buffer, &mut take),
         };
-        loop {
-            let read = match recv(&*socket, &mut *buffer, RecvFlags::empty()) {
-                Ok((0, _)) => return Err(io::Error::other("the server closed the connection")),
-                Ok((read, _)) => read,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
+        while let Some(read) = connect::receive_once(socket, buffer)? {
             take(&buffer[..read])?;
             if read < buffer.len() {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     /// Sends everything, and waits while the socket's buffer is full. The client does not read meanwhile.

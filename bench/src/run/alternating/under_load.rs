@@ -13,7 +13,7 @@ use super::visitors::Visitors;
 use super::{Setup, WARM_UP};
 use crate::run::server::Server;
 
-/// Minimum number of messages before the measurement. They fill a compressor's window of 8 KiB.
+/// Minimum number of messages before the measurement. Compressors then have a history.
 const WARM_UP_MESSAGES: u64 = 256;
 /// Maximum duration of the warm-up with [`WARM_UP_MESSAGES`].
 const WARM_UP_MAX: Duration = Duration::from_millis(1_500);

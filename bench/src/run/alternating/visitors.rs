@@ -10,9 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
-
 use super::stream::{Frames, Inflater, Part, Totals};
 use crate::load::connect::{self, ConnectionSpec};
 use crate::wire;
@@ -135,14 +132,8 @@ fn leave(
     offers: bool,
 ) -> io::Result<Totals> {
     let mut part = [0; 16 * 1024];
-    loop {
-        match recv(socket, &mut part[..], RecvFlags::empty()) {
-            Ok((0, _)) => return Err(io::Error::other("the server closed the connection")),
-            Ok((read, _)) => received.extend_from_slice(&part[..read]),
-            Err(Errno::AGAIN) => break,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+    while let Some(read) = connect::receive_once(socket, &mut part)? {
+        received.extend_from_slice(&part[..read]);
     }
     let (mut frames, mut inflater, mut totals) =
         (Frames::new(wire::TEXT), Inflater::new(), Totals::default());
