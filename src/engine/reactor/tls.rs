@@ -11,8 +11,9 @@ use crate::transport::ShardTransport;
 #[cfg(feature = "__tls")]
 use crate::transport::{Handshake, TlsFailure};
 
-/// The maximum work for TLS handshakes in a turn, in units of `ShardTransport::read_cost`: about a millisecond.
-pub(super) const HANDSHAKE_COST_MAX: u32 = 8;
+/// The maximum work for TLS handshakes in a turn, in units of `ShardTransport::read_cost`: about a quarter of a
+/// millisecond, or one handshake with RSA.
+pub(super) const HANDSHAKE_COST_MAX: u32 = 2;
 
 impl<T: ShardTransport> ConnCx<'_, T> {
     /// Whether a read fits into this turn's budget for TLS handshakes, whose work would otherwise delay all others. If
