@@ -52,6 +52,8 @@ pub(crate) enum After {
 /// The outcome of a read.
 enum Input {
     Bytes(usize),
+    /// Bytes have arrived, but none that the stage gets: a part of a TLS record, or a message of TLS itself.
+    Incomplete,
     /// The peer has ended its stream.
     Ended,
     Broken,
@@ -164,7 +166,7 @@ impl<T: ShardTransport> ConnCx<'_, T> {
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 self.want_read();
-                Input::None
+                Input::Incomplete
             }
             Err(_) => Input::Broken,
         }
@@ -179,15 +181,11 @@ impl<T: ShardTransport> ConnCx<'_, T> {
             Input::Bytes(n) => stage.input(self, &mut buffer[..n]),
             Input::Ended => stage.input_ended(self),
             Input::Broken => stage.broken(self),
-            Input::None => {
-                let transport = self.socket.transport.as_ref();
-                if transport.is_some_and(|transport| transport.received_bytes() > 0) {
-                    stage.input_incomplete(self);
-                }
-            }
+            Input::Incomplete => stage.input_incomplete(self),
+            Input::None => {}
         }
         self.shard.read_buffer = buffer;
-        matches!(input, Input::Bytes(_))
+        matches!(input, Input::Bytes(_) | Input::Incomplete)
     }
 
     /// Whether to read the socket before its client is judged for silence: bytes may have arrived after the poll, or
@@ -206,7 +204,8 @@ impl<T: ShardTransport> ConnCx<'_, T> {
 pub(crate) trait Reader<T: ShardTransport> {
     fn input(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]);
 
-    /// Called when a read has returned no bytes, but the transport holds some that are incomplete.
+    /// Called when bytes have arrived, but none that the stage gets. The transport may hold a part of a TLS record, or
+    /// may have just dropped one that was a message of TLS itself.
     fn input_incomplete(&mut self, _: &mut ConnCx<'_, T>) {}
 
     /// Called when the client has ended its stream.

@@ -84,7 +84,7 @@ impl Scene {
     }
 
     /// Begins a stream and reads its head.
-    fn join(&mut self) -> usize {
+    pub(super) fn join(&mut self) -> usize {
         let client = self.ask("/events");
         self.world.run_handlers();
         let output = self.world.output(client);

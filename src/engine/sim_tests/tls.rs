@@ -1,8 +1,12 @@
 //! Transports as with TLS: reads of a handshake are costly, and bytes that the socket refuses are pending.
 
+use std::time::Duration;
+
+use super::streams::Scene;
 use super::wire::{Frame, UPGRADE, client_frame, client_text, text};
 use super::world::{Setup, World, echo};
-use crate::limits::Limits;
+use crate::limits::{Limits, SlowConsumer};
+use crate::ping::Heartbeat;
 
 const KIB: usize = 1 << 10;
 
@@ -149,4 +153,75 @@ fn broadcast_that_sends_pending_bytes_ends_their_count() {
     world.settle();
     assert_eq!(world.core().cx.fanout.unshared_bytes(), 0);
     assert_eq!(world.all_frames(client), [text("first"), text("second")]);
+}
+
+#[test]
+fn part_of_a_record_is_a_sign_of_life() {
+    let mut world = World::new(Setup {
+        heartbeat: Some(Heartbeat::new(
+            Duration::from_secs(1),
+            Duration::from_secs(3),
+        )),
+        handler: Box::new(echo),
+        ..Setup::default()
+    });
+    let client = world.join();
+    let message = client_text(&"x".repeat(100));
+    world.pipe(client).record_bytes = message.len();
+    // The heartbeat would find the client silent many times over.
+    for &byte in &message[..message.len() - 1] {
+        world.client_sends(client, [byte]);
+        world.advance_ms(900);
+        assert!(!world.is_closed(client));
+    }
+    assert_eq!(world.all_frames(client), []);
+    world.client_sends(client, &message[message.len() - 1..]);
+    world.run_handlers();
+    assert_eq!(world.all_frames(client), [text("x".repeat(100))]);
+    // Silence is found as ever.
+    world.advance_ms(3_100);
+    assert!(world.is_closed(client));
+    assert_eq!(world.metrics().heartbeat_timeouts, 1);
+}
+
+#[test]
+fn complete_record_without_a_message_has_no_timeout() {
+    let mut world = World::new(Setup {
+        limits: Limits::default().message_timeout(Duration::from_secs(2)),
+        handler: Box::new(echo),
+        ..Setup::default()
+    });
+    let [complete, incomplete] = [world.join(), world.join()];
+    for client in [complete, incomplete] {
+        let mut pipe = world.pipe(client);
+        pipe.record_bytes = 20;
+        pipe.records_are_internal = true;
+    }
+    world.client_sends(complete, [0; 10]);
+    world.client_sends(incomplete, [0; 10]);
+    world.client_sends(complete, [0; 10]);
+    world.advance_ms(5_000);
+    assert!(!world.is_finished(complete));
+    assert_eq!(world.metrics().unfinished_messages, 1);
+    world.pipe(complete).record_bytes = 0;
+    world.client_says(complete, "hello");
+    world.run_handlers();
+    assert_eq!(world.all_frames(complete), [text("hello")]);
+    let frames = world.all_frames(incomplete);
+    assert!(
+        matches!(frames[..], [Frame::Close(Some(1008), _)]),
+        "{frames:?}"
+    );
+}
+
+#[test]
+fn event_stream_survives_a_record_in_two_parts() {
+    let mut scene = Scene::new(SlowConsumer::Disconnect);
+    let client = scene.join();
+    scene.world.pipe(client).record_bytes = 20;
+    scene.world.client_sends(client, [b'x'; 10]);
+    scene.world.client_sends(client, [b'x'; 10]);
+    scene.world.advance(2 * Limits::default().message_timeout);
+    assert!(!scene.world.is_finished(client));
+    assert_eq!(scene.world.metrics().unfinished_messages, 0);
 }

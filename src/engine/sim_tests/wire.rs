@@ -30,6 +30,12 @@ pub(super) struct Pipe {
     pub(super) pending_max: usize,
     /// Bytes that the transport has accepted and the socket has not.
     pending: Vec<u8>,
+    /// If it is not 0, reads return the client's bytes in whole records of so many bytes, as with TLS.
+    pub(super) record_bytes: usize,
+    /// Whether records contain a message of TLS itself: reads then return nothing of them.
+    pub(super) records_are_internal: bool,
+    /// The part of a record that has arrived.
+    record: Vec<u8>,
     /// The cost of a read (`ShardTransport::read_cost`).
     pub(super) read_cost: u32,
     /// Whether the shard has shut down its sending side, and whether the pending bytes were sent before.
@@ -118,6 +124,21 @@ impl Pipe {
         self.finished = self.finishing && self.pending.is_empty();
     }
 
+    /// Reads a part of a record, and returns the record if it is complete.
+    fn read_record(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.input.len().min(self.record_bytes - self.record.len());
+        self.record.extend(self.input.drain(..n));
+        if self.record.len() < self.record_bytes {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let record = std::mem::take(&mut self.record);
+        if self.records_are_internal {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        buffer[..record.len()].copy_from_slice(&record);
+        Ok(record.len())
+    }
+
     pub(super) fn unread(&self) -> usize {
         self.input.len()
     }
@@ -150,6 +171,9 @@ impl Wire {
             edges: Edges::default(),
             pending_max: 0,
             pending: Vec::new(),
+            record_bytes: 0,
+            records_are_internal: false,
+            record: Vec::new(),
             read_cost: 0,
             finishing: false,
             finished: false,
@@ -220,6 +244,9 @@ impl ShardTransport for Wire {
         if n == 0 && !pipe.eof {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        if n > 0 && pipe.record_bytes > 0 {
+            return pipe.read_record(buffer);
+        }
         for (place, byte) in buffer.iter_mut().zip(pipe.input.drain(..n)) {
             *place = byte;
         }
@@ -252,6 +279,10 @@ impl ShardTransport for Wire {
 
     fn pending_bytes(&self) -> usize {
         self.pipe().pending.len()
+    }
+
+    fn received_bytes(&self) -> usize {
+        self.pipe().record.capacity()
     }
 
     fn read_cost(&self) -> u32 {

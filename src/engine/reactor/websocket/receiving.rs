@@ -374,7 +374,8 @@ impl<T: ShardTransport> Reader<T> for WebSocket {
     fn input(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]) {
         cx.shard.counters().bytes_in.add_alone(bytes.len() as u64);
         if self.is_stream() {
-            // A further request on a connection that is about to close.
+            // A further request on a connection that is about to close. It may have completed a TLS record.
+            self.note_unfinished(cx);
             return;
         }
         self.last_received = cx.shard.tick;
@@ -391,6 +392,9 @@ impl<T: ShardTransport> Reader<T> for WebSocket {
     }
 
     fn input_incomplete(&mut self, cx: &mut ConnCx<'_, T>) {
+        // Any byte is a sign of life, as without TLS.
+        self.last_received = cx.shard.tick;
+        self.pinged = false;
         self.note_unfinished(cx);
     }
 
