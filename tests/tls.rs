@@ -14,6 +14,7 @@ use std::time::Duration;
 use humphrey::SubApp;
 use humphrey::http::{Request, Response, StatusCode};
 use humphrey_ws::files::serve_dir;
+use humphrey_ws::ping::Heartbeat;
 use humphrey_ws::tls::Tls;
 use humphrey_ws::{
     AsyncWebsocketApp, CloseCode, Limits, Message, Origins, RunningApp, Subscription,
@@ -409,6 +410,43 @@ fn handshake_that_never_ends_is_cut_off() {
         });
     }
     assert_eq!(sender.metrics().tls.handshakes, 0);
+    running.shutdown(STOP);
+}
+
+#[test]
+fn timeout_of_a_connection_ends_it_with_close_notify() {
+    const SHORT: Duration = Duration::from_millis(100);
+    let limits = Limits::default()
+        .handshake_timeout(Duration::from_secs(2))
+        .keep_alive_timeout(SHORT)
+        .close_timeout(SHORT);
+    let app = AsyncWebsocketApp::new()
+        .with_limits(limits)
+        .with_heartbeat(Heartbeat::new(Duration::from_millis(300), 2 * SHORT))
+        .with_routes(routes())
+        .with_message_handler(|stream, _: Message, _| stream.close(CloseCode::NORMAL, ""));
+    let (running, address, clients) = start_both(app);
+    for config in clients {
+        // No request, and no further request.
+        assert_eq!(ask(&mut connect(address, &config), ""), "");
+        let response = ask(&mut connect(address, &config), &get_request("/hello"));
+        assert!(response.ends_with("\r\n\r\nHello"), "{response}");
+        // No answer to a close frame, and none to a ping.
+        for (message, code) in [(&b"close"[..], 1000), (&[], 1011)] {
+            let mut client = raw_websocket(address, &config);
+            if !message.is_empty() {
+                client.write_all(&client_frame(0x81, message)).unwrap();
+            }
+            let payload = loop {
+                match read_frame(&mut client).unwrap() {
+                    (0x88, payload) => break payload,
+                    (opcode, _) => assert_eq!(opcode, 0x89, "neither a ping nor a close frame"),
+                }
+            };
+            assert_eq!(close_code(&payload), code);
+            assert_eq!(client.read(&mut [0]).expect("a close_notify"), 0);
+        }
+    }
     running.shutdown(STOP);
 }
 

@@ -103,6 +103,15 @@ impl<T: ShardTransport> ConnCx<'_, T> {
         self.after = After::Free;
     }
 
+    /// Removes the connection after this event, at the end of everything that the peer was to get. With TLS, the peer
+    /// learns that nothing is missing (RFC 8446 §6.1).
+    pub(crate) fn end(&mut self) {
+        if let Some(transport) = &mut self.socket.transport {
+            transport.close_notify();
+        }
+        self.free();
+    }
+
     /// Writes nothing more, and waits for the peer's end of stream.
     pub(crate) fn linger(&mut self) {
         if matches!(self.after, After::Stay) {

@@ -74,7 +74,7 @@ impl<T: ShardTransport> Core<T> {
                     && http.handshake_seq == Some(seq)
                 {
                     cx.shard.counters().refused_handshakes_max.add(1);
-                    cx.free();
+                    cx.end();
                 }
             });
         }

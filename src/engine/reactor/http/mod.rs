@@ -409,7 +409,7 @@ impl Http {
             }
             Phase::Head if !self.used => {
                 cx.shard.counters().failed_timeout.add(1);
-                cx.free();
+                cx.end();
             }
             Phase::Writing(_) => self.expire_writing(cx),
             Phase::AwaitingPiece(awaited) if awaited.has_begun() => self.deadline = Tick::NEVER,
@@ -417,14 +417,14 @@ impl Http {
                 cx.shard.counters().refused_unserved.add(1);
                 cx.free();
             }
-            Phase::Head | Phase::Body(_) => cx.free(),
+            Phase::Head | Phase::Body(_) => cx.end(),
         }
     }
 
     /// Stops: a client that is being answered gets its response, others are disconnected.
     pub(crate) fn stop<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         match &mut self.phase {
-            Phase::Head | Phase::Body(_) => cx.free(),
+            Phase::Head | Phase::Body(_) => cx.end(),
             Phase::Handling(_) => {}
             Phase::Authorizing(_) => {
                 cx.shard.counters().refused_unserved.add(1);
@@ -450,7 +450,7 @@ impl<T: ShardTransport> Reader<T> for Http {
     /// The client has ended its stream. It may still wait for the response to a complete request.
     fn input_ended(&mut self, cx: &mut ConnCx<'_, T>) {
         match self.phase {
-            Phase::Head | Phase::Body(_) => cx.free(),
+            Phase::Head | Phase::Body(_) => cx.end(),
             Phase::Handling(_)
             | Phase::Authorizing(_)
             | Phase::Writing(_)

@@ -55,13 +55,25 @@ impl WebSocket {
             }
         }
         if closing_is_over {
-            self.break_off(cx);
+            self.end_unanswered(cx);
             return;
         }
         self.expire_unfinished(cx, has_sent);
         self.expire_pace(cx);
         self.expire_comment(cx);
         self.expire_heartbeat(cx);
+    }
+
+    /// Ends a connection whose client does not answer the close frame.
+    fn end_unanswered<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        // If something is left to be sent, the client must see that its stream was cut.
+        if self.outbox.is_empty()
+            && let Some(transport) = &mut cx.socket.transport
+            && !transport.has_pending()
+        {
+            transport.close_notify();
+        }
+        self.break_off(cx);
     }
 
     /// Closes the connection, since its session has expired.
@@ -143,7 +155,7 @@ impl WebSocket {
             self.close(cx, CloseCode::INTERNAL_ERROR, "keepalive ping timeout");
             // The peer does not answer: send the close frame if possible, and end the connection.
             self.write(cx);
-            self.break_off(cx);
+            self.end_unanswered(cx);
         } else if !self.pinged && self.last_received.after(heartbeat.interval) <= tick {
             self.pinged = true;
             if !self.outbox.controls_full() {

@@ -545,10 +545,7 @@ impl WebSocket {
         if may_end && matches!(self.receiving, Receiving::Closed | Receiving::Eof) {
             // RFC 6455 §7.1.1: the server closes the TCP connection first. Nothing more can arrive that would turn this
             // into a reset.
-            if let Some(transport) = &mut cx.socket.transport {
-                transport.close_notify();
-            }
-            cx.free();
+            cx.end();
             return;
         }
         if may_end {
