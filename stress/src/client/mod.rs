@@ -1,19 +1,19 @@
 //! Hand-written clients, which can violate the protocol where libraries cannot.
 
 pub(crate) mod frames;
+mod transport;
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
-use rustix::net::{
-    AddressFamily, RecvFlags, SocketFlags, SocketType, bind, connect, recv, socket_with,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 use tungstenite::WebSocket;
 
 use crate::check::{DEADLINE, During, Failure, Outcome, ensure};
 use frames::{CLOSE, FIN, Frames, PING, PONG};
+pub(crate) use transport::Transport;
 
 /// The accept key that answers the key of [`request`].
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
@@ -81,7 +81,15 @@ pub(crate) fn well_behaved(
     source: Ipv4Addr,
     path: &str,
 ) -> Outcome<WebSocket<TcpStream>> {
-    let stream = tcp(server, source).during("connecting")?;
+    well_behaved_over(tcp(server, source).during("connecting")?, server, path)
+}
+
+/// A well-behaved client from an independent library, on an existing connection.
+pub(crate) fn well_behaved_over<T: Transport>(
+    stream: T,
+    server: SocketAddrV4,
+    path: &str,
+) -> Outcome<WebSocket<T>> {
     match tungstenite::client(format!("ws://{server}{path}"), stream) {
         Ok((client, _)) => Ok(client),
         Err(error) => Err(Failure::new(format!("the handshake failed: {error}"))),
@@ -108,8 +116,8 @@ pub(crate) enum Incoming {
 
 /// A WebSocket client that reads and writes frames itself, and may violate the protocol.
 #[derive(Debug)]
-pub(crate) struct Peer {
-    pub(crate) stream: TcpStream,
+pub(crate) struct Peer<T = TcpStream> {
+    pub(crate) stream: T,
     frames: Frames,
     /// Whether it answers pings.
     pub(crate) answers: bool,
@@ -141,24 +149,26 @@ impl Peer {
         )
     }
 
-    /// Completes the handshake on a connected socket.
-    pub(crate) fn upgrade(stream: TcpStream, path: &str) -> Outcome<Self> {
+    /// Reads the response to a handshake that was sent.
+    pub(crate) fn upgraded(stream: TcpStream) -> Outcome<Self> {
+        Self::read_response(stream, ACCEPT)
+    }
+}
+
+impl<T: Transport> Peer<T> {
+    /// Completes the WebSocket handshake on a connection.
+    pub(crate) fn upgrade(stream: T, path: &str) -> Outcome<Self> {
         Self::handshake(stream, &request(path), ACCEPT)
     }
 
-    fn handshake(mut stream: TcpStream, request: &str, expected: &str) -> Outcome<Self> {
+    fn handshake(mut stream: T, request: &str, expected: &str) -> Outcome<Self> {
         stream
             .write_all(request.as_bytes())
             .during("sending a request")?;
         Self::read_response(stream, expected)
     }
 
-    /// Reads the response to a handshake that was sent.
-    pub(crate) fn upgraded(stream: TcpStream) -> Outcome<Self> {
-        Self::read_response(stream, ACCEPT)
-    }
-
-    fn read_response(mut stream: TcpStream, expected: &str) -> Outcome<Self> {
+    fn read_response(mut stream: T, expected: &str) -> Outcome<Self> {
         let mut answer = Vec::new();
         let mut part = [0; 2048];
         let end = loop {
@@ -210,9 +220,9 @@ impl Peer {
         self.frames_in(&mut take)?;
         while bytes > 0 && self.ended.is_none() {
             let want = bytes.min(buffer.len());
-            match recv(&self.stream, &mut buffer[..want], RecvFlags::DONTWAIT) {
-                Ok((0, _)) => self.end(End::Eof)?,
-                Ok((n, _)) => {
+            match self.stream.receive(&mut buffer[..want]) {
+                Ok(0) => self.end(End::Eof)?,
+                Ok(n) => {
                     total += n;
                     bytes -= n;
                     self.frames.feed(&buffer[..n]);
@@ -221,8 +231,8 @@ impl Peer {
                         break;
                     }
                 }
-                Err(error) if error == rustix::io::Errno::WOULDBLOCK => break,
-                Err(error) if error == rustix::io::Errno::INTR => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => self.end(End::Broken)?,
             }
         }

@@ -5,6 +5,7 @@ mod compression;
 mod descriptors;
 mod eviction;
 mod handlers;
+mod held;
 mod memory;
 mod readers;
 mod restart;

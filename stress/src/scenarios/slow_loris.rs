@@ -5,17 +5,15 @@
 
 use std::io::Write;
 use std::net::{SocketAddrV4, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use tungstenite::Message;
 
+use super::held::{self, Holder, Lives};
 use super::{Context, Report, mib};
-use crate::check::{DEADLINE, During, Failure, Outcome, ensure, eventually, join};
+use crate::check::{During, Failure, Outcome, ensure, eventually};
 use crate::client::frames::{self, BINARY, CONTINUATION, FIN, PING, TEXT};
 use crate::client::{self, Peer};
 use crate::machine;
@@ -33,16 +31,11 @@ const SLOW_FRAME_BYTES: usize = 60_000;
 const FRAGMENT_BYTES: usize = 2 << 10;
 const FRAGMENT_EVERY: Duration = Duration::from_millis(150);
 
-const TEND_EVERY: Duration = Duration::from_millis(50);
-
-/// A new client must be served within this time, although the others are connected.
-const SERVED_WITHIN: Duration = Duration::from_secs(2);
-
 /// Server memory per connection, apart from received data. A message may take twice its size, since its buffer grows by
 /// doubling.
-const CONNECTION_BYTES_MAX: u64 = 2 << 10;
+pub(super) const CONNECTION_BYTES_MAX: u64 = 2 << 10;
 /// Memory of the server itself: its threads, their buffers, and the allocator's overhead.
-const SERVER_BYTES_MAX: u64 = 8 << 20;
+pub(super) const SERVER_BYTES_MAX: u64 = 8 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LorisKind {
@@ -71,7 +64,7 @@ const KINDS: [LorisKind; 8] = [
     EmptyFragments,
 ];
 /// Number of hoarders at any scale: each fills some megabytes of kernel buffers before it reaches a limit.
-const HOARDERS: u64 = 20;
+pub(super) const HOARDERS: u64 = 20;
 
 enum Socket {
     Bare(TcpStream),
@@ -81,13 +74,11 @@ enum Socket {
 struct Loris {
     kind: LorisKind,
     socket: Socket,
-    since: Instant,
     acts_next: Instant,
     /// Bytes of the request head sent so far.
     head: usize,
     /// Whether it has answered the server's close frame.
     answered: bool,
-    lived: Option<Duration>,
 }
 
 impl Loris {
@@ -100,18 +91,15 @@ impl Loris {
         let buffer = (kind == Hoarder).then_some(4 << 10);
         let socket = client::tcp_with_buffer(address, client::source(number), buffer)
             .during("connecting")?;
-        let since = Instant::now();
         let mut loris = Self {
             kind,
             socket: match kind {
                 Mute | HalfHead | SlowHead => Socket::Bare(socket),
                 _ => Socket::Open(Box::new(Peer::upgrade(socket, SILENT)?)),
             },
-            since,
-            acts_next: since,
+            acts_next: Instant::now(),
             head: 0,
             answered: false,
-            lived: None,
         };
         let mut half = |whole: Vec<u8>| {
             let len = random.between(1, whole.len() as u64 - 1) as usize;
@@ -139,10 +127,18 @@ impl Loris {
             Socket::Open(peer) => &mut peer.stream,
         }
     }
+}
+
+impl Holder for Loris {
+    type Kind = LorisKind;
+
+    fn kind(&self) -> LorisKind {
+        self.kind
+    }
 
     /// Sends the next piece of data.
     fn act(&mut self, now: Instant) {
-        if now < self.acts_next {
+        if now < self.acts_next || self.answered {
             return;
         }
         let (bytes, pause) = match self.kind {
@@ -151,7 +147,7 @@ impl Loris {
                 // A truncated ping serves as well as a whole one here.
                 let pings = frames::frame(FIN | PING, &[7; 125]).repeat(2_000);
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                // Write errors are ignored: `look` detects a closed connection.
+                // Write errors are ignored: `has_ended` detects a closed connection.
                 let _ = send(self.stream(), &pings, flags);
                 return;
             }
@@ -172,11 +168,7 @@ impl Loris {
         let _ = self.stream().write_all(&bytes);
     }
 
-    /// Checks whether the server has closed the connection.
-    fn look(&mut self) -> Outcome {
-        if self.lived.is_some() {
-            return Ok(());
-        }
+    fn has_ended(&mut self) -> Outcome<bool> {
         let ended = match &mut self.socket {
             Socket::Bare(stream) => match recv(&*stream, &mut [0; 512], RecvFlags::DONTWAIT) {
                 Ok((n, _)) => n == 0,
@@ -197,12 +189,9 @@ impl Loris {
                 peer.ended.is_some()
             }
         };
-        if !ended {
-            return Ok(());
-        }
-        self.lived = Some(self.since.elapsed());
         let expected = match self.kind {
-            Mute | HalfHead | SlowHead | Hoarder => return Ok(()),
+            _ if !ended => return Ok(false),
+            Mute | HalfHead | SlowHead | Hoarder => return Ok(true),
             Endless => 1009,
             Silent | HalfFrame => 1011,
             SlowFrame | EmptyFragments => 1008,
@@ -212,7 +201,7 @@ impl Loris {
                 "a peer of kind {:?} was closed with {:?} instead of {expected}",
                 self.kind, peer.closed
             ))),
-            _ => Ok(()),
+            _ => Ok(true),
         }
     }
 }
@@ -230,18 +219,20 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     })?;
     let address = server.address;
     let descriptors = machine::descriptors(server.pid())?;
-    let over = AtomicBool::new(false);
-    let (held, served) = thread::scope(|scope| {
-        let probes = scope.spawn(|| serve_others(address, &over));
-        let held = hold(count, context.random.clone(), &server);
-        over.store(true, SeqCst);
-        let served = join(probes);
-        Ok::<_, Failure>((held?, served?))
-    })?;
+    let mut random = context.random.clone();
+    let connect = |number| {
+        let kind = match random.below(count) {
+            0..HOARDERS => Hoarder,
+            _ => random.pick(&KINDS),
+        };
+        Loris::new(kind, address, number, &mut random)
+    };
+    let other = || client::well_behaved(address, client::source(60_000), ECHO);
+    let (lives, served) = held::hold_while_serving(count, connect, other)?;
     let figures = server.eventually("all peers are disconnected", |figures| {
         figures.get("connections") == 0 && figures.get("opened") == figures.get("closed")
     })?;
-    let of = |kinds: &[LorisKind]| held.of_kinds(kinds);
+    let of = |kinds: &[LorisKind]| lives.count(kinds);
     let expected = [
         ("handshake_failures", of(&[Mute, HalfHead, SlowHead])),
         ("protocol_errors", of(&[Endless])),
@@ -260,7 +251,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         Ok(machine::descriptors(server.pid())? == descriptors)
     })?;
     let peak = server.finish()?;
-    let bound = held.memory_max();
+    let bound = memory_max(count, &lives);
     ensure!(
         peak <= bound,
         "the server's peak memory was {:.1} MiB; at most {:.1} MiB are allowed",
@@ -273,113 +264,19 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         figures: format!(
             "{} new clients served meanwhile, the slowest in {:.0} ms; memory limit {:.1} MiB; heads lived \
              {:.1} s at most, silent ones {:.1} s, who read no pongs {:.1} s, who dribbled {:.1} s",
-            served.0,
-            served.1.as_secs_f64() * 1e3,
+            served.count,
+            served.slowest.as_secs_f64() * 1e3,
             mib(bound),
-            held.longest(&[Mute, HalfHead, SlowHead]),
-            held.longest(&[Silent, HalfFrame]),
-            held.longest(&[Hoarder]),
-            held.longest(&[SlowFrame, EmptyFragments]),
+            lives.range(&[Mute, HalfHead, SlowHead]).1,
+            lives.range(&[Silent, HalfFrame]).1,
+            lives.range(&[Hoarder]).1,
+            lives.range(&[SlowFrame, EmptyFragments]).1,
         ),
         peak,
     })
 }
 
-/// How long each peer of each kind was connected.
-struct LorisOutcome(Vec<(LorisKind, Duration)>);
-
-impl LorisOutcome {
-    fn of_kinds(&self, kinds: &[LorisKind]) -> u64 {
-        self.0
-            .iter()
-            .filter(|(kind, _)| kinds.contains(kind))
-            .count() as u64
-    }
-
-    fn longest(&self, kinds: &[LorisKind]) -> f64 {
-        let of_kinds = self.0.iter().filter(|(kind, _)| kinds.contains(kind));
-        of_kinds
-            .map(|(_, lived)| lived.as_secs_f64())
-            .fold(0.0, f64::max)
-    }
-
-    fn memory_max(&self) -> u64 {
-        let messages = self.of_kinds(&[Endless]) * 2 * MESSAGE_BYTES_MAX as u64;
-        SERVER_BYTES_MAX + self.0.len() as u64 * CONNECTION_BYTES_MAX + messages
-    }
-}
-
-/// Keeps all peers active until the server has disconnected them.
-fn hold(count: u64, mut random: Random, server: &Server) -> Outcome<LorisOutcome> {
-    let mut all = Vec::new();
-    let mut tended = Instant::now();
-    for number in 0..count {
-        let kind = match random.below(count) {
-            0..HOARDERS => Hoarder,
-            _ => random.pick(&KINDS),
-        };
-        all.push(Loris::new(kind, server.address, number, &mut random)?);
-        if tended.elapsed() > TEND_EVERY {
-            tend(&mut all)?;
-            tended = Instant::now();
-        }
-    }
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        tend(&mut all)?;
-        let Some(loris) = all.iter().find(|loris| loris.lived.is_none()) else {
-            break;
-        };
-        ensure!(
-            Instant::now() < deadline,
-            "a peer of kind {:?} is still connected after {:?}",
-            loris.kind,
-            loris.since.elapsed()
-        );
-        thread::sleep(TEND_EVERY);
-    }
-    let held = all
-        .into_iter()
-        .map(|loris| (loris.kind, loris.lived.unwrap_or_default()));
-    Ok(LorisOutcome(held.collect()))
-}
-
-/// Lets each peer act whose time has come.
-fn tend(all: &mut [Loris]) -> Outcome {
-    let now = Instant::now();
-    for loris in all {
-        if loris.lived.is_none() && !loris.answered {
-            loris.act(now);
-        }
-        loris.look()?;
-    }
-    Ok(())
-}
-
-/// Connects new clients one after the other. Returns how many were served, and the longest latency.
-fn serve_others(address: SocketAddrV4, over: &AtomicBool) -> Outcome<(u64, Duration)> {
-    let (mut count, mut slowest) = (0, Duration::ZERO);
-    while !over.load(SeqCst) {
-        let start = Instant::now();
-        let mut client =
-            client::well_behaved(address, client::source(60_000), ECHO).during("a new client")?;
-        client
-            .send(Message::text("still there?"))
-            .during("a new client")?;
-        let echo = client.read().during("a new client")?;
-        ensure!(
-            echo == Message::text("still there?"),
-            "a new client received {echo:?} instead of its echo"
-        );
-        slowest = slowest.max(start.elapsed());
-        ensure!(
-            slowest <= SERVED_WITHIN,
-            "a new client was served after {slowest:?}"
-        );
-        count += 1;
-        client.close(None).during("a new client's close")?;
-        while client.read().is_ok() {}
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok((count, slowest))
+fn memory_max(count: u64, lives: &Lives<LorisKind>) -> u64 {
+    let messages = lives.count(&[Endless]) * 2 * MESSAGE_BYTES_MAX as u64;
+    SERVER_BYTES_MAX + count * CONNECTION_BYTES_MAX + messages
 }
