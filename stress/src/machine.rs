@@ -1,5 +1,7 @@
 //! Resource usage of processes, and limits of this one.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::time::Duration;
@@ -44,23 +46,38 @@ pub(crate) fn cpu_seconds(pid: u32) -> io::Result<f64> {
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// Resident memory of a process in bytes, from `smaps_rollup`, which is exact.
 /// How long the threads of a process have waited for a processor so far, in sum. A busy machine makes every latency longer
 /// by that, whatever the process does.
 pub(crate) fn waited_for_processor(pid: u32) -> io::Result<Duration> {
-    let mut sum = Duration::ZERO;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may have ended meanwhile.
-        let Ok(times) = fs::read_to_string(task?.path().join("schedstat")) else {
-            continue;
-        };
-        // Time on a processor, time of waiting for one, and time slices (the kernel's sched-stats.rst).
-        let nanoseconds = times.split_whitespace().nth(1).and_then(|n| n.parse().ok());
-        sum += nanoseconds.map_or(Duration::ZERO, Duration::from_nanos);
-    }
-    Ok(sum)
+    Ok(waited_by_thread(pid)?.values().sum())
 }
 
+/// How long each thread of a process has waited for a processor so far, by the thread's id.
+pub(crate) fn waited_by_thread(pid: u32) -> io::Result<BTreeMap<OsString, Duration>> {
+    let mut by_thread = BTreeMap::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?;
+        // A thread may have ended meanwhile.
+        if let Ok(times) = fs::read_to_string(task.path().join("schedstat")) {
+            by_thread.insert(task.file_name(), waited(&times));
+        }
+    }
+    Ok(by_thread)
+}
+
+/// How long the calling thread has waited for a processor so far.
+pub(crate) fn waited_by_this_thread() -> io::Result<Duration> {
+    fs::read_to_string("/proc/thread-self/schedstat").map(|times| waited(&times))
+}
+
+/// Reads the file `schedstat` of a thread: time on a processor, time of waiting for one, and time slices (the kernel's
+/// sched-stats.rst).
+fn waited(times: &str) -> Duration {
+    let nanoseconds = times.split_whitespace().nth(1).and_then(|n| n.parse().ok());
+    nanoseconds.map_or(Duration::ZERO, Duration::from_nanos)
+}
+
+/// Resident memory of a process in bytes, from `smaps_rollup`, which is exact.
 pub(crate) fn resident(pid: u32) -> io::Result<u64> {
     kilobytes(&format!("/proc/{pid}/smaps_rollup"), "Rss:")
 }

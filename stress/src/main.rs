@@ -14,6 +14,7 @@ compile_error!(
 );
 
 mod body;
+mod certificates;
 mod check;
 mod client;
 mod machine;
@@ -89,7 +90,7 @@ fn options(mut args: impl Iterator<Item = String>) -> Outcome<Option<Options>> {
             "--long" => options.scale = 10,
             "--list" => {
                 for scenario in SCENARIOS {
-                    println!("{:<12} {}", scenario.name, scenario.what);
+                    println!("{:<13} {}", scenario.name, scenario.what);
                 }
                 return Ok(None);
             }
@@ -137,7 +138,7 @@ fn run(options: &Options) -> ExitCode {
         let seconds = start.elapsed().as_secs_f64();
         match outcome {
             Ok(report) => println!(
-                "{:<12} passed with {}; {} faults; {}; {seconds:.1} s; peak memory of the server {:.1} MiB",
+                "{:<13} passed with {}; {} faults; {}; {seconds:.1} s; peak memory of the server {:.1} MiB",
                 scenario.name,
                 report.held,
                 report.faults,
@@ -147,7 +148,7 @@ fn run(options: &Options) -> ExitCode {
             Err(failure) => {
                 failed += 1;
                 println!(
-                    "{:<12} FAILED with seed {seed}, scale {scale}, after {seconds:.1} s: {failure}",
+                    "{:<13} FAILED with seed {seed}, scale {scale}, after {seconds:.1} s: {failure}",
                     scenario.name
                 );
             }
@@ -178,7 +179,7 @@ fn watched(scenario: &'static Scenario, context: Context) -> Outcome<scenarios::
         }
         Err(RecvTimeoutError::Timeout) => {
             println!(
-                "{:<12} HANGS with seed {seed}, after {wait:?}",
+                "{:<13} HANGS with seed {seed}, after {wait:?}",
                 scenario.name
             );
             std::process::exit(1);

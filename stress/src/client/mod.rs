@@ -1,6 +1,7 @@
 //! Hand-written clients, which can violate the protocol where libraries cannot.
 
 pub(crate) mod frames;
+pub(crate) mod tls;
 mod transport;
 
 use std::io::{self, ErrorKind};

@@ -12,6 +12,9 @@ mod restart;
 mod senders;
 mod shutdown;
 mod slow_loris;
+mod tls_half_open;
+mod tls_reloads;
+mod tls_storm;
 
 use crate::body::MessageCodec;
 use crate::check::{Outcome, ensure};
@@ -85,6 +88,26 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "restart",
         what: "a server that is killed and restarted on the same port",
         run: restart::run,
+    },
+    Scenario {
+        name: "tls-half-open",
+        what: "clients that stop within a TLS handshake or a record, or send a byte of one per second",
+        run: tls_half_open::run,
+    },
+    Scenario {
+        name: "tls-storm",
+        what: "10,000 TLS handshakes, full, resumed and aborted, while others are echoed to",
+        run: tls_storm::run,
+    },
+    Scenario {
+        name: "tls-readers",
+        what: "the scenario `readers` over TLS",
+        run: readers::run_tls,
+    },
+    Scenario {
+        name: "tls-reloads",
+        what: "50 certificate reloads while 1,000 clients receive broadcasts",
+        run: tls_reloads::run,
     },
 ];
 

@@ -1,13 +1,16 @@
 //! Stopped readers and readers at various rates, under each slow-consumer policy. Readers that keep up lose nothing; the
-//! losses of the others are counted exactly, and only whole messages are lost.
+//! losses of the others are counted exactly, and only whole messages are lost. The same over TLS.
 
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Context, Report};
 use crate::body::ReceiveLog;
+use crate::certificates::Certificates;
 use crate::check::{DEADLINE, During, Failure, Outcome, ensure};
-use crate::client::{self, End, Peer};
+use crate::client::tls::TlsStream;
+use crate::client::{self, End, Peer, Transport};
 use crate::random::Random;
 use crate::server::program::SILENT;
 use crate::server::{Policy, ProducerPlan, Server, Setup};
@@ -31,6 +34,31 @@ const PACE: Policy = Policy::Pace {
 };
 
 pub(crate) fn run(context: &Context) -> Outcome<Report> {
+    run_over(context, &context.setup(), |socket| {
+        Peer::upgrade(socket, SILENT)
+    })
+}
+
+pub(crate) fn run_tls(context: &Context) -> Outcome<Report> {
+    let certificates = Certificates::new()?;
+    let setup = Setup {
+        tls: Some(certificates.directory()),
+        ..context.setup()
+    };
+    let clients = certificates.clients()?;
+    let mut random = context.random.fork("versions", 0);
+    run_over(context, &setup, |socket| {
+        let stream = TlsStream::connect(socket, clients.any(&mut random))?;
+        Peer::upgrade(stream, SILENT)
+    })
+}
+
+/// Runs the trials. `open` opens a WebSocket on a connected socket.
+fn run_over<T: Transport>(
+    context: &Context,
+    setup: &Setup,
+    mut open: impl FnMut(TcpStream) -> Outcome<Peer<T>>,
+) -> Outcome<Report> {
     let mut figures = Vec::new();
     let mut peak = 0;
     let policies = [
@@ -41,7 +69,14 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     ];
     for (number, (name, policy)) in (0..).zip(policies) {
         let random = context.random.fork(name, number);
-        let mut trial = ReaderTrial::start(context, policy, random).during(name)?;
+        let setup = Setup {
+            policy,
+            outbox_bytes_max: OUTBOX_BYTES_MAX,
+            close_timeout: 20_000,
+            ..setup.clone()
+        };
+        let trial = ReaderTrial::start(context, &setup, random, &mut open);
+        let mut trial = trial.during(name)?;
         figures.push(format!("{name}: {}", trial.run().during(name)?));
         peak = peak.max(trial.server.finish().during(name)?);
     }
@@ -63,14 +98,14 @@ enum Pace {
     Stopped,
 }
 
-struct Reader {
+struct Reader<T> {
     pace: Pace,
-    peer: Peer,
+    peer: Peer<T>,
     log: ReceiveLog,
     allowance: f64,
 }
 
-impl Reader {
+impl<T> Reader<T> {
     fn may_have_holes(&self, policy: Policy) -> bool {
         self.pace != Pace::KeepsUp && matches!(policy, Policy::DropNewest | Policy::DropOldest)
     }
@@ -80,24 +115,25 @@ impl Reader {
     }
 }
 
-struct ReaderTrial {
+struct ReaderTrial<T> {
     policy: Policy,
     server: Server,
-    readers: Vec<Reader>,
+    readers: Vec<Reader<T>>,
     messages: u64,
     looked: Instant,
     /// Whether all readers read as fast as they can.
     all_read: bool,
 }
 
-impl ReaderTrial {
-    fn start(context: &Context, policy: Policy, mut random: Random) -> Outcome<Self> {
-        let server = Server::start(&Setup {
-            policy,
-            outbox_bytes_max: OUTBOX_BYTES_MAX,
-            close_timeout: 20_000,
-            ..context.setup()
-        })?;
+impl<T: Transport> ReaderTrial<T> {
+    fn start(
+        context: &Context,
+        setup: &Setup,
+        mut random: Random,
+        open: &mut impl FnMut(TcpStream) -> Outcome<Peer<T>>,
+    ) -> Outcome<Self> {
+        let server = Server::start(setup)?;
+        let policy = setup.policy;
         let mut readers = Vec::new();
         for number in 0..READERS {
             let pace = match number {
@@ -115,7 +151,7 @@ impl ReaderTrial {
                     .during("connecting")?;
             readers.push(Reader {
                 pace,
-                peer: Peer::upgrade(stream, SILENT)?,
+                peer: open(stream)?,
                 log: ReceiveLog::new(context.codec()),
                 allowance: 0.0,
             });

@@ -109,6 +109,11 @@ impl Server {
         self.ask(&plan.line()).map(drop)
     }
 
+    /// Makes the server load its certificate again. New connections get it as soon as this returns.
+    pub(crate) fn reload(&mut self) -> Outcome {
+        self.ask("reload").map(drop)
+    }
+
     /// Waits until the server's counters satisfy `holds`.
     pub(crate) fn eventually(
         &mut self,

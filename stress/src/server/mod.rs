@@ -12,9 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use humphrey_ws::tls::Tls;
 use humphrey_ws::{AsyncSender, Message, Metrics, RunningApp, SendErrorReason};
 
-use crate::check::{Failure, Outcome};
+use crate::certificates;
+use crate::check::{During, Failure, Outcome};
 use crate::machine;
 pub(crate) use child::{Figures, Server};
 use program::ServerState;
@@ -33,6 +35,14 @@ pub(crate) fn serve(mut args: impl Iterator<Item = String>) -> Outcome {
     machine::raise_descriptor_limit()?;
     let setup = Setup::from_args(&mut args)?;
     let mut app = program::app(&setup);
+    let tls = setup.tls.as_deref().map(|directory| {
+        let (certificate, key) = certificates::files(directory);
+        Tls::from_pem_files(certificate, key).during("loading the certificate")
+    });
+    let tls = tls.transpose()?;
+    if let Some(tls) = &tls {
+        app = app.with_tls(tls.clone());
+    }
     let shared = app.get_state();
     program::watch_panics(shared.clone());
     let address = app.bind()?;
@@ -52,6 +62,13 @@ pub(crate) fn serve(mut args: impl Iterator<Item = String>) -> Outcome {
             "figures" => say(&figures(&shared, &sender.metrics()))?,
             "produce" => {
                 produce(&shared, ProducerPlan::read(&mut words)?);
+                say("")?;
+            }
+            "reload" => {
+                let tls = tls
+                    .as_ref()
+                    .ok_or_else(|| Failure::new("there is no TLS"))?;
+                tls.reload().during("reloading the certificate")?;
                 say("")?;
             }
             "shutdown" => {
@@ -77,6 +94,15 @@ fn say(line: &str) -> io::Result<()> {
 fn figures(shared: &ServerState, metrics: &Metrics) -> String {
     let of_shared = |counter: &AtomicU64| counter.load(SeqCst);
     let dropped = &metrics.dropped;
+    let tls = &metrics.tls;
+    let tls_failures = [
+        tls.plain_http,
+        tls.incompatible,
+        tls.client_certificates,
+        tls.untrusted,
+        tls.alerts,
+        tls.malformed,
+    ];
     let figures = [
         ("opened", of_shared(&shared.opened)),
         ("closed", of_shared(&shared.closed)),
@@ -105,6 +131,12 @@ fn figures(shared: &ServerState, metrics: &Metrics) -> String {
         ("bombs", metrics.compression.bombs),
         ("compressed_in", metrics.compression.received_bytes),
         ("inflated_in", metrics.compression.inflated_bytes),
+        ("tls_handshakes", tls.handshakes),
+        ("tls_resumed", tls.resumed),
+        ("tls_aborted", tls.aborted),
+        ("tls_failures", tls_failures.iter().sum()),
+        ("tls_truncated", tls.truncated),
+        ("tls_reloads", tls.reloads),
         ("handlers_blocked", metrics.handlers_blocked),
         ("handler_panics", metrics.handler_panics),
     ];

@@ -1,6 +1,7 @@
 //! The configuration of the server under test, which is passed to it as command-line arguments.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub(crate) struct Setup {
     pub(crate) shards: usize,
     pub(crate) handler_threads: usize,
     pub(crate) policy: Policy,
+    /// The directory of the server's certificate and key; `None` for a server without TLS.
+    pub(crate) tls: Option<PathBuf>,
     pub(crate) heartbeat_interval: u64,
     pub(crate) heartbeat_timeout: u64,
     pub(crate) handshake_timeout: u64,
@@ -59,6 +62,7 @@ impl Setup {
             shards: 2,
             handler_threads: 32,
             policy: Policy::Disconnect,
+            tls: None,
             heartbeat_interval: 0,
             heartbeat_timeout: 0,
             handshake_timeout: 0,
@@ -141,8 +145,13 @@ impl Setup {
                 patience,
             } => ("pace", bytes_per_second_min, patience),
         };
+        let tls = self
+            .tls
+            .as_ref()
+            .map(|directory| directory.to_string_lossy());
         let mut args = vec![
             self.address.to_string(),
+            tls.unwrap_or_default().into_owned(),
             policy.to_owned(),
             rate.to_string(),
             patience.to_string(),
@@ -178,6 +187,7 @@ impl Setup {
 
     pub(super) fn from_args(args: &mut impl Iterator<Item = String>) -> Outcome<Self> {
         let address = next(args)?;
+        let tls: String = next(args)?;
         let policy: String = next(args)?;
         let bytes_per_second_min = next(args)?;
         let patience = next(args)?;
@@ -193,6 +203,7 @@ impl Setup {
         };
         Ok(Self {
             address,
+            tls: (!tls.is_empty()).then(|| tls.into()),
             policy,
             seed: next(args)?,
             shards: next(args)?,
@@ -237,6 +248,7 @@ mod tests {
                 bytes_per_second_min: 7,
                 patience: 8,
             },
+            tls: Some("a directory".into()),
             heartbeat_timeout: 9,
             outbox_bytes_max: 10,
             descriptors: 11,
