@@ -215,6 +215,8 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         write_timeout: 3_000,
         message_timeout: MESSAGE_TIMEOUT,
         message_bytes_max: MESSAGE_BYTES_MAX,
+        // No peer is disconnected before its time.
+        handshakes_max: count as usize + 1_000,
         ..context.setup()
     })?;
     let address = server.address;
