@@ -1,0 +1,60 @@
+-- Appends an envelope to the history of a room, and publishes it with its id.
+-- Keys: position, messages, counter.
+-- Returns the id; 0 if the counter is not above the node's last one; or, if the position is another than the expected one,
+-- an array with the position, which is empty if there is no history.
+local counter, run_id, new_epoch, expected = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local messages_max, bytes_max = tonumber(ARGV[5]), tonumber(ARGV[6])
+local expiry, counter_expiry, channel, envelope = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+
+-- Both have 20 digits.
+local last = redis.call('GET', KEYS[3])
+if last and last >= counter then
+  return 0
+end
+-- The first command that writes must be one that the server refuses if it lacks memory. So a refused append has no effect.
+redis.call('SET', KEYS[3], counter, 'PX', counter_expiry)
+
+local position = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'run_id', 'bytes')
+local epoch, seq, bytes = position[1], tonumber(position[2]), tonumber(position[4])
+local is_known = epoch and seq and bytes and position[3] == run_id
+if expected ~= '' then
+  local actual = is_known and epoch .. '-' .. string.format('%.0f', seq)
+  if (actual or new_epoch .. '-0') ~= expected then
+    return { actual or nil }
+  end
+end
+if not is_known then
+  -- The messages of the last epoch that are still there remain, under ids of the new one.
+  epoch, seq, bytes = new_epoch, 0, 0
+  for _, kept in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
+    seq = seq + 1
+    bytes = bytes + #kept
+  end
+end
+
+seq = seq + 1
+local len = redis.call('RPUSH', KEYS[2], envelope)
+if len == 1 then
+  -- The list may have been evicted.
+  bytes = 0
+end
+bytes = bytes + #envelope
+while len > messages_max or bytes > bytes_max do
+  local oldest = redis.call('LPOP', KEYS[2])
+  if not oldest then
+    bytes = 0
+    break
+  end
+  len = len - 1
+  bytes = bytes - #oldest
+end
+if is_known then
+  redis.call('HSET', KEYS[1], 'seq', seq, 'bytes', bytes)
+else
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'seq', seq, 'run_id', run_id, 'bytes', bytes)
+end
+redis.call('PEXPIRE', KEYS[1], expiry)
+redis.call('PEXPIRE', KEYS[2], expiry)
+local id = epoch .. '-' .. string.format('%.0f', seq)
+redis.call('PUBLISH', channel, id .. '\n' .. envelope)
+return id

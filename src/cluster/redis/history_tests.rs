@@ -1,0 +1,386 @@
+//! Histories on a real server, which each test starts for itself. Without `redis-server`, they say so and pass.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::server_tests::{Client, RedisServer, append, id, read, refused, room, settings, texts};
+use crate::cluster::broker::{Append, Appended, Command, Event, Kind, Read};
+use crate::history_id::HistoryId;
+
+#[test]
+fn appends_are_numbered_and_published_in_order() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut subscriber = Client::connect(&server);
+    let [_]: [_; 1] = subscriber.execute([Command::Subscribe(vec![room()])]);
+    let mut client = Client::connect(&server);
+    let text = |n: u64| format!("message {n}");
+    let appends = (1..=16).map(|n| Command::Append(append(n, &text(n))));
+    let replies: [_; 16] = client.execute(appends);
+    let messages: [_; 16] = subscriber.take();
+    for (n, (reply, message)) in (1..).zip(replies.into_iter().zip(messages)) {
+        assert_eq!(reply, Event::Appended(Appended::Id(id(n))));
+        let expected = Event::Message {
+            channel: room(),
+            id: Some(id(n)),
+            envelope: text(n).into(),
+        };
+        assert_eq!(message, expected);
+    }
+    let all: Vec<_> = (1..=16).map(|n| (n, text(n))).collect();
+    assert_eq!(client.read(None).position, Some(id(16)));
+    // From before the first, which is no message.
+    for since in [
+        None,
+        Some(id(0)),
+        Some(HistoryId::new(0xff, 16)),
+        Some(id(17)),
+    ] {
+        assert_eq!(client.kept(since), all, "{since:?}");
+    }
+    for since in 1..=16 {
+        let at = since as usize;
+        assert_eq!(client.kept(Some(id(since))), all[at..], "{since}");
+    }
+    let end = client.read(Some(id(16)));
+    assert_eq!((end.first, end.messages.len()), (17, 0));
+}
+
+#[test]
+fn envelopes_of_any_bytes_and_rooms_of_any_name_are_kept() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    let mut counter = 0;
+    for name in ["", "}", "{x}", "ü\r\n", &"x".repeat(255)] {
+        let all: Vec<u8> = (0..=255).collect();
+        let long = vec![b'x'; 1 << 20];
+        for envelope in [&b""[..], b"\n", &all, &long] {
+            counter += 1;
+            let append = Append {
+                room: name.into(),
+                envelope: Bytes::copy_from_slice(envelope),
+                bytes_max: 4 << 20,
+                ..append(counter, "")
+            };
+            let appended = client.append(append);
+            assert!(matches!(appended, Appended::Id(_)), "{name:?}");
+        }
+        let read = Command::Read(Read {
+            room: name.into(),
+            since: None,
+        });
+        let [Event::History(history)] = client.execute([read]) else {
+            panic!("the read was refused");
+        };
+        assert_eq!(&*history.room, name);
+        assert!(history.messages == [Bytes::new(), "\n".into(), all.into(), long.into()]);
+    }
+}
+
+#[test]
+fn append_with_a_used_counter_is_not_executed_again() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    assert_eq!(client.append(append(9, "a")), Appended::Id(id(1)));
+    // On another connection, after the first was lost.
+    let mut client = Client::connect(&server);
+    assert_eq!(client.append(append(9, "a")), Appended::Before);
+    assert_eq!(client.append(append(8, "b")), Appended::Before);
+    assert_eq!(client.append(append(10, "c")), Appended::Id(id(2)));
+    // Counters above 2⁵³ differ, too.
+    let great = u64::MAX - 1;
+    assert_eq!(client.append(append(great, "d")), Appended::Id(id(3)));
+    assert_eq!(client.append(append(great, "d")), Appended::Before);
+    assert_eq!(client.append(append(great + 1, "e")), Appended::Id(id(4)));
+    // They belong to one node, and count for all rooms.
+    let of_another_node = Append {
+        node: 8,
+        ..append(1, "f")
+    };
+    assert_eq!(client.append(of_another_node), Appended::Id(id(5)));
+    let to_another_room = Append {
+        room: "b".into(),
+        ..append(5, "g")
+    };
+    assert_eq!(client.append(to_another_room), Appended::Before);
+    assert_eq!(client.kept(Some(id(3))), texts(&[(4, "e"), (5, "f")]));
+}
+
+#[test]
+fn append_at_another_position_is_a_conflict() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    let at = |counter, expected| Append {
+        expected: Some(expected),
+        ..append(counter, "x")
+    };
+    let conflict = |position| Appended::Conflict { position };
+    assert_eq!(client.append(at(1, id(1))), conflict(None));
+    // The counter is used up.
+    assert_eq!(client.append(at(1, id(0))), Appended::Before);
+    assert_eq!(client.read(None).position, None);
+    // The start of the new epoch stands for no history.
+    assert_eq!(client.append(at(2, id(0))), Appended::Id(id(1)));
+    assert_eq!(client.append(at(3, id(0))), conflict(Some(id(1))));
+    assert_eq!(client.append(at(4, id(1))), Appended::Id(id(2)));
+    for (counter, expected) in [(5, id(1)), (6, id(3)), (7, HistoryId::new(0xff, 2))] {
+        assert_eq!(client.append(at(counter, expected)), conflict(Some(id(2))));
+    }
+    assert_eq!(client.append(at(8, id(2))), Appended::Id(id(3)));
+}
+
+#[test]
+fn history_is_bounded_in_messages_and_bytes() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    let mut counter = 0;
+    let mut bounded = |text: &str, messages_max, bytes_max| {
+        counter += 1;
+        let append = Append {
+            messages_max,
+            bytes_max,
+            ..append(counter, text)
+        };
+        assert_eq!(client.append(append), Appended::Id(id(counter)));
+        client.kept(None)
+    };
+    bounded("1", 3, 100);
+    bounded("2", 3, 100);
+    let three = [(1, "1"), (2, "2"), (3, "3")];
+    assert_eq!(bounded("3", 3, 100), texts(&three));
+    let moved = [(2, "2"), (3, "3"), (4, "four")];
+    assert_eq!(bounded("four", 3, 100), texts(&moved));
+    assert_eq!(bounded("5", 3, 5), texts(&[(4, "four"), (5, "5")]));
+    assert_eq!(bounded("6", 3, 5), texts(&[(5, "5"), (6, "6")]));
+    // Longer than the whole history.
+    assert_eq!(bounded("seven!", 3, 5), texts(&[]));
+    assert_eq!(bounded("8", 3, 5), texts(&[(8, "8")]));
+    assert_eq!(bounded("", 3, 0), texts(&[(9, "")]));
+    assert_eq!(bounded("10", 0, 5), texts(&[]));
+    assert_eq!(bounded("11", 2, u64::MAX), texts(&[(11, "11")]));
+    let position = server.command(&["HGETALL", "app:{history:a}:position"]);
+    assert!(position.contains("bytes\r\n$1\r\n2\r\n"), "{position}");
+    // A position whose messages are gone has no messages after it; older ones have all that are kept.
+    assert_eq!(client.kept(Some(id(11))), texts(&[]));
+    assert_eq!(client.kept(Some(id(9))), texts(&[(11, "11")]));
+}
+
+#[test]
+fn all_keys_expire() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut settings = settings(&server, "", "?app=app");
+    settings.history_expiry = Duration::from_secs(1000);
+    let mut client = Client::try_with(&server, settings).unwrap();
+    let expiries = |names: [&str; 3]| {
+        names.map(|name| {
+            let reply = server.command(&["PTTL", name]);
+            let digits = reply.trim_start_matches(':').trim_end();
+            digits.parse::<i64>().unwrap()
+        })
+    };
+    let names = [
+        "app:{history:a}:position",
+        "app:{history:a}:messages",
+        "app:counter:00000007",
+    ];
+    for counter in [1, 2] {
+        client.append(append(counter, "x"));
+        for name in names {
+            assert!(counter == 2 || server.command(&["PERSIST", name]) == ":1\r\n");
+        }
+    }
+    let [position, messages, counter] = expiries(names);
+    for expiry in [position, messages] {
+        assert!((900_000..=1_000_000).contains(&expiry), "{expiry}");
+    }
+    assert!((3_500_000..=3_600_000).contains(&counter), "{counter}");
+    assert_eq!(server.command(&["DBSIZE"]), ":3\r\n");
+}
+
+#[test]
+fn restart_without_persistence_begins_a_new_epoch() {
+    let Some(mut server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    client.append(append(1, "a"));
+    let before = client.redis.session.incarnation.clone();
+    server.restart();
+    let mut client = Client::connect(&server);
+    assert_ne!(client.redis.session.incarnation, before);
+    assert_eq!(client.read(Some(id(1))).position, None);
+    let next = Append {
+        new_epoch: 0xff,
+        ..append(1, "b")
+    };
+    assert_eq!(client.append(next), Appended::Id(HistoryId::new(0xff, 1)));
+}
+
+#[test]
+fn restart_with_persistence_keeps_messages_in_a_new_epoch() {
+    let options = ["--appendonly", "yes", "--appendfsync", "always"];
+    let Some(mut server) = RedisServer::start(&options) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    for counter in 1..=5 {
+        let append = Append {
+            messages_max: 2,
+            ..append(counter, &counter.to_string())
+        };
+        client.append(append);
+    }
+    server.restart();
+    let mut client = Client::connect(&server);
+    let none = client.read(Some(id(4)));
+    assert_eq!((none.position, none.messages.len()), (None, 0));
+    let next = Append {
+        new_epoch: 0xff,
+        messages_max: 3,
+        expected: Some(id(5)),
+        ..append(6, "6")
+    };
+    let conflict = Appended::Conflict { position: None };
+    assert_eq!(client.append(next.clone()), conflict);
+    let next = Append {
+        counter: 7,
+        expected: Some(HistoryId::new(0xff, 0)),
+        ..next
+    };
+    // The counters were kept, too.
+    assert_eq!(client.append(append(5, "5")), Appended::Before);
+    assert_eq!(client.append(next), Appended::Id(HistoryId::new(0xff, 3)));
+    let all = [(1, "4"), (2, "5"), (3, "6")];
+    assert_eq!(client.kept(Some(id(4))), texts(&all));
+    let position = server.command(&["HGETALL", "app:{history:a}:position"]);
+    assert!(position.contains("bytes\r\n$1\r\n3\r\n"), "{position}");
+}
+
+#[test]
+fn lost_keys_never_leave_a_hidden_gap() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    let of_epoch = |counter, new_epoch| Append {
+        new_epoch,
+        ..append(counter, &counter.to_string())
+    };
+    for counter in 1..=3 {
+        client.append(of_epoch(counter, 0xfe));
+    }
+    // Without the messages, the ids go on, and a read finds nothing to replay.
+    server.command(&["DEL", "app:{history:a}:messages"]);
+    let history = client.read(Some(id(1)));
+    assert_eq!((history.position, history.first), (Some(id(3)), 4));
+    assert_eq!(history.messages.len(), 0);
+    assert_eq!(client.append(of_epoch(4, 0xff)), Appended::Id(id(4)));
+    assert_eq!(client.kept(Some(id(1))), texts(&[(4, "4")]));
+    let position = server.command(&["HGETALL", "app:{history:a}:position"]);
+    assert!(position.contains("bytes\r\n$1\r\n1\r\n"), "{position}");
+    // Without the position, a new epoch begins.
+    server.command(&["DEL", "app:{history:a}:position"]);
+    assert_eq!(client.read(Some(id(4))).position, None);
+    let appended = client.append(of_epoch(5, 0xff));
+    assert_eq!(appended, Appended::Id(HistoryId::new(0xff, 2)));
+    assert_eq!(client.kept(None), texts(&[(1, "4"), (2, "5")]));
+    server.command(&["FLUSHALL"]);
+    assert_eq!(client.read(Some(id(4))).position, None);
+    let appended = client.append(of_epoch(1, 0x100));
+    assert_eq!(appended, Appended::Id(HistoryId::new(0x100, 1)));
+}
+
+#[test]
+fn refused_append_without_memory_has_no_effect() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    assert_eq!(client.append(append(1, "a")), Appended::Id(id(1)));
+    let keys = server.command(&["HGETALL", "app:{history:a}:position"]);
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let [refusal, history]: [_; 2] = client.execute([Command::Append(append(2, "b")), read(None)]);
+    refused(&refusal, Kind::Append, "OOM", true);
+    let Event::History(history) = history else {
+        panic!("{history:?}");
+    };
+    assert_eq!((history.position, history.messages.len()), (Some(id(1)), 1));
+    assert_eq!(
+        server.command(&["GET", "app:counter:00000007"]),
+        "$20\r\n00000000000000000001\r\n"
+    );
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(
+        server.command(&["HGETALL", "app:{history:a}:position"]),
+        keys
+    );
+    assert_eq!(client.append(append(2, "b")), Appended::Id(id(2)));
+}
+
+#[test]
+fn removed_scripts_are_loaded_again() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    assert_eq!(client.append(append(1, "a")), Appended::Id(id(1)));
+    server.command(&["SCRIPT", "FLUSH"]);
+    let [first, second]: [_; 2] = client.execute([2, 3].map(|n| Command::Append(append(n, "b"))));
+    refused(&first, Kind::Append, "NOSCRIPT", true);
+    refused(&second, Kind::Append, "NOSCRIPT", true);
+    assert_eq!(client.append(append(4, "c")), Appended::Id(id(2)));
+    assert_eq!(client.kept(None), texts(&[(1, "a"), (2, "c")]));
+}
+
+#[test]
+fn keys_of_a_stranger_are_refused_and_never_believed() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    server.command(&["SET", "app:{history:a}:messages", "x"]);
+    let [refusal]: [_; 1] = client.execute([Command::Append(append(1, "a"))]);
+    refused(&refusal, Kind::Append, "WRONGTYPE", false);
+    server.command(&["DEL", "app:{history:a}:messages"]);
+    assert_eq!(client.append(append(2, "a")), Appended::Id(id(1)));
+    // More messages than the position allows.
+    server.command(&["RPUSH", "app:{history:a}:messages", "b", "c"]);
+    assert_eq!(client.read(None).position, None);
+}
+
+#[test]
+fn read_returns_no_more_than_its_bound() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut settings = settings(&server, "", "?app=app");
+    // Three messages of 100 bytes with their 16 bytes.
+    settings.history_read_bytes_max = 3 * 116;
+    let mut client = Client::try_with(&server, settings).unwrap();
+    let text = "x".repeat(100);
+    for counter in 1..=5 {
+        client.append(append(counter, &text));
+    }
+    for since in [None, Some(id(0)), Some(id(1)), Some(id(2))] {
+        let history = client.read(since);
+        assert_eq!((history.first, history.messages.len()), (3, 3), "{since:?}");
+    }
+    let history = client.read(Some(id(4)));
+    assert_eq!((history.first, history.messages.len()), (5, 1));
+    client.append(append(6, &"x".repeat(400)));
+    let history = client.read(None);
+    assert_eq!((history.position, history.first), (Some(id(6)), 7));
+    assert_eq!(history.messages.len(), 0);
+}
