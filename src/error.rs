@@ -60,6 +60,10 @@ pub enum SendErrorReason {
     /// The message has no history to go to: its room does not exist, there are already
     /// [`Limits::rooms_max`](crate::Limits::rooms_max) rooms, and none of them can be evicted.
     Rooms,
+    /// The message can't reach the other nodes of the cluster: the broker has been unreachable for longer than
+    /// [`Cluster::outage_wait_max`](crate::Cluster::outage_wait_max), and the queue is full.
+    #[cfg(feature = "cluster")]
+    Broker,
 }
 
 impl fmt::Display for SendError {
@@ -81,6 +85,11 @@ impl fmt::Display for SendError {
             SendErrorReason::TooLarge => write!(
                 f,
                 "message of {len} bytes not sent: it exceeds Limits::message_bytes_max"
+            ),
+            #[cfg(feature = "cluster")]
+            SendErrorReason::Broker => write!(
+                f,
+                "message of {len} bytes not sent: the cluster's broker can't be reached, and the queue is full; retry later"
             ),
             SendErrorReason::Rooms => write!(
                 f,

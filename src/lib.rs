@@ -61,6 +61,8 @@ mod atomic;
 mod authority;
 #[cfg(feature = "axum")]
 pub mod axum;
+#[cfg(feature = "cluster")]
+mod cluster;
 #[cfg(feature = "deflate")]
 mod compression;
 #[cfg(feature = "deflate")]
@@ -101,6 +103,8 @@ pub mod websocket_client;
 
 pub use async_app::procedures::Procedures;
 pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningApp, Subscription};
+#[cfg(feature = "cluster")]
+pub use cluster::Cluster;
 #[cfg(feature = "deflate")]
 pub use compression::Compression;
 pub use engine::{ConnectionId, Presence};
@@ -114,7 +118,8 @@ pub use hosts::AllowedHosts;
 pub use limits::{HistoryLimits, Limits, SlowConsumer};
 pub use message::Message;
 pub use metrics::{
-    Calls, CompressionMetrics, Dropped, HandshakeFailures, Metrics, Refused, TlsMetrics,
+    Calls, ClusterMetrics, CompressionMetrics, Dropped, HandshakeFailures, Metrics, Refused,
+    TlsMetrics,
 };
 pub use option_names::OptionNames;
 pub use origins::Origins;
@@ -204,6 +209,11 @@ struct ClientsGuide;
 #[cfg(all(doctest, feature = "__tls"))]
 #[doc = include_str!("../docs/tls.md")]
 struct TlsGuide;
+
+/// The programs of the guide's page on several nodes compile.
+#[cfg(all(doctest, feature = "cluster"))]
+#[doc = include_str!("../docs/cluster.md")]
+struct ClusterGuide;
 
 /// The programs of the guide's page on compression compile.
 #[cfg(all(doctest, feature = "deflate"))]

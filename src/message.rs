@@ -100,6 +100,12 @@ impl Message {
         Self::from_slice(payload.as_ref(), false)
     }
 
+    /// Creates a text message from a payload that is known to be UTF-8.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn new_checked_text(payload: &[u8]) -> Self {
+        Self::from_slice(payload, true)
+    }
+
     #[inline]
     fn from_slice(payload: &[u8], text: bool) -> Self {
         let mut header = [0; HEADER_BYTES_MAX];

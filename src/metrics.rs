@@ -54,6 +54,8 @@ pub struct Metrics {
     pub compression: CompressionMetrics,
     /// TLS of the app's own listener (features `tls` and `tls-aws-lc`).
     pub tls: TlsMetrics,
+    /// This node's link to its cluster (feature `cluster`).
+    pub cluster: ClusterMetrics,
     /// Messages that were not delivered, by cause.
     pub dropped: Dropped,
     /// Calls and notifications from clients ([procedures](crate::procedures)).
@@ -228,6 +230,40 @@ pub struct TlsMetrics {
     pub truncated: u64,
     /// Times that a new certificate or configuration was put in place.
     pub reloads: u64,
+}
+
+/// Counters and gauges of this node's link to its cluster; part of [`Metrics`]. All are 0 if the app is not part of a
+/// cluster ([`with_cluster`](crate::AsyncWebsocketApp#method.with_cluster)).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClusterMetrics {
+    /// Broker servers that this node is connected to (a gauge).
+    pub servers_connected: u64,
+    /// Nodes of the cluster that this node hears, itself included (a gauge). 0 until the first connection.
+    pub nodes: u64,
+    /// Connections to broker servers that were established.
+    pub connections: u64,
+    /// Connections to broker servers that were given up because this node's own heartbeats did not return.
+    pub silences: u64,
+    /// Messages that were sent to a broker server.
+    pub published: u64,
+    /// Messages that a broker server has confirmed.
+    pub confirmed: u64,
+    /// Messages that were sent, and whose connection was lost before the broker server had confirmed them. It may have
+    /// received them or not.
+    pub unconfirmed: u64,
+    /// Messages of other nodes that were received, each once, whether or not they had local recipients.
+    pub received: u64,
+    /// Messages of other nodes that were missed, for example while the connection to the broker was lost. Each node
+    /// numbers its messages, so they are noticed with the next message of that node in that room.
+    pub missed_remote: u64,
+    /// Messages that reached local clients only: the broker was unreachable for too long, or has refused them.
+    pub dropped_broker: u64,
+    /// Messages of other nodes that were dropped because this node's mailboxes were full
+    /// ([`Cluster::incoming_bytes_max`](https://docs.rs/humphrey_ws/latest/humphrey_ws/struct.Cluster.html)).
+    pub dropped_full: u64,
+    /// Messages from the broker that could not be read.
+    pub bad_envelopes: u64,
 }
 
 /// Messages that were not delivered, by cause; part of [`Metrics`]. A message counts once for each recipient that

@@ -15,6 +15,9 @@ mod frames;
 mod handshakes;
 #[path = "support/readers.rs"]
 mod readers;
+#[cfg(feature = "cluster")]
+#[path = "support/redis_server.rs"]
+mod redis_server;
 mod support;
 #[cfg(any(feature = "tls", feature = "tls-aws-lc"))]
 #[path = "support/tls_clients.rs"]
@@ -33,6 +36,8 @@ mod client;
 mod client_tls;
 #[cfg(feature = "client-tls")]
 mod client_tls_cuts;
+#[cfg(feature = "cluster")]
+mod cluster;
 #[cfg(all(feature = "client", feature = "deflate"))]
 mod compression;
 mod event_stream_resume;

@@ -450,6 +450,8 @@ impl AppShared {
                 }
                 Err(_) => return Err(too_many("in all")),
             };
+            #[cfg(feature = "cluster")]
+            self.wait_for_subscription(&room);
             // If the room has ended just now, retry: the next look-up creates another of the same name.
             if let Some(streams) = hub.follow(&room.members) {
                 return Ok(Followed { room, streams });

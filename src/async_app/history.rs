@@ -197,6 +197,11 @@ impl HistoryPatterns {
         self.patterns.push((pattern.into(), bounds));
     }
 
+    #[cfg(feature = "cluster")]
+    pub(super) fn is_empty(&self) -> bool {
+        self.patterns.is_empty()
+    }
+
     /// Returns the bounds of the history of a room. `None` if it keeps none.
     pub(super) fn find(&self, name: &str) -> Option<HistoryBounds> {
         self.patterns

@@ -4,6 +4,8 @@
 //! and addresses; the engine knows numbers. Everything that is sent goes through `publish`.
 
 mod app;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod directory;
 mod event_stream;
 mod handler;

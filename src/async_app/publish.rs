@@ -12,8 +12,10 @@ use super::history::HistoryPatterns;
 use super::rendering::{Content, event};
 use super::replay_frames::ReplayFrames;
 use super::room_entry::RoomEntry;
-use super::rooms::{NAME_BYTES_MAX, RoomDirectory};
+use super::rooms::{NAME_BYTES_MAX, RoomDirectory, RoomSettings};
 
+#[cfg(feature = "cluster")]
+use crate::cluster::ClusterHandle;
 use crate::engine::{
     self, Command, ConnectionId, Expiry, Hub, NotJoined, PushError, Session, Status,
 };
@@ -36,6 +38,9 @@ pub(super) struct AppShared {
     /// Counts messages that never reached an engine.
     pub(super) counters: Counters,
     hook: OnceLock<ConnectHook>,
+    /// Set if the app is a node of a cluster.
+    #[cfg(feature = "cluster")]
+    pub(super) cluster: OnceLock<Arc<ClusterHandle>>,
 }
 
 // A panic elsewhere leaves the state consistent, because values behind locks are replaced as a whole.
@@ -68,6 +73,35 @@ impl<'a> Recipients<'a> {
     }
 }
 
+/// The recipients of a broadcast that is not kept.
+pub(super) enum Unkept<'a> {
+    Everyone,
+    Room {
+        /// Used if the app is a node of a cluster.
+        #[cfg_attr(not(feature = "cluster"), allow(dead_code))]
+        name: &'a str,
+        /// `None` if the room has no members here.
+        members: Option<&'a Arc<engine::SharedRoom>>,
+    },
+}
+
+impl<'a> Unkept<'a> {
+    /// The recipients on this node; `None` if there are none.
+    pub(super) fn here(&self) -> Option<Here<'a>> {
+        match *self {
+            Self::Everyone => Some(Here::Everyone),
+            Self::Room { members, .. } => members.map(Here::Room),
+        }
+    }
+}
+
+/// The recipients of a broadcast on this node.
+#[derive(Clone, Copy)]
+pub(super) enum Here<'a> {
+    Everyone,
+    Room(&'a Arc<engine::SharedRoom>),
+}
+
 /// Whether to wait while a mailbox is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blocking {
@@ -94,7 +128,13 @@ impl AppShared {
 
     /// Records that the engine runs from now on.
     pub(super) fn started(&self, hub: Arc<Hub>, histories: HistoryPatterns) {
-        self.rooms.set_up(hub.rooms_max(), histories);
+        let setup = RoomSettings {
+            rooms_max: hub.rooms_max(),
+            histories,
+            #[cfg(feature = "cluster")]
+            cluster: self.cluster.get().cloned(),
+        };
+        self.rooms.set_up(setup);
         // An app starts only once, because starting consumes it.
         let _ = self.hub.set(hub);
     }
@@ -123,7 +163,7 @@ impl AppShared {
         let (id, session) = match to {
             Recipients::Everyone { except } => {
                 return self
-                    .broadcast_unkept(hub, None, except, &message, blocking)
+                    .broadcast_unkept(hub, Unkept::Everyone, except, &message, blocking)
                     .or_else(|reason| refuse(message, reason));
             }
             Recipients::Room { name, except } => {
@@ -203,18 +243,39 @@ impl AppShared {
         .map_err(|refused| self.refused(refused))
     }
 
-    /// Broadcasts a message without a history, to the members of a room or (`None`) to every client.
+    /// Broadcasts a message without a history, on all nodes if the app is a node of a cluster.
     fn broadcast_unkept(
         &self,
         hub: &Hub,
-        room: Option<&Arc<engine::SharedRoom>>,
+        to: Unkept<'_>,
         except: Option<ConnectionId>,
         message: &Message,
         blocking: Blocking,
     ) -> Result<(), SendErrorReason> {
-        let streams = match room {
-            Some(room) => room.streams(),
-            None => hub.everyone_streams(),
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = self.cluster.get() {
+            let via = (hub, &**cluster);
+            return self.broadcast_on_all_nodes(via, to, except, message, blocking);
+        }
+        if !self.broadcast_here(hub, to.here(), except, message, blocking)? {
+            self.counters.dropped_no_recipient.add(1);
+        }
+        Ok(())
+    }
+
+    /// Broadcasts a message without a history to the recipients on this node. Returns whether there were any.
+    pub(super) fn broadcast_here(
+        &self,
+        hub: &Hub,
+        to: Option<Here<'_>>,
+        except: Option<ConnectionId>,
+        message: &Message,
+        blocking: Blocking,
+    ) -> Result<bool, SendErrorReason> {
+        let (room, streams) = match to {
+            Some(Here::Room(room)) => (Some(room), room.streams()),
+            Some(Here::Everyone) => (None, hub.everyone_streams()),
+            None => return Ok(false),
         };
         let event = streams.map(|streams| (streams, event(message, None)));
         let to = engine::Destination {
@@ -224,10 +285,7 @@ impl AppShared {
             event: event.as_ref().map(|(streams, event)| (*streams, event)),
             uncompressed: message.is_uncompressed(),
         };
-        if !self.broadcast(hub, to, message.frame(), blocking)? {
-            self.counters.dropped_no_recipient.add(1);
-        }
-        Ok(())
+        self.broadcast(hub, to, message.frame(), blocking)
     }
 
     /// Sends content to a room, which keeps it if the room has a history. Then returns its id.
@@ -241,24 +299,27 @@ impl AppShared {
     ) -> Result<Option<HistoryId>, SendErrorReason> {
         loop {
             let room = match self.rooms.find_to_send(hub, name) {
-                Ok(Some(room)) => room,
-                Ok(None) => {
-                    self.counters.dropped_no_recipient.add(1);
-                    return Ok(None);
-                }
+                Ok(room) => room,
                 Err(_) => {
                     self.counters.dropped_rooms_max.add(1);
                     return Err(SendErrorReason::Rooms);
                 }
             };
-            let Some(kept) = &room.kept else {
+            let kept = room
+                .as_ref()
+                .and_then(|room| Some((room, room.kept.as_deref()?)));
+            let Some(kept) = kept else {
+                let members = room.as_ref().map(|room| &room.members);
+                if members.is_none() && !self.is_clustered() {
+                    self.counters.dropped_no_recipient.add(1);
+                    return Ok(None);
+                }
                 let message = content.message(None);
                 self.check_len(hub, &message)?;
-                let members = Some(&room.members);
-                self.broadcast_unkept(hub, members, except, &message, blocking)?;
+                let to = Unkept::Room { name, members };
+                self.broadcast_unkept(hub, to, except, &message, blocking)?;
                 return Ok(None);
             };
-            let kept = (&room, &**kept);
             if let Some(id) = self.broadcast_and_keep(hub, kept, except, content, blocking)? {
                 return Ok(Some(id));
             }
@@ -278,6 +339,16 @@ impl AppShared {
         };
         let blocking = blocking.unless_nonblocking();
         self.broadcast_to_room(hub, name, None, &Content::OfId(&message), blocking)
+    }
+
+    /// Whether a room may have members on other nodes.
+    #[cfg_attr(not(feature = "cluster"), allow(clippy::unused_self))]
+    fn is_clustered(&self) -> bool {
+        #[cfg(feature = "cluster")]
+        if self.cluster.get().is_some() {
+            return true;
+        }
+        false
     }
 
     pub(super) fn running(&self) -> Option<&Arc<Hub>> {
@@ -379,6 +450,8 @@ impl AppShared {
                 Ok(room) => room,
                 Err(reason) => return refuse(reason),
             };
+            #[cfg(feature = "cluster")]
+            self.wait_for_subscription(&room);
             let reason = match join(hub, &room, session) {
                 Ok(joined) => return Ok(joined),
                 // The last member has just left. The next look-up creates another room with this name.
@@ -519,6 +592,10 @@ impl AppShared {
             ..Metrics::default()
         };
         self.counters.add_to(&mut common);
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = self.cluster.get() {
+            cluster.counters().add_to(&mut common);
+        }
         if let Some(hub) = self.hub.get() {
             hub.add_common_metrics(&mut common);
         }
@@ -541,6 +618,10 @@ impl AppShared {
     pub(super) fn shutdown(&self, wait: Duration) {
         if let Some(hub) = self.hub.get() {
             hub.stop(wait);
+        }
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = self.cluster.get() {
+            cluster.stop(wait);
         }
         // Dropping the sender ends the thread that adopts connections, and makes further hand-overs fail cleanly.
         if let Some(hook) = self.hook.get() {

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::history::History;
 use super::id_turns::IdTurns;
 use crate::atomic::AtomicU64;
+#[cfg(feature = "cluster")]
+use crate::cluster::Interest;
 use crate::engine;
 use crate::message::Message;
 use crate::sync::lock;
@@ -15,6 +17,9 @@ use crate::sync::lock;
 pub(super) struct RoomEntry {
     pub(super) members: Arc<engine::SharedRoom>,
     pub(super) kept: Option<Arc<RoomHistory>>,
+    /// Whether messages of other nodes arrive; `None` if the app is not part of a cluster.
+    #[cfg(feature = "cluster")]
+    pub(super) interest: Option<Arc<Interest>>,
 }
 
 /// A room's history, and when it was last used.

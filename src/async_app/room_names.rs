@@ -87,14 +87,16 @@ impl RoomNames {
         Stripe(ignore_poison(self.stripe(name).write()))
     }
 
-    /// Removes a room, unless its name belongs to another by now. Returns whether it was here.
-    pub(super) fn remove(&self, room: &engine::SharedRoom) -> bool {
+    /// Removes a room, unless its name belongs to another by now. Returns whether it was here. If so, it calls `removed`
+    /// before another room can have the name.
+    pub(super) fn remove(&self, room: &engine::SharedRoom, removed: impl FnOnce()) -> bool {
         let Stripe(mut names) = self.write(&room.name);
         let is_here = names
             .get(&*room.name)
             .is_some_and(|ByName(other)| std::ptr::eq(&*other.members, room));
         if is_here {
             names.remove(&*room.name);
+            removed();
             // Release the memory of a burst of rooms.
             if names.capacity() > 64 && names.len() < names.capacity() / 8 {
                 names.shrink_to_fit();

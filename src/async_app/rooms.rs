@@ -9,6 +9,8 @@ use super::history::{History, HistoryBounds, HistoryPatterns};
 use super::room_entry::{RoomEntry, RoomHistory};
 use super::room_names::RoomNames;
 use crate::atomic::AtomicU64;
+#[cfg(feature = "cluster")]
+use crate::cluster::ClusterHandle;
 use crate::engine::{self, Hub};
 use crate::error::JoinErrorReason;
 use crate::sync::lock;
@@ -58,17 +60,16 @@ enum Wanted {
 /// approximately.
 const LOOKED_AT_MAX: usize = 64;
 
-struct RoomSettings {
-    rooms_max: usize,
-    histories: HistoryPatterns,
+pub(super) struct RoomSettings {
+    pub(super) rooms_max: usize,
+    pub(super) histories: HistoryPatterns,
+    /// The node of a cluster that this app is. It is told which rooms exist here.
+    #[cfg(feature = "cluster")]
+    pub(super) cluster: Option<Arc<ClusterHandle>>,
 }
 
 impl RoomDirectory {
-    pub(super) fn set_up(&self, rooms_max: usize, histories: HistoryPatterns) {
-        let setup = RoomSettings {
-            rooms_max,
-            histories,
-        };
+    pub(super) fn set_up(&self, setup: RoomSettings) {
         let _ = self.setup.set(setup);
     }
 
@@ -147,8 +148,11 @@ impl RoomDirectory {
             let history = History::new(bounds.messages_max, bounds.bytes_max);
             Arc::new(RoomHistory::new(history.since_stamp(evicted_stamp)))
         });
+        let members = hub.new_room(name.into(), kept.is_some());
         RoomEntry {
-            members: hub.new_room(name.into(), kept.is_some()),
+            #[cfg(feature = "cluster")]
+            interest: self.cluster().map(|cluster| cluster.need(&members.name)),
+            members,
             kept,
         }
     }
@@ -175,6 +179,11 @@ impl RoomDirectory {
         }
     }
 
+    #[cfg(feature = "cluster")]
+    fn cluster(&self) -> Option<&ClusterHandle> {
+        self.setup.get()?.cluster.as_deref()
+    }
+
     fn is_pinned(&self, room: &engine::SharedRoom) -> bool {
         let setup = self.setup.get();
         let bounds = setup.and_then(|setup| setup.histories.find(&room.name));
@@ -187,7 +196,13 @@ impl RoomDirectory {
 
     /// Removes a room that has ended, unless its name belongs to another by now.
     pub(super) fn forget(&self, room: &engine::SharedRoom) {
-        if self.names.remove(room) && !self.is_pinned(room) {
+        let removed = || {
+            #[cfg(feature = "cluster")]
+            if let Some(cluster) = self.cluster() {
+                cluster.unneed(&room.name);
+            }
+        };
+        if self.names.remove(room, removed) && !self.is_pinned(room) {
             self.counted.fetch_sub(1, Relaxed);
         }
     }

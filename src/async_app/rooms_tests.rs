@@ -25,7 +25,12 @@ impl Fixture {
             histories.add(pattern, HistoryLimits::messages(10).bytes(1_000));
         }
         let rooms = RoomDirectory::default();
-        rooms.set_up(rooms_max, histories);
+        rooms.set_up(RoomSettings {
+            rooms_max,
+            histories,
+            #[cfg(feature = "cluster")]
+            cluster: None,
+        });
         let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
         let running = app.with_address("127.0.0.1:0").with_shards(1).start();
         let running = running.unwrap();

@@ -32,6 +32,8 @@ impl RunningApp {
     /// Waits until the app has stopped.
     pub fn join(self) {
         self.engine.join();
+        #[cfg(feature = "cluster")]
+        self.shared.end_cluster();
     }
 
     /// Shuts the app down ([`AsyncSender::shutdown`]) and waits until it has stopped.

@@ -260,6 +260,63 @@ const FAMILIES: &[Family] = &[
         values: |metrics| one(metrics.tls.reloads),
     },
     Family {
+        name: "cluster_servers_connected",
+        kind: "gauge",
+        help: "Broker servers that this node is connected to.",
+        values: |metrics| one(metrics.cluster.servers_connected),
+    },
+    Family {
+        name: "cluster_nodes",
+        kind: "gauge",
+        help: "Nodes of the cluster that this node hears, itself included.",
+        values: |metrics| one(metrics.cluster.nodes),
+    },
+    Family {
+        name: "cluster_connections_total",
+        kind: "counter",
+        help: "Connections to broker servers that were established.",
+        values: |metrics| one(metrics.cluster.connections),
+    },
+    Family {
+        name: "cluster_silences_total",
+        kind: "counter",
+        help: "Connections to broker servers that were given up because heartbeats did not return.",
+        values: |metrics| one(metrics.cluster.silences),
+    },
+    Family {
+        name: "cluster_published_total",
+        kind: "counter",
+        help: "Messages sent to broker servers.",
+        values: |metrics| one(metrics.cluster.published),
+    },
+    Family {
+        name: "cluster_confirmed_total",
+        kind: "counter",
+        help: "Messages that broker servers have confirmed.",
+        values: |metrics| one(metrics.cluster.confirmed),
+    },
+    Family {
+        name: "cluster_received_total",
+        kind: "counter",
+        help: "Messages of other nodes that were received.",
+        values: |metrics| one(metrics.cluster.received),
+    },
+    Family {
+        name: "cluster_lost_total",
+        kind: "counter",
+        help: "Messages between nodes that were lost or may have been.",
+        values: |metrics| {
+            let cluster = &metrics.cluster;
+            vec![
+                ("unconfirmed", Value::Count(cluster.unconfirmed)),
+                ("missed_remote", Value::Count(cluster.missed_remote)),
+                ("dropped_broker", Value::Count(cluster.dropped_broker)),
+                ("dropped_full", Value::Count(cluster.dropped_full)),
+                ("bad_envelope", Value::Count(cluster.bad_envelopes)),
+            ]
+        },
+    },
+    Family {
         name: "messages_dropped_total",
         kind: "counter",
         help: "Messages that were not delivered, once for each recipient that did not get them.",
@@ -382,7 +439,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::{
-        Calls, CompressionMetrics, Dropped, HandshakeFailures, Refused, TlsMetrics,
+        Calls, ClusterMetrics, CompressionMetrics, Dropped, HandshakeFailures, Refused, TlsMetrics,
     };
 
     /// Returns metrics in which every field has a different value, and their number. It is one literal, so a new field
@@ -449,6 +506,20 @@ mod tests {
                 malformed: next(),
                 truncated: next(),
                 reloads: next(),
+            },
+            cluster: ClusterMetrics {
+                servers_connected: next(),
+                nodes: next(),
+                connections: next(),
+                silences: next(),
+                published: next(),
+                confirmed: next(),
+                unconfirmed: next(),
+                received: next(),
+                missed_remote: next(),
+                dropped_broker: next(),
+                dropped_full: next(),
+                bad_envelopes: next(),
             },
             dropped: Dropped {
                 slow_consumer: next(),

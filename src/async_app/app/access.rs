@@ -107,6 +107,34 @@ where
         self
     }
 
+    /// Makes the app a node of a cluster: rooms, and everyone, then have members on all nodes, which reach each other
+    /// through broker servers. By default an app is alone. [`Cluster`](crate::Cluster) has the forms of URLs.
+    ///
+    /// A broadcast reaches the members on its own node at once, and those on other nodes through the broker. The
+    /// broadcasts of one thread arrive at every client in the order in which they were made (with several broker
+    /// servers: in the order within each room). A node receives the messages of those rooms only that it has members of.
+    ///
+    /// While a broker server can't be reached, every node serves its own clients; what is published then for other nodes
+    /// is queued, and beyond a limit counted ([`ClusterMetrics`](crate::ClusterMetrics)). Starting the app fails if a URL
+    /// can't be used, but not if a broker server can't be reached yet.
+    ///
+    /// Rooms with a history ([`with_history`](Self::with_history)) exist on one node only, so an app that has some can't be
+    /// part of a cluster.
+    ///
+    /// ```no_run
+    /// use humphrey_ws::AsyncWebsocketApp;
+    ///
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_cluster("redis://localhost:6379")
+    ///     .with_message_handler(|stream, message, _| stream.broadcast(message));
+    /// app.run();
+    /// ```
+    #[cfg(feature = "cluster")]
+    pub fn with_cluster(mut self, cluster: impl Into<crate::cluster::Cluster>) -> Self {
+        self.cluster = Some(cluster.into());
+        self
+    }
+
     /// Trusts the forwarding header of these proxies. By default no proxy is trusted.
     ///
     /// The forwarded address becomes the client's address: for

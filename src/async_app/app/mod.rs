@@ -94,6 +94,8 @@ where
     compression: Option<crate::compression::Compression>,
     #[cfg(feature = "__tls")]
     tls: Option<crate::tls::Tls>,
+    #[cfg(feature = "cluster")]
+    cluster: Option<crate::cluster::Cluster>,
     on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
     on_body: Option<Box<dyn BodyGuard<State>>>,
     on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
@@ -218,6 +220,8 @@ where
             compression: None,
             #[cfg(feature = "__tls")]
             tls: None,
+            #[cfg(feature = "cluster")]
+            cluster: None,
             on_handshake: None,
             on_body: None,
             on_connect: None,

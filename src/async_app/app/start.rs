@@ -9,10 +9,14 @@ use std::thread;
 use std::time::Duration;
 
 use super::{AsyncWebsocketApp, HumphreyLink};
+#[cfg(feature = "cluster")]
+use crate::async_app::cluster::LocalMembers;
 use crate::async_app::procedures::Serving;
 use crate::async_app::program::AppProgram;
 use crate::async_app::publish::AppShared;
 use crate::async_app::running::RunningApp;
+#[cfg(feature = "cluster")]
+use crate::cluster::PreparedCluster;
 use crate::engine::{Prepared, Settings};
 use crate::host::{self, Routes};
 use crate::proxies::{Proxies, TrustedProxies};
@@ -92,6 +96,8 @@ where
         let proxies = self.check_addresses()?;
         self.check_event_streams()?;
         let routes = self.take_routes()?;
+        #[cfg(feature = "cluster")]
+        let cluster = self.prepare_cluster()?;
         let address = match self.humphrey_link {
             HumphreyLink::Internal(..) => Some(self.bind()?),
             HumphreyLink::External(_) => None,
@@ -134,9 +140,17 @@ where
         };
         let engine = Prepared::new(settings, self.listener, Arc::new(program))?;
         // Before anything runs: the first handler may send.
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = &cluster {
+            let _ = self.shared.cluster.set(cluster.handle.clone());
+        }
         self.shared.started(engine.hub.clone(), self.histories);
         let engine = engine.start()?;
         let helpers = || {
+            #[cfg(feature = "cluster")]
+            if let Some(cluster) = cluster {
+                cluster.start(LocalMembers::new(&self.shared))?;
+            }
             if address.is_none() {
                 host::adopt_from(self.handed_over, engine.hub.clone())?;
             }
@@ -168,6 +182,20 @@ where
         }
         let proxies = self.proxies.as_ref().map(TrustedProxies::resolve);
         proxies.transpose().map_err(|error| invalid(&error))
+    }
+
+    #[cfg(feature = "cluster")]
+    fn prepare_cluster(&self) -> io::Result<Option<PreparedCluster>> {
+        let Some(cluster) = &self.cluster else {
+            return Ok(None);
+        };
+        if !self.histories.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "rooms with a history can't be part of a cluster: leave out with_history or with_cluster",
+            ));
+        }
+        PreparedCluster::new(cluster).map(Some)
     }
 
     fn check_event_streams(&self) -> io::Result<()> {

@@ -383,10 +383,8 @@ impl Pending {
             Ok(()) => Ok(()),
             Err(SendErrorReason::Full) => refuse(CallErrorReason::Full),
             Err(SendErrorReason::TooLarge) => refuse(CallErrorReason::TooLarge),
-            // Cannot occur: an item is not sent to a room.
-            Err(SendErrorReason::Closed | SendErrorReason::Rooms) => {
-                refuse(CallErrorReason::Closed)
-            }
+            // Reasons of rooms and clusters cannot occur: an item is sent to one connection.
+            Err(_) => refuse(CallErrorReason::Closed),
         }
     }
 }

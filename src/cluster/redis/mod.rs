@@ -153,10 +153,6 @@ impl Redis {
 }
 
 impl Broker for Redis {
-    fn keeps(&self) -> bool {
-        true
-    }
-
     fn connect(&mut self, out: &mut Vec<u8>) {
         self.decoder.reset();
         self.session.connect(out);

@@ -1,0 +1,117 @@
+//! Whether a node receives the messages of a room, as joining threads see it.
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::atomic::AtomicU64;
+use crate::sync::{ignore_poison, lock};
+
+/// The subscription of a node to a room.
+#[derive(Debug)]
+pub(crate) struct Interest {
+    /// The index of the room's broker server.
+    pub(super) server: usize,
+    /// The number of the connection to that server on which the room is subscribed; 0 if on none yet.
+    connection: AtomicU64,
+}
+
+impl Interest {
+    pub(super) fn new(server: usize) -> Self {
+        Self {
+            server,
+            connection: AtomicU64::new(0),
+        }
+    }
+}
+
+/// The state of the connection to one broker server, for other threads.
+#[derive(Debug, Default)]
+pub(crate) struct ServerStatus {
+    /// The number of the current connection; 0 while there is none.
+    connection: AtomicU64,
+    /// Threads that wait for a subscription.
+    waiting: AtomicUsize,
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+/// The outcome of waiting for a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    Subscribed,
+    /// The broker server is known to be unreachable, or did not answer in time.
+    Unreachable,
+}
+
+impl ServerStatus {
+    /// Records a new connection, or that there is none (0).
+    pub(super) fn set_connection(&self, connection: u64) {
+        self.connection.store(connection, SeqCst);
+        self.notify();
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn is_up(&self) -> bool {
+        self.connection.load(Acquire) != 0
+    }
+
+    pub(super) fn is_subscribed(&self, interest: &Interest) -> bool {
+        self.state_of(interest) == Some(Waited::Subscribed)
+    }
+
+    /// Records that a room is subscribed on the current connection.
+    pub(super) fn subscribed(&self, interest: &Interest) {
+        interest
+            .connection
+            .store(self.connection.load(Acquire), Release);
+        // Either a waiting thread sees the store, or this thread sees that it waits.
+        std::sync::atomic::fence(SeqCst);
+        self.notify();
+    }
+
+    fn notify(&self) {
+        if self.waiting.load(SeqCst) > 0 {
+            drop(lock(&self.lock));
+            self.changed.notify_all();
+        }
+    }
+
+    /// `None` while the subscription is on its way.
+    fn state_of(&self, interest: &Interest) -> Option<Waited> {
+        match self.connection.load(Acquire) {
+            0 => Some(Waited::Unreachable),
+            current if interest.connection.load(Acquire) == current => Some(Waited::Subscribed),
+            _ => None,
+        }
+    }
+
+    /// Waits until the room is subscribed, but no longer than `wait_max`, and not at all while the server is known to be
+    /// unreachable.
+    pub(crate) fn wait_for(&self, interest: &Interest, wait_max: Duration) -> Waited {
+        if let Some(waited) = self.state_of(interest) {
+            return waited;
+        }
+        if wait_max.is_zero() {
+            return Waited::Unreachable;
+        }
+        let until = Instant::now() + wait_max;
+        self.waiting.fetch_add(1, SeqCst);
+        let mut guard = lock(&self.lock);
+        let waited = loop {
+            std::sync::atomic::fence(SeqCst);
+            if let Some(waited) = self.state_of(interest) {
+                break waited;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break Waited::Unreachable;
+            }
+            guard = ignore_poison(self.changed.wait_timeout(guard, left)).0;
+        };
+        drop(guard);
+        self.waiting.fetch_sub(1, SeqCst);
+        waited
+    }
+}

@@ -1,0 +1,38 @@
+//! One app on several nodes: rooms, and everyone, over a broker that the nodes share.
+//!
+//! Each node subscribes to the rooms that it has members of. A broadcast reaches local members at once, and the other
+//! nodes through the broker. The engine knows nothing of it.
+//!
+//! - `wire`: the envelopes that nodes send to each other;
+//! - `broker`: the seam to a broker server, a state machine without I/O; `redis` implements it;
+//! - `node`: which rooms and nodes this node hears; also without I/O and clock;
+//! - `outgoing`, `interest`, `handle`: what the app's threads share with the link;
+//! - `link`: the thread with the sockets.
+
+mod broker;
+mod counters;
+mod handle;
+mod interest;
+mod link;
+mod members;
+mod node;
+mod outgoing;
+mod parked;
+mod redis;
+mod servers;
+mod settings;
+mod start;
+mod wire;
+
+pub use self::settings::Cluster;
+
+pub(crate) use self::broker::Channel;
+pub(crate) use self::handle::ClusterHandle;
+pub(crate) use self::interest::Interest;
+pub(crate) use self::members::{Delivered, Members};
+pub(crate) use self::outgoing::NotQueued;
+pub(crate) use self::start::PreparedCluster;
+pub(crate) use self::wire::RemoteConnection;
+
+#[cfg(all(test, not(loom)))]
+mod sim_tests;

@@ -1,0 +1,641 @@
+//! A node of a cluster: which rooms it receives, which nodes it hears, and what it sends to the broker servers.
+//!
+//! A node is a state machine: events of the brokers, changes of interest and the time are arguments, and commands are
+//! the result. So several nodes run in a simulation without sockets and threads.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::broker::{Channel, Command, Event, Incarnation, Kind, Refused};
+use super::counters::ClusterCounters;
+use super::interest::Interest;
+use super::members::Members;
+use super::outgoing::Queued;
+use super::parked::{self, Parked, ParkedMessage};
+use super::servers::{ServerShared, server_of};
+use super::wire::{self, Envelope, EnvelopeContent, Heartbeat, MessageEnvelope};
+use crate::report::{Limited, limited};
+
+/// How often a node sends a heartbeat through each broker server.
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// After this silence a node is gone, and a connection whose own heartbeats don't come back is replaced.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// How long a node stays subscribed to a room that it no longer needs, so that a room whose last member reloads a page
+/// is not subscribed anew.
+const LINGER: Duration = Duration::from_secs(5);
+/// Queued messages are not sent when they are older than this.
+const QUEUED_MAX: Duration = Duration::from_secs(30);
+/// After this time without a message of this node to a channel, its count begins anew.
+const COUNTS_KEPT: Duration = Duration::from_secs(120);
+/// The most unanswered messages of one connection: more wait in the queue, where they apply backpressure.
+const UNANSWERED_MAX: usize = 8_192;
+/// A node that was not run for longer than this does not judge the silence of others before it has read what came.
+const STANDSTILL: Duration = Duration::from_millis(250);
+/// The most channels of one command, so that a broker with many subscriptions serves others in between.
+const SUBSCRIBED_AT_ONCE: usize = 1_000;
+
+/// A change of the rooms that a node needs.
+#[derive(Debug)]
+pub(crate) enum InterestChange {
+    /// The room has local members, or a local thread reads it.
+    Needed(Arc<str>, Arc<Interest>),
+    /// The room has no local members.
+    Unneeded(Arc<str>),
+}
+
+/// What the link has to do for a node.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Execute a command on a broker server.
+    Command(usize, Command),
+    /// Close the connection to a broker server, and connect again.
+    Reconnect(usize),
+}
+
+/// A broker server, as the node sees it.
+struct Server {
+    shared: Arc<ServerShared>,
+    /// The number of connections so far.
+    connections: u64,
+    /// The server's life on the current connection; `None` while there is none.
+    incarnation: Option<Incarnation>,
+    heartbeat_due: Instant,
+    /// When the last of this node's heartbeats came back.
+    echoed: Instant,
+    /// Messages that were sent and not answered.
+    unanswered: usize,
+}
+
+/// Another node.
+struct Peer {
+    heard: Instant,
+    /// It has been silent for [`SILENCE_MAX`].
+    is_gone: bool,
+}
+
+/// A room that this node is subscribed to, or about to be.
+struct RoomState {
+    interest: Arc<Interest>,
+    /// When to unsubscribe; `None` while the room is needed.
+    unsubscribe_at: Option<Instant>,
+    counts: Counts,
+}
+
+/// The number of the last message of each node on a channel.
+#[derive(Default)]
+struct Counts(Vec<(u32, u64)>);
+
+impl Counts {
+    /// Records the count of a message. Returns how many messages were missed before it.
+    fn missed_before(&mut self, node: u32, count: u64) -> u64 {
+        if count == 0 {
+            return 0;
+        }
+        match self.0.iter_mut().find(|(of, _)| *of == node) {
+            // A lower count begins a new series.
+            Some((_, last)) => count
+                .saturating_sub(1)
+                .saturating_sub(std::mem::replace(last, count)),
+            None => {
+                self.0.push((node, count));
+                0
+            }
+        }
+    }
+
+    fn forget(&mut self, node: u32) {
+        self.0.retain(|(of, _)| *of != node);
+    }
+}
+
+/// This node's messages on a channel.
+struct Sent {
+    count: u64,
+    at: Instant,
+}
+
+/// A node of a cluster.
+pub(crate) struct Node {
+    id: u32,
+    servers: Vec<Server>,
+    shared: Vec<Arc<ServerShared>>,
+    rooms: HashMap<Arc<str>, RoomState>,
+    /// The unneeded rooms in the order of their `unsubscribe_at`, and some that are needed again.
+    lingering: VecDeque<(Instant, Arc<str>)>,
+    everyone: Counts,
+    peers: HashMap<u32, Peer>,
+    sent: HashMap<Channel, Sent>,
+    sent_pruned: Instant,
+    parked: Parked,
+    members: Arc<dyn Members>,
+    counters: Arc<ClusterCounters>,
+    /// Sent in heartbeats.
+    heartbeats: u64,
+    /// When time was last seen.
+    now: Instant,
+    is_stopping: bool,
+    taken: Vec<Queued>,
+}
+
+impl Node {
+    pub(crate) fn new(
+        id: u32,
+        servers: Vec<Arc<ServerShared>>,
+        parked_bytes_max: usize,
+        members: Arc<dyn Members>,
+        counters: Arc<ClusterCounters>,
+        now: Instant,
+    ) -> Self {
+        let server = |shared| Server {
+            shared,
+            connections: 0,
+            incarnation: None,
+            heartbeat_due: now,
+            echoed: now,
+            unanswered: 0,
+        };
+        Self {
+            id,
+            servers: servers.iter().cloned().map(server).collect(),
+            shared: servers,
+            rooms: HashMap::new(),
+            lingering: VecDeque::new(),
+            everyone: Counts::default(),
+            peers: HashMap::new(),
+            sent: HashMap::new(),
+            sent_pruned: now,
+            parked: Parked::new(parked_bytes_max),
+            members,
+            counters,
+            heartbeats: 0,
+            now,
+            is_stopping: false,
+            taken: Vec::new(),
+        }
+    }
+
+    /// Handles an event of the current connection to a server.
+    pub(crate) fn on_event(
+        &mut self,
+        server: usize,
+        event: Event,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        match event {
+            Event::Ready(incarnation) => self.connected(server, incarnation, now, actions),
+            Event::Subscribed(channel) => self.subscribed(server, &channel),
+            Event::Message {
+                channel,
+                id: _,
+                envelope,
+            } => self.received(server, channel, &envelope, now),
+            Event::Published { receivers: _ } => {
+                self.servers[server].unanswered -= 1;
+                self.counters.confirmed.add(1);
+            }
+            Event::Refused(refused) => self.refused(server, &refused),
+            // This node neither appends nor reads.
+            Event::Appended(_) | Event::History(_) => {}
+        }
+    }
+
+    fn connected(
+        &mut self,
+        at: usize,
+        incarnation: Incarnation,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let server = &mut self.servers[at];
+        server.incarnation = Some(incarnation);
+        server.connections += 1;
+        server.heartbeat_due = now;
+        server.echoed = now;
+        let shared = server.shared.clone();
+        // Subscribe first: so what is published from now on, also by this node's threads, finds the subscriptions.
+        let channels: Vec<_> = self.channels_of(at).collect();
+        for channels in channels.chunks(SUBSCRIBED_AT_ONCE) {
+            actions.push(Action::Command(at, Command::Subscribe(channels.to_vec())));
+        }
+        shared.status.set_connection(self.servers[at].connections);
+        shared.outgoing.set_down_since(None);
+        self.counters.connections.add(1);
+        self.counters.servers_connected.fetch_add(1, Relaxed);
+    }
+
+    /// All channels of a server that this node needs.
+    fn channels_of(&self, server: usize) -> impl Iterator<Item = Channel> + '_ {
+        let everyone =
+            (server_of(&Channel::Everyone, &self.shared) == server).then_some(Channel::Everyone);
+        let own = Channel::Node(self.id);
+        let own = (server_of(&own, &self.shared) == server).then_some(own);
+        let rooms = self
+            .rooms
+            .iter()
+            .filter(move |(_, room)| room.interest.server == server)
+            .map(|(name, _)| Channel::Room(name.clone()));
+        // Heartbeats go through each server.
+        std::iter::once(Channel::Nodes)
+            .chain(everyone)
+            .chain(own)
+            .chain(rooms)
+    }
+
+    /// Handles the loss of a connection, or a failed attempt to connect.
+    pub(crate) fn disconnected(&mut self, server: usize, now: Instant) {
+        let server = &mut self.servers[server];
+        if server.incarnation.take().is_none() {
+            return;
+        }
+        server.shared.status.set_connection(0);
+        server.shared.outgoing.set_down_since(Some(now));
+        self.counters.servers_connected.fetch_sub(1, Relaxed);
+        let unanswered = std::mem::take(&mut server.unanswered);
+        self.counters.unconfirmed.add(unanswered as u64);
+    }
+
+    fn subscribed(&mut self, server: usize, channel: &Channel) {
+        if let Channel::Room(name) = channel
+            && let Some(room) = self.rooms.get(name)
+        {
+            self.servers[server]
+                .shared
+                .status
+                .subscribed(&room.interest);
+        }
+    }
+
+    fn refused(&mut self, server: usize, refused: &Refused) {
+        /// A broker may refuse every message.
+        static REFUSED: Limited = Limited::new();
+        if refused.command == Kind::Publish {
+            self.servers[server].unanswered -= 1;
+        }
+        self.counters.dropped_broker.add(1);
+        limited!(
+            REFUSED,
+            warning,
+            "the broker has refused a message of the cluster, which is lost: {}",
+            refused.error
+        );
+    }
+
+    /// Handles a change of the rooms that this node needs. The changes of one room arrive in their order.
+    pub(crate) fn on_interest(
+        &mut self,
+        change: InterestChange,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        match change {
+            InterestChange::Needed(name, interest) => {
+                let server = interest.server;
+                let shared = &self.servers[server].shared;
+                match self.rooms.get_mut(&name) {
+                    Some(room) => {
+                        room.unsubscribe_at = None;
+                        if shared.status.is_subscribed(&room.interest) {
+                            shared.status.subscribed(&interest);
+                        }
+                        room.interest = interest;
+                    }
+                    None => {
+                        let room = RoomState {
+                            interest,
+                            unsubscribe_at: None,
+                            counts: Counts::default(),
+                        };
+                        self.rooms.insert(name.clone(), room);
+                        if self.servers[server].incarnation.is_some() {
+                            let channels = vec![Channel::Room(name)];
+                            actions.push(Action::Command(server, Command::Subscribe(channels)));
+                        }
+                    }
+                }
+            }
+            InterestChange::Unneeded(name) => {
+                if let Some(room) = self.rooms.get_mut(&name) {
+                    let at = now + LINGER;
+                    room.unsubscribe_at = Some(at);
+                    self.lingering.push_back((at, name));
+                }
+            }
+        }
+    }
+
+    fn unsubscribe_unneeded(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        while self.lingering.front().is_some_and(|&(at, _)| at <= now) {
+            let Some((at, name)) = self.lingering.pop_front() else {
+                break;
+            };
+            // Otherwise the room is needed again, or has been needed again since.
+            let is_due = |room: &RoomState| room.unsubscribe_at == Some(at);
+            if self.rooms.get(&name).is_some_and(is_due)
+                && let Some(room) = self.rooms.remove(&name)
+                && self.servers[room.interest.server].incarnation.is_some()
+            {
+                let channels = vec![Channel::Room(name)];
+                let command = Command::Unsubscribe(channels);
+                actions.push(Action::Command(room.interest.server, command));
+            }
+        }
+    }
+
+    /// Handles a message of another node, or one of this node that has come back.
+    fn received(&mut self, server: usize, channel: Channel, envelope: &[u8], now: Instant) {
+        let decoded = match Envelope::decode(envelope) {
+            Ok(decoded) => decoded,
+            Err(bad) => {
+                /// Whoever may publish to the broker can cause it.
+                static BAD: Limited = Limited::new();
+                self.counters.bad_envelopes.add(1);
+                limited!(
+                    BAD,
+                    warning,
+                    "a message from the cluster can't be read and is skipped: {bad}; does another program use the \
+                     same prefix (?app=) on this broker, or does a node have a newer version?"
+                );
+                return;
+            }
+        };
+        match decoded.content {
+            EnvelopeContent::Heartbeat(heartbeat) => {
+                self.heartbeat(server, decoded.node, heartbeat, now);
+            }
+            // Its own members have been sent it already.
+            EnvelopeContent::Message(_) if decoded.node == self.id => {}
+            EnvelopeContent::Message(message) => {
+                self.message(channel, decoded.node, &message);
+            }
+        }
+    }
+
+    fn message(&mut self, channel: Channel, node: u32, message: &MessageEnvelope<'_>) {
+        let counts = match &channel {
+            Channel::Everyone => &mut self.everyone,
+            Channel::Room(name) => match self.rooms.get_mut(name) {
+                Some(room) => &mut room.counts,
+                // It was on the way when the node unsubscribed.
+                None => return,
+            },
+            Channel::Nodes | Channel::Node(_) => {
+                self.counters.bad_envelopes.add(1);
+                return;
+            }
+        };
+        let missed = counts.missed_before(node, message.count);
+        self.counters.missed_remote.add(missed);
+        self.counters.received.add(1);
+        let parked = ParkedMessage {
+            channel,
+            message: message.to_message(),
+            except: message.except,
+        };
+        if !self.parked.deliver(parked, &*self.members) {
+            self.counters.dropped_full.add(1);
+        }
+    }
+
+    fn heartbeat(&mut self, server: usize, node: u32, heartbeat: Heartbeat, now: Instant) {
+        /// It repeats with each heartbeat.
+        static SAME_ID: Limited = Limited::new();
+        /// As long as the versions stay as they are.
+        static VERSIONS: Limited = Limited::new();
+        if node == self.id {
+            match heartbeat.count <= self.heartbeats {
+                true => self.servers[server].echoed = now,
+                false => limited!(
+                    SAME_ID,
+                    error,
+                    "another node of the cluster has the same random number as this one: restart one of them"
+                ),
+            }
+            return;
+        }
+        if heartbeat.is_last {
+            self.forget(node);
+            return;
+        }
+        let (min, max) = heartbeat.versions;
+        if !(min..=max).contains(&wire::VERSION) {
+            limited!(
+                VERSIONS,
+                error,
+                "a node of the cluster can't read the messages of this one: it reads the versions {min} to {max}, and \
+                 this node writes {}; upgrade one version at a time",
+                wire::VERSION
+            );
+        }
+        let peer = Peer {
+            heard: now,
+            is_gone: false,
+        };
+        self.peers.insert(node, peer);
+        self.count_nodes();
+    }
+
+    fn count_nodes(&self) {
+        let others = self.peers.values().filter(|peer| !peer.is_gone).count();
+        self.counters.nodes.store(others as u64 + 1, Relaxed);
+    }
+
+    /// Judges the silence of the other nodes.
+    fn judge_peers(&mut self, now: Instant) {
+        // While a link is down, nobody is judged: the silence may be ours.
+        if self
+            .servers
+            .iter()
+            .any(|server| server.incarnation.is_none())
+        {
+            for peer in self.peers.values_mut() {
+                peer.heard = now;
+            }
+            return;
+        }
+        let mut forgotten = Vec::new();
+        for (&node, peer) in &mut self.peers {
+            let silence = now.saturating_duration_since(peer.heard);
+            peer.is_gone = silence >= SILENCE_MAX;
+            // Until then, the counts of its messages tell what was missed of a node that returns.
+            if silence >= COUNTS_KEPT {
+                forgotten.push(node);
+            }
+        }
+        for node in forgotten {
+            self.forget(node);
+        }
+        self.count_nodes();
+    }
+
+    fn forget(&mut self, node: u32) {
+        if self.peers.remove(&node).is_none() {
+            return;
+        }
+        self.count_nodes();
+        self.everyone.forget(node);
+        for room in self.rooms.values_mut() {
+            room.counts.forget(node);
+        }
+    }
+
+    /// Moves queued messages to a server that can take some: at most this many bytes, or one message.
+    pub(crate) fn send_queued(
+        &mut self,
+        at: usize,
+        bytes: usize,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if !self.takes(at) || bytes == 0 {
+            return;
+        }
+        let mut taken = std::mem::take(&mut self.taken);
+        self.servers[at].shared.outgoing.take(bytes, &mut taken);
+        for queued in taken.drain(..) {
+            let command = self.publish(queued, now);
+            self.servers[at].unanswered += 1;
+            actions.push(Action::Command(at, command));
+        }
+        self.taken = taken;
+    }
+
+    fn publish(&mut self, queued: Queued, now: Instant) -> Command {
+        let Queued {
+            channel,
+            message,
+            except,
+            at: _,
+        } = queued;
+        let sent = match self.sent.get_mut(&channel) {
+            Some(sent) => sent,
+            None => self
+                .sent
+                .entry(channel.clone())
+                .or_insert(Sent { count: 0, at: now }),
+        };
+        sent.count += 1;
+        sent.at = now;
+        let envelope = Envelope {
+            node: self.id,
+            content: EnvelopeContent::Message(MessageEnvelope {
+                count: sent.count,
+                is_text: message.is_text(),
+                uncompressed: message.is_uncompressed(),
+                except,
+                payload: message.bytes(),
+            }),
+        };
+        self.counters.published.add(1);
+        Command::Publish {
+            channel,
+            envelope: envelope.encode(),
+        }
+    }
+
+    /// Does what is due. Call it after what was received has been handled.
+    pub(crate) fn on_time(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let stood_still = now.saturating_duration_since(self.now);
+        self.now = now;
+        if stood_still > STANDSTILL + HEARTBEAT_INTERVAL {
+            // What others have sent meanwhile may not have been read yet.
+            for server in &mut self.servers {
+                server.echoed += stood_still;
+            }
+            for peer in self.peers.values_mut() {
+                peer.heard += stood_still;
+            }
+        }
+        for at in 0..self.servers.len() {
+            self.judge_server(at, now, actions);
+        }
+        self.judge_peers(now);
+        self.unsubscribe_unneeded(now, actions);
+        self.parked.retry(&*self.members);
+        if now.saturating_duration_since(self.sent_pruned) >= COUNTS_KEPT {
+            self.sent_pruned = now;
+            self.sent
+                .retain(|_, sent| now.saturating_duration_since(sent.at) < COUNTS_KEPT);
+        }
+    }
+
+    fn judge_server(&mut self, at: usize, now: Instant, actions: &mut Vec<Action>) {
+        let server = &mut self.servers[at];
+        if let Some(before) = now.checked_sub(QUEUED_MAX) {
+            let expired = server.shared.outgoing.expire(before);
+            self.counters.dropped_broker.add(expired as u64);
+        }
+        if server.incarnation.is_none() {
+            return;
+        }
+        if now.saturating_duration_since(server.echoed) >= SILENCE_MAX {
+            self.counters.silences.add(1);
+            actions.push(Action::Reconnect(at));
+            return;
+        }
+        if server.heartbeat_due <= now {
+            server.heartbeat_due = now + HEARTBEAT_INTERVAL;
+            server.unanswered += 1;
+            let command = self.heartbeat_command(false);
+            actions.push(Action::Command(at, command));
+        }
+    }
+
+    fn heartbeat_command(&mut self, is_last: bool) -> Command {
+        self.heartbeats += 1;
+        let envelope = Envelope {
+            node: self.id,
+            content: EnvelopeContent::Heartbeat(Heartbeat {
+                count: self.heartbeats,
+                versions: (wire::VERSION_MIN, wire::VERSION),
+                is_last,
+            }),
+        };
+        Command::Publish {
+            channel: Channel::Nodes,
+            envelope: envelope.encode(),
+        }
+    }
+
+    /// When [`on_time`](Self::on_time) must be called next.
+    pub(crate) fn next_due(&self, now: Instant) -> Instant {
+        let heartbeats = self.servers.iter().map(|server| match server.incarnation {
+            Some(_) => server.heartbeat_due.min(server.echoed + SILENCE_MAX),
+            None => now + HEARTBEAT_INTERVAL,
+        });
+        let lingering = self.lingering.front().map(|&(at, _)| at);
+        let parked = (!self.parked.is_empty()).then(|| now + parked::RETRY_INTERVAL);
+        heartbeats
+            .chain(lingering)
+            .chain(parked)
+            .min()
+            .unwrap_or(now + HEARTBEAT_INTERVAL)
+    }
+
+    /// Tells the other nodes that this one stops. Messages that are still queued were sent before.
+    pub(crate) fn stop(&mut self, actions: &mut Vec<Action>) {
+        if std::mem::replace(&mut self.is_stopping, true) {
+            return;
+        }
+        for at in 0..self.servers.len() {
+            if self.servers[at].incarnation.is_some() {
+                self.servers[at].unanswered += 1;
+                let command = self.heartbeat_command(true);
+                actions.push(Action::Command(at, command));
+            }
+        }
+    }
+
+    /// Whether a server takes further messages.
+    pub(crate) fn takes(&self, server: usize) -> bool {
+        let server = &self.servers[server];
+        server.incarnation.is_some() && server.unanswered < UNANSWERED_MAX
+    }
+
+    /// The number of unanswered messages, on all servers.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.servers.iter().map(|server| server.unanswered).sum()
+    }
+}

@@ -1,0 +1,272 @@
+//! The queue of messages to one broker server, between the producers and the link.
+//!
+//! Producers apply backpressure to themselves here: they wait while the queue is full. An outage of the broker delays
+//! them for a limited time only; from then on, messages that don't fit are refused until the broker is back.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use super::broker::Channel;
+use super::wire::{OVERHEAD_BYTES_MAX, RemoteConnection};
+use crate::message::Message;
+use crate::sync::{ignore_poison, lock};
+
+/// What a queued message takes in addition to its payload.
+const MESSAGE_BYTES_MORE: usize = size_of::<Queued>() + OVERHEAD_BYTES_MAX;
+
+/// A message on its way to the broker.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) channel: Channel,
+    pub(crate) message: Message,
+    pub(crate) except: Option<RemoteConnection>,
+    /// When it was queued.
+    pub(crate) at: Instant,
+}
+
+impl Queued {
+    pub(crate) fn weight(&self) -> usize {
+        weight(&self.message)
+    }
+}
+
+fn weight(message: &Message) -> usize {
+    message.bytes().len() + MESSAGE_BYTES_MORE
+}
+
+/// Wakes the link.
+pub(crate) trait Wake: Send + Sync {
+    fn wake(&self);
+}
+
+/// Why a message was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotQueued {
+    /// The queue is full.
+    Full,
+    /// The queue is full, and the broker has been unreachable for longer than producers wait.
+    Unreachable,
+    /// The cluster has stopped.
+    Stopped,
+}
+
+/// The queue of messages to one broker server.
+pub(crate) struct Outgoing {
+    state: Mutex<OutgoingState>,
+    changed: Condvar,
+    bytes_max: usize,
+    /// How long producers wait during an outage.
+    wait_max: Duration,
+    waker: Arc<dyn Wake>,
+}
+
+#[derive(Default)]
+struct OutgoingState {
+    queue: VecDeque<Queued>,
+    /// The weight of all queued messages.
+    bytes: usize,
+    /// Bytes of messages that will be queued, because their producers have reserved them.
+    reserved: usize,
+    /// Since when the broker has been unreachable.
+    down_since: Option<Instant>,
+    waiting: usize,
+    stopped: bool,
+}
+
+impl OutgoingState {
+    /// An empty queue takes one message of any size.
+    fn has_room(&self, weight: usize, bytes_max: usize) -> bool {
+        let held = self.bytes + self.reserved;
+        held == 0 || held.saturating_add(weight) <= bytes_max
+    }
+
+    fn check(&self, weight: usize, now: Instant, queue: &Outgoing) -> Result<(), NotQueued> {
+        if self.stopped {
+            Err(NotQueued::Stopped)
+        } else if self.has_room(weight, queue.bytes_max) {
+            Ok(())
+        } else if self
+            .down_since
+            .is_some_and(|since| now.saturating_duration_since(since) >= queue.wait_max)
+        {
+            Err(NotQueued::Unreachable)
+        } else {
+            Err(NotQueued::Full)
+        }
+    }
+}
+
+/// Space in the queue for one message.
+#[must_use = "dropping it releases the space"]
+pub(crate) struct Reservation<'a> {
+    queue: &'a Outgoing,
+    weight: usize,
+}
+
+impl Reservation<'_> {
+    /// Queues the message that the space was reserved for.
+    pub(crate) fn push(
+        mut self,
+        channel: Channel,
+        message: Message,
+        except: Option<RemoteConnection>,
+        now: Instant,
+    ) {
+        let reserved = std::mem::take(&mut self.weight);
+        let queue = self.queue;
+        let mut state = lock(&queue.state);
+        state.reserved -= reserved;
+        state.bytes += weight(&message);
+        let was_empty = state.queue.is_empty();
+        state.queue.push_back(Queued {
+            channel,
+            message,
+            except,
+            at: now,
+        });
+        drop(state);
+        if was_empty {
+            queue.waker.wake();
+        }
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if self.weight > 0 {
+            let mut state = lock(&self.queue.state);
+            state.reserved -= self.weight;
+            self.queue.freed(state);
+        }
+    }
+}
+
+impl Outgoing {
+    /// Creates the queue of a broker that is not yet reachable.
+    pub(crate) fn new(
+        bytes_max: usize,
+        wait_max: Duration,
+        now: Instant,
+        waker: Arc<dyn Wake>,
+    ) -> Self {
+        Self {
+            state: Mutex::new(OutgoingState {
+                down_since: Some(now),
+                ..OutgoingState::default()
+            }),
+            changed: Condvar::new(),
+            bytes_max,
+            wait_max,
+            waker,
+        }
+    }
+
+    /// Reserves space for a message. Never waits.
+    pub(crate) fn try_reserve(
+        &self,
+        message: &Message,
+        now: Instant,
+    ) -> Result<Reservation<'_>, NotQueued> {
+        let weight = weight(message);
+        let mut state = lock(&self.state);
+        state.check(weight, now, self)?;
+        state.reserved += weight;
+        Ok(Reservation {
+            queue: self,
+            weight,
+        })
+    }
+
+    /// Reserves space for a message, and waits while the queue is full. If the broker is unreachable, it waits until the
+    /// outage has lasted for `wait_max`, and then fails.
+    pub(crate) fn reserve(&self, message: &Message) -> Result<Reservation<'_>, NotQueued> {
+        let weight = weight(message);
+        let mut state = lock(&self.state);
+        loop {
+            let now = Instant::now();
+            match state.check(weight, now, self) {
+                Ok(()) => break,
+                Err(NotQueued::Full) => {}
+                Err(refused) => return Err(refused),
+            }
+            state.waiting += 1;
+            state = match state.down_since {
+                Some(since) => {
+                    let left = (since + self.wait_max).saturating_duration_since(now);
+                    ignore_poison(self.changed.wait_timeout(state, left)).0
+                }
+                None => ignore_poison(self.changed.wait(state)),
+            };
+            state.waiting -= 1;
+        }
+        state.reserved += weight;
+        Ok(Reservation {
+            queue: self,
+            weight,
+        })
+    }
+
+    /// Takes queued messages for the broker: the first one, and more while they together weigh at most `bytes`.
+    pub(crate) fn take(&self, bytes: usize, taken: &mut Vec<Queued>) {
+        let mut state = lock(&self.state);
+        let mut weight = 0;
+        while let Some(queued) = state.queue.front() {
+            weight += queued.weight();
+            if !taken.is_empty() && weight > bytes {
+                break;
+            }
+            let queued = state.queue.pop_front();
+            taken.extend(queued);
+        }
+        let weight: usize = taken.iter().map(Queued::weight).sum();
+        state.bytes -= weight;
+        self.freed(state);
+    }
+
+    /// Removes the messages that were queued before this time. Returns their number.
+    pub(crate) fn expire(&self, before: Instant) -> usize {
+        let mut state = lock(&self.state);
+        let mut expired = 0;
+        while state.queue.front().is_some_and(|queued| queued.at < before) {
+            if let Some(queued) = state.queue.pop_front() {
+                state.bytes -= queued.weight();
+                expired += 1;
+            }
+        }
+        if expired > 0 {
+            self.freed(state);
+        }
+        expired
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.state).queue.is_empty()
+    }
+
+    /// Records that the broker is reachable, or since when it is not.
+    pub(crate) fn set_down_since(&self, down_since: Option<Instant>) {
+        let mut state = lock(&self.state);
+        state.down_since = down_since;
+        self.freed(state);
+    }
+
+    /// Refuses further messages. Returns the number of those that are left.
+    pub(crate) fn stop(&self) -> usize {
+        let mut state = lock(&self.state);
+        state.stopped = true;
+        let left = state.queue.len();
+        state.queue.clear();
+        state.bytes = 0;
+        self.freed(state);
+        left
+    }
+
+    fn freed(&self, state: MutexGuard<'_, OutgoingState>) {
+        let waiting = state.waiting > 0;
+        drop(state);
+        if waiting {
+            self.changed.notify_all();
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Messages of other nodes that wait for room in the mailboxes of this node's shards.
+//!
+//! The link never waits for a mailbox, so that the broker never takes this node for a slow consumer. Messages are parked
+//! in the order in which they came. Beyond a limit, they are dropped.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::broker::Channel;
+use super::members::{Delivered, Members};
+use super::wire::RemoteConnection;
+use crate::message::Message;
+
+/// How often delivery of parked messages is tried again.
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(1);
+
+/// What a parked message takes in addition to its payload.
+const MESSAGE_BYTES_MORE: usize = size_of::<ParkedMessage>();
+
+/// A message of another node for local members.
+pub(super) struct ParkedMessage {
+    pub(super) channel: Channel,
+    pub(super) message: Message,
+    pub(super) except: Option<RemoteConnection>,
+}
+
+impl ParkedMessage {
+    fn weight(&self) -> usize {
+        self.message.bytes().len() + MESSAGE_BYTES_MORE
+    }
+
+    fn deliver(&self, members: &dyn Members) -> Delivered {
+        members.deliver(&self.channel, &self.message, self.except)
+    }
+}
+
+/// The parked messages.
+pub(super) struct Parked {
+    queue: VecDeque<ParkedMessage>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Parked {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Delivers a message, or parks it behind those that are parked already. Returns false if it had to be dropped.
+    pub(super) fn deliver(&mut self, message: ParkedMessage, members: &dyn Members) -> bool {
+        if self.queue.is_empty() && message.deliver(members) == Delivered::Done {
+            return true;
+        }
+        // One message of any size may be parked.
+        let bytes = self.bytes.saturating_add(message.weight());
+        if bytes > self.bytes_max && !self.queue.is_empty() {
+            return false;
+        }
+        self.bytes = bytes;
+        self.queue.push_back(message);
+        true
+    }
+
+    /// Delivers parked messages until one doesn't fit.
+    pub(super) fn retry(&mut self, members: &dyn Members) {
+        while let Some(first) = self.queue.front() {
+            if first.deliver(members) == Delivered::Full {
+                return;
+            }
+            self.bytes -= first.weight();
+            self.queue.pop_front();
+        }
+        // Release the memory of a burst.
+        if self.queue.capacity() > 1024 {
+            self.queue = VecDeque::new();
+        }
+    }
+}

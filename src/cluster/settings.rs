@@ -1,0 +1,96 @@
+//! The settings of a cluster.
+
+use std::time::Duration;
+
+/// The broker servers through which the nodes of a cluster reach each other, and the limits of a node's link to them.
+/// Needs the feature `cluster`.
+///
+/// A URL is `redis://[[user]:password@]host[:port][/db][?app=prefix]`, for Redis from version 6 and for Valkey. All nodes
+/// of a cluster need the same URLs. Programs that share a broker need different prefixes; the default is `humphrey_ws`.
+/// With several URLs, separated by commas, each room belongs to one of the servers, which its name decides (rendezvous
+/// hashing).
+///
+/// ```
+/// use humphrey_ws::{AsyncWebsocketApp, Cluster};
+///
+/// let app = AsyncWebsocketApp::<()>::new()
+///     .with_cluster(Cluster::new("redis://localhost:6379").outgoing_bytes_max(16 << 20));
+/// ```
+#[derive(Clone)]
+pub struct Cluster {
+    pub(super) urls: String,
+    pub(super) outgoing_bytes_max: usize,
+    pub(super) incoming_bytes_max: usize,
+    pub(super) message_bytes_max: usize,
+    pub(super) outage_wait_max: Duration,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // URLs may contain passwords.
+        f.debug_struct("Cluster")
+            .field("outgoing_bytes_max", &self.outgoing_bytes_max)
+            .field("incoming_bytes_max", &self.incoming_bytes_max)
+            .field("message_bytes_max", &self.message_bytes_max)
+            .field("outage_wait_max", &self.outage_wait_max)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// Creates settings for the broker servers with these URLs, which are separated by commas. They are checked when the
+    /// app starts.
+    pub fn new(urls: impl Into<String>) -> Self {
+        Self {
+            urls: urls.into(),
+            outgoing_bytes_max: 8 << 20,
+            incoming_bytes_max: 8 << 20,
+            message_bytes_max: 1 << 20,
+            outage_wait_max: Duration::from_secs(5),
+        }
+    }
+
+    /// Sets how many bytes of messages may be queued for each broker server. Default 8 MiB. While the queue is full,
+    /// [`Room::broadcast`](crate::Room::broadcast) waits, and
+    /// [`Room::try_broadcast`](crate::Room::try_broadcast) fails. An empty queue takes one message of any size.
+    pub fn outgoing_bytes_max(mut self, bytes: usize) -> Self {
+        self.outgoing_bytes_max = bytes;
+        self
+    }
+
+    /// Sets how many bytes of messages of other nodes may wait for room in the mailboxes of this node's shards. Default
+    /// 8 MiB. Beyond it, messages are dropped and counted
+    /// ([`ClusterMetrics::dropped_full`](crate::ClusterMetrics::dropped_full)).
+    pub fn incoming_bytes_max(mut self, bytes: usize) -> Self {
+        self.incoming_bytes_max = bytes;
+        self
+    }
+
+    /// Sets the length of the longest message that is sent to other nodes, in bytes. Default 1 MiB. Longer messages to a
+    /// room or to everyone are refused ([`SendErrorReason::TooLarge`](crate::SendErrorReason::TooLarge)). Some 64 bytes
+    /// of it are for the information that accompanies a message.
+    pub fn message_bytes_max(mut self, bytes: usize) -> Self {
+        self.message_bytes_max = bytes;
+        self
+    }
+
+    /// Sets how long an outage of a broker server may make threads wait that broadcast, in total. Default 5 seconds. From
+    /// then on until its end, messages that don't fit into the queue reach the clients of this node only, and are counted
+    /// ([`ClusterMetrics::dropped_broker`](crate::ClusterMetrics::dropped_broker)).
+    pub fn outage_wait_max(mut self, wait: Duration) -> Self {
+        self.outage_wait_max = wait;
+        self
+    }
+}
+
+impl From<&str> for Cluster {
+    fn from(urls: &str) -> Self {
+        Self::new(urls)
+    }
+}
+
+impl From<String> for Cluster {
+    fn from(urls: String) -> Self {
+        Self::new(urls)
+    }
+}

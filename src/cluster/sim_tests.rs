@@ -1,0 +1,183 @@
+//! Several nodes on a broker in the process, with chance: connections break, the broker restarts and delays, members'
+//! mailboxes fill up. Time is simulated.
+
+mod broker;
+mod world;
+
+use std::time::Duration;
+
+use self::world::World;
+use super::broker::Channel;
+use super::interest::Waited;
+use super::node::{HEARTBEAT_INTERVAL, SILENCE_MAX};
+
+fn seeds(default: u64) -> std::ops::Range<u64> {
+    let first = env("SEED");
+    let seeds = env("SEEDS");
+    let first = first.unwrap_or(0);
+    first..first + seeds.unwrap_or(default)
+}
+
+fn env(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn message_to_a_room_reaches_subscribed_nodes_in_order() {
+    let mut world = World::new(3, 1);
+    world.need(1, "a");
+    world.settle();
+    for text in ["1", "2", "3"] {
+        world.publish(0, world::room("a"), text);
+        world.publish(0, Channel::Everyone, text);
+    }
+    world.settle();
+    assert_eq!(
+        world.delivered(1),
+        ["a 1", "* 1", "a 2", "* 2", "a 3", "* 3"]
+    );
+    assert_eq!(world.delivered(2), ["* 1", "* 2", "* 3"]);
+    assert!(world.delivered(0).is_empty(), "its own came back");
+}
+
+#[test]
+fn room_is_unsubscribed_some_time_after_its_last_member() {
+    let mut world = World::new(2, 1);
+    world.need(1, "a");
+    world.settle();
+    world.unneed(1, "a");
+    world.run_for(Duration::from_secs(4));
+    assert_eq!(world.subscribers("a"), 1, "it may be needed again soon");
+    world.need(1, "a");
+    world.run_for(Duration::from_secs(4));
+    assert_eq!(world.subscribers("a"), 1, "it is needed again");
+    world.unneed(1, "a");
+    world.run_for(Duration::from_secs(6));
+    assert_eq!(world.subscribers("a"), 0);
+}
+
+#[test]
+fn interest_is_live_once_subscribed_and_not_during_an_outage() {
+    let mut world = World::new(1, 1);
+    let before = world.need(0, "a");
+    assert_eq!(world.waited(0, &before), Waited::Unreachable);
+    world.settle();
+    assert_eq!(world.waited(0, &before), Waited::Subscribed);
+    let again = world.need(0, "a");
+    world.settle();
+    assert_eq!(world.waited(0, &again), Waited::Subscribed);
+    world.cut(0, 0);
+    assert_eq!(world.waited(0, &again), Waited::Unreachable);
+    world.settle();
+    assert_eq!(world.waited(0, &again), Waited::Subscribed);
+}
+
+#[test]
+fn messages_missed_during_an_outage_are_counted_by_the_receiver() {
+    let mut world = World::new(2, 1);
+    world.need(1, "a");
+    world.settle();
+    world.publish(0, world::room("a"), "1");
+    world.settle();
+    world.stall_reconnects(1);
+    world.cut(1, 0);
+    for text in ["2", "3"] {
+        world.publish(0, world::room("a"), text);
+    }
+    world.settle();
+    world.allow_reconnects(1);
+    world.settle();
+    world.publish(0, world::room("a"), "4");
+    world.settle();
+    assert_eq!(world.delivered(1), ["a 1", "a 4"]);
+    assert_eq!(world.counters(1).missed_remote.get(), 2);
+}
+
+#[test]
+fn frozen_broker_is_given_up_after_three_seconds() {
+    let mut world = World::new(2, 1);
+    world.settle();
+    world.freeze(0);
+    world.run_for(SILENCE_MAX - HEARTBEAT_INTERVAL);
+    assert_eq!(world.counters(0).silences.get(), 0);
+    world.run_for(HEARTBEAT_INTERVAL * 3);
+    assert!(world.counters(0).silences.get() > 0);
+    world.thaw(0);
+    world.settle();
+    assert_eq!(world.nodes_heard(0), 2);
+}
+
+#[test]
+fn silent_node_is_gone_within_four_seconds() {
+    let mut world = World::new(3, 1);
+    world.run_for(HEARTBEAT_INTERVAL * 2);
+    assert_eq!(world.nodes_heard(0), 3);
+    world.stop_running(2);
+    world.run_for(Duration::from_secs(4));
+    assert_eq!(world.nodes_heard(0), 2);
+    world.run_again(2);
+    world.run_for(HEARTBEAT_INTERVAL * 2);
+    assert_eq!(world.nodes_heard(0), 3, "it is back");
+    assert_eq!(
+        world.nodes_heard(2),
+        3,
+        "it did not judge the time in which it stood still"
+    );
+}
+
+#[test]
+fn stopping_node_is_gone_at_once() {
+    let mut world = World::new(2, 1);
+    world.run_for(HEARTBEAT_INTERVAL * 2);
+    world.stop(1);
+    world.settle();
+    assert_eq!(world.nodes_heard(0), 1);
+}
+
+#[test]
+fn messages_of_rooms_are_spread_over_the_servers() {
+    let mut world = World::new(2, 3);
+    let names: Vec<_> = (0..300).map(|n| format!("room {n}")).collect();
+    for name in &names {
+        world.need(1, name);
+    }
+    world.settle();
+    for name in &names {
+        world.publish(0, world::room(name), "x");
+    }
+    world.settle();
+    assert_eq!(world.delivered(1).len(), 300);
+    for server in 0..3 {
+        let published = world.published(server);
+        assert!((60..=140).contains(&published), "{published}");
+    }
+}
+
+#[test]
+fn full_mailbox_parks_messages_and_then_drops_them() {
+    let mut world = World::new(2, 1);
+    world.need(1, "a");
+    world.settle();
+    world.fill_mailbox(1, true);
+    let long = "x".repeat(100_000);
+    for _ in 0..200 {
+        world.publish(0, world::room("a"), &long);
+        world.settle();
+    }
+    assert!(world.delivered(1).is_empty());
+    world.fill_mailbox(1, false);
+    world.settle();
+    let delivered = world.delivered(1).len() as u64;
+    let dropped = world.counters(1).dropped_full.get();
+    assert_eq!(delivered + dropped, 200);
+    assert!(dropped > 0 && delivered > 70, "{delivered} {dropped}");
+}
+
+/// Chance decides what happens. In the end, each message was delivered once to every node that needed its room all the
+/// time, in the order of its sender, or was counted as lost.
+#[test]
+fn every_message_is_delivered_in_order_or_counted() {
+    for seed in seeds(300) {
+        world::game(seed);
+    }
+}

@@ -1,0 +1,476 @@
+//! The nodes, their members and the broker servers, and chance.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::broker::Server;
+use crate::cluster::broker::Channel;
+use crate::cluster::counters::ClusterCounters;
+use crate::cluster::interest::{Interest, ServerStatus, Waited};
+use crate::cluster::members::{Delivered, Members};
+use crate::cluster::node::{Action, InterestChange, Node};
+use crate::cluster::outgoing::{NotQueued, Outgoing, Wake};
+use crate::cluster::servers::{ServerShared, server_key, server_of};
+use crate::cluster::wire::RemoteConnection;
+use crate::message::Message;
+use crate::sync::lock;
+
+pub(super) fn room(name: &str) -> Channel {
+    Channel::Room(name.into())
+}
+
+struct NoWaker;
+
+impl Wake for NoWaker {
+    fn wake(&self) {}
+}
+
+/// The members of a node: they write down what they receive.
+#[derive(Default)]
+struct Recorder {
+    delivered: Mutex<Vec<String>>,
+    full: AtomicBool,
+}
+
+impl Members for Recorder {
+    fn deliver(
+        &self,
+        channel: &Channel,
+        message: &Message,
+        _: Option<RemoteConnection>,
+    ) -> Delivered {
+        if self.full.load(Relaxed) {
+            return Delivered::Full;
+        }
+        let name = match channel {
+            Channel::Room(name) => name,
+            _ => "*",
+        };
+        let text = message.text().unwrap_or("binary");
+        lock(&self.delivered).push(format!("{name} {text}"));
+        Delivered::Done
+    }
+}
+
+struct SimNode {
+    node: Node,
+    shared: Vec<Arc<ServerShared>>,
+    members: Arc<Recorder>,
+    counters: Arc<ClusterCounters>,
+    /// It stands still otherwise.
+    runs: bool,
+    reconnects: bool,
+    stopped: bool,
+}
+
+pub(super) struct World {
+    now: Instant,
+    nodes: Vec<SimNode>,
+    servers: Vec<Server>,
+}
+
+const STEP: Duration = Duration::from_millis(10);
+
+impl World {
+    pub(super) fn new(nodes: usize, servers: usize) -> Self {
+        let now = Instant::now();
+        let node = |index: usize| {
+            let share = |server: usize| {
+                Arc::new(ServerShared {
+                    key: server_key(&format!("broker {server}")),
+                    outgoing: Outgoing::new(
+                        8 << 20,
+                        Duration::from_secs(5),
+                        now,
+                        Arc::new(NoWaker),
+                    ),
+                    status: ServerStatus::default(),
+                })
+            };
+            let shared: Vec<_> = (0..servers).map(share).collect();
+            let members = Arc::new(Recorder::default());
+            let counters = Arc::new(ClusterCounters::default());
+            SimNode {
+                node: Node::new(
+                    index as u32,
+                    shared.clone(),
+                    8 << 20,
+                    members.clone(),
+                    counters.clone(),
+                    now,
+                ),
+                shared,
+                members,
+                counters,
+                runs: true,
+                reconnects: true,
+                stopped: false,
+            }
+        };
+        Self {
+            now,
+            nodes: (0..nodes).map(node).collect(),
+            servers: (0..servers).map(|_| Server::new()).collect(),
+        }
+    }
+
+    pub(super) fn need(&mut self, node: usize, name: &str) -> Arc<Interest> {
+        let server = server_of(&room(name), &self.nodes[node].shared);
+        let interest = Arc::new(Interest::new(server));
+        let change = InterestChange::Needed(name.into(), interest.clone());
+        self.change(node, change);
+        interest
+    }
+
+    pub(super) fn unneed(&mut self, node: usize, name: &str) {
+        self.change(node, InterestChange::Unneeded(name.into()));
+    }
+
+    fn change(&mut self, node: usize, change: InterestChange) {
+        let mut actions = Vec::new();
+        let now = self.now;
+        self.nodes[node].node.on_interest(change, now, &mut actions);
+        self.act(node, actions);
+    }
+
+    /// Queues a message as a thread of the app does. Returns whether it was queued.
+    pub(super) fn publish(&mut self, node: usize, channel: Channel, text: &str) -> bool {
+        let message = Message::new_text(text);
+        let shared = &self.nodes[node].shared;
+        let outgoing = &shared[server_of(&channel, shared)].outgoing;
+        match outgoing.try_reserve(&message, self.now) {
+            Ok(reserved) => {
+                reserved.push(channel, message, None, self.now);
+                true
+            }
+            Err(NotQueued::Full | NotQueued::Unreachable | NotQueued::Stopped) => false,
+        }
+    }
+
+    fn act(&mut self, node: usize, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Command(server, command) => self.servers[server].command(node, command),
+                Action::Reconnect(server) => self.cut(node, server),
+            }
+        }
+    }
+
+    /// Breaks the connection of a node to a server. Both have lost what was on the way.
+    pub(super) fn cut(&mut self, node: usize, server: usize) {
+        self.servers[server].disconnect(node);
+        let now = self.now;
+        self.nodes[node].node.disconnected(server, now);
+    }
+
+    pub(super) fn restart(&mut self, server: usize) {
+        self.servers[server].restart();
+        for node in &mut self.nodes {
+            node.node.disconnected(server, self.now);
+        }
+    }
+
+    pub(super) fn freeze(&mut self, server: usize) {
+        self.servers[server].freeze(true);
+    }
+
+    pub(super) fn thaw(&mut self, server: usize) {
+        self.servers[server].freeze(false);
+    }
+
+    pub(super) fn stall_reconnects(&mut self, node: usize) {
+        self.nodes[node].reconnects = false;
+    }
+
+    pub(super) fn allow_reconnects(&mut self, node: usize) {
+        self.nodes[node].reconnects = true;
+    }
+
+    pub(super) fn stop_running(&mut self, node: usize) {
+        self.nodes[node].runs = false;
+    }
+
+    pub(super) fn run_again(&mut self, node: usize) {
+        self.nodes[node].runs = true;
+    }
+
+    pub(super) fn fill_mailbox(&mut self, node: usize, full: bool) {
+        self.nodes[node].members.full.store(full, Relaxed);
+    }
+
+    pub(super) fn stop(&mut self, node: usize) {
+        let mut actions = Vec::new();
+        self.nodes[node].node.stop(&mut actions);
+        self.nodes[node].stopped = true;
+        self.act(node, actions);
+    }
+
+    /// Reads what the servers have sent to a node: at most this many events of each.
+    fn receive(&mut self, node: usize, events_max: usize) -> bool {
+        let mut actions = Vec::new();
+        let mut any = false;
+        for server in 0..self.servers.len() {
+            for _ in 0..events_max {
+                let Some(event) = self.servers[server].event(node) else {
+                    break;
+                };
+                any = true;
+                let now = self.now;
+                self.nodes[node]
+                    .node
+                    .on_event(server, event, now, &mut actions);
+            }
+        }
+        self.act(node, actions);
+        any
+    }
+
+    fn execute(&mut self, node: usize, commands_max: usize) -> bool {
+        let mut any = false;
+        for server in &mut self.servers {
+            for _ in 0..commands_max {
+                if !server.execute(node) {
+                    break;
+                }
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// One turn of a node's link.
+    fn turn(&mut self, node: usize) {
+        if !self.nodes[node].runs || self.nodes[node].stopped {
+            return;
+        }
+        let (mut actions, now) = (Vec::new(), self.now);
+        for server in 0..self.servers.len() {
+            if !self.servers[server].is_connected(node) && self.nodes[node].reconnects {
+                self.servers[server].connect(node);
+            }
+        }
+        let node_state = &mut self.nodes[node].node;
+        for server in 0..self.servers.len() {
+            node_state.send_queued(server, 64 << 10, now, &mut actions);
+        }
+        self.act(node, actions);
+        self.receive(node, usize::MAX);
+        let mut actions = Vec::new();
+        self.nodes[node].node.on_time(now, &mut actions);
+        self.act(node, actions);
+    }
+
+    /// Goes on without a passing of time until nothing happens any longer.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..1_000 {
+            let mut any = false;
+            for node in 0..self.nodes.len() {
+                self.turn(node);
+                any |= self.execute(node, 1_000);
+            }
+            let queued = |node: &SimNode| {
+                let mut shared = node.shared.iter();
+                let reaches =
+                    shared.any(|server| server.status.is_up() && !server.outgoing.is_empty());
+                node.runs && !node.stopped && reaches
+            };
+            if !any && !self.nodes.iter().any(queued) {
+                return;
+            }
+        }
+        panic!("it never settles");
+    }
+
+    /// Lets time pass in steps.
+    pub(super) fn run_for(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.now < until {
+            self.now += STEP;
+            for node in 0..self.nodes.len() {
+                self.turn(node);
+                self.execute(node, 1_000);
+            }
+            self.check_deadlines();
+        }
+    }
+
+    /// A node that has something to do at some time says so.
+    fn check_deadlines(&self) {
+        for node in self.nodes.iter().filter(|node| node.runs && !node.stopped) {
+            let due = node.node.next_due(self.now);
+            assert!(
+                due <= self.now + Duration::from_secs(1),
+                "no deadline is armed"
+            );
+        }
+    }
+
+    pub(super) fn delivered(&self, node: usize) -> Vec<String> {
+        lock(&self.nodes[node].members.delivered).clone()
+    }
+
+    pub(super) fn counters(&self, node: usize) -> &ClusterCounters {
+        &self.nodes[node].counters
+    }
+
+    pub(super) fn nodes_heard(&self, node: usize) -> u64 {
+        self.nodes[node].counters.nodes.load(Relaxed)
+    }
+
+    pub(super) fn waited(&self, node: usize, interest: &Interest) -> Waited {
+        let server = &self.nodes[node].shared[interest.server];
+        server.status.wait_for(interest, Duration::ZERO)
+    }
+
+    pub(super) fn subscribers(&self, name: &str) -> usize {
+        let channel = room(name);
+        let subscribers = |server: &Server| server.subscribers(&channel);
+        self.servers.iter().map(subscribers).sum()
+    }
+
+    pub(super) fn published(&self, server: usize) -> usize {
+        self.servers[server].published
+    }
+}
+
+/// A generator of chance, with a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % sides
+    }
+}
+
+/// Plays with chance: three nodes, one or two servers, four rooms that all nodes need.
+pub(super) fn game(seed: u64) {
+    let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66);
+    let servers = 1 + dice.roll(2);
+    let mut world = World::new(3, servers);
+    let rooms = ["a", "b", "c", "d"];
+    for node in 0..3 {
+        for name in rooms {
+            world.need(node, name);
+        }
+    }
+    world.settle();
+    // From its first message on, a receiver knows what it has missed of a sender.
+    let mut sent = publish_everywhere(&mut world, 0);
+    let faulty = dice.roll(4) != 0;
+    for _ in 0..200 + dice.roll(300) {
+        let node = dice.roll(3);
+        match dice.roll(if faulty { 14 } else { 9 }) {
+            0..4 => {
+                let channel = match dice.roll(5) {
+                    0 => Channel::Everyone,
+                    n => room(rooms[n - 1]),
+                };
+                sent += 1;
+                assert!(world.publish(node, channel, &format!("{node}:{sent}")));
+            }
+            4 | 5 => world.turn(node),
+            6 => drop(world.execute(node, 1 + dice.roll(3))),
+            7 => drop(world.receive(node, 1 + dice.roll(3))),
+            8 => world.run_for(Duration::from_millis(10 * (1 + dice.roll(30) as u64))),
+            9 => world.cut(node, dice.roll(servers)),
+            10 => world.restart(dice.roll(servers)),
+            11 => world.fill_mailbox(node, dice.roll(2) == 0),
+            12 if dice.roll(8) == 0 => {
+                let server = dice.roll(servers);
+                world.freeze(server);
+                world.run_for(Duration::from_millis(100 * dice.roll(60) as u64));
+                world.thaw(server);
+            }
+            _ => {
+                if dice.roll(2) == 0 {
+                    world.stop_running(node);
+                } else {
+                    world.run_again(node);
+                }
+            }
+        }
+    }
+    for node in 0..3 {
+        world.run_again(node);
+        world.fill_mailbox(node, false);
+    }
+    // Queued messages leave, and parked ones are delivered.
+    world.run_for(Duration::from_secs(8));
+    world.settle();
+    // One more message on each channel tells what was missed before it.
+    sent = publish_everywhere(&mut world, sent);
+    check(&world, sent, faulty, seed);
+}
+
+/// Publishes a message of each node on each channel. Returns the number of messages that were sent so far.
+fn publish_everywhere(world: &mut World, mut sent: usize) -> usize {
+    for channel in [
+        Channel::Everyone,
+        room("a"),
+        room("b"),
+        room("c"),
+        room("d"),
+    ] {
+        for node in 0..3 {
+            sent += 1;
+            assert!(world.publish(node, channel.clone(), &format!("{node}:{sent}")));
+        }
+        world.settle();
+    }
+    sent
+}
+
+fn check(world: &World, sent: usize, faulty: bool, seed: u64) {
+    let counters = |node: usize| world.counters(node);
+    let mut received = 0;
+    for node in 0..3 {
+        let mut last: HashMap<(String, String), usize> = HashMap::new();
+        let delivered = world.delivered(node);
+        for line in &delivered {
+            let (channel, text) = line.split_once(' ').unwrap();
+            let (from, number) = text.split_once(':').unwrap();
+            assert_ne!(from, node.to_string(), "seed {seed}: its own came back");
+            let number: usize = number.parse().unwrap();
+            let key = (channel.to_owned(), from.to_owned());
+            let before = last.insert(key, number).unwrap_or(0);
+            assert!(
+                before < number,
+                "seed {seed}: {line} is out of order or repeated"
+            );
+        }
+        received += delivered.len() as u64;
+        let counters = counters(node);
+        assert_eq!(
+            counters.received.get(),
+            delivered.len() as u64 + counters.dropped_full.get(),
+            "seed {seed}"
+        );
+        assert_eq!(counters.bad_envelopes.get(), 0, "seed {seed}");
+        assert_eq!(
+            counters.servers_connected.load(Relaxed) as usize,
+            world.servers.len()
+        );
+        assert_eq!(world.nodes_heard(node), 3, "seed {seed}");
+    }
+    let sum = |of: fn(&ClusterCounters) -> u64| (0..3).map(|node| of(counters(node))).sum::<u64>();
+    // Heartbeats are published and confirmed, too.
+    let dropped = sum(|counters| counters.dropped_broker.get());
+    let published = sum(|counters| counters.published.get());
+    assert_eq!(published + dropped, sent as u64, "seed {seed}");
+    // Each published message reaches both other nodes, or is counted as missed there, or never reached the broker.
+    let missed = sum(|counters| counters.missed_remote.get());
+    let full = sum(|counters| counters.dropped_full.get());
+    let unconfirmed = sum(|counters| counters.unconfirmed.get());
+    let accounted = received + full + missed;
+    assert_eq!(accounted, 2 * published, "seed {seed}");
+    if !faulty {
+        assert_eq!((dropped, missed, unconfirmed), (0, 0, 0), "seed {seed}");
+    }
+}

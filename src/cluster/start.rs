@@ -1,0 +1,135 @@
+//! Starting a node of a cluster.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use mio::{Poll, Waker};
+
+use super::broker::Broker;
+use super::counters::ClusterCounters;
+use super::handle::{ClusterHandle, LinkWaker, Shared};
+use super::interest::ServerStatus;
+use super::link::{Connection, Endpoint, Link, WAKER};
+use super::members::Members;
+use super::node::Node;
+use super::outgoing::{Outgoing, Wake};
+use super::redis::url::RedisUrl;
+use super::redis::{Redis, RedisSettings};
+use super::servers::{ServerShared, server_key};
+use super::settings::Cluster;
+
+/// A node whose settings have been checked, and which does not run yet.
+pub(crate) struct PreparedCluster {
+    pub(crate) handle: Arc<ClusterHandle>,
+    poll: Poll,
+    connections: Vec<Connection>,
+    incoming_bytes_max: usize,
+    now: Instant,
+}
+
+impl PreparedCluster {
+    /// Checks the settings, and creates what the app's threads share with the link.
+    ///
+    /// # Errors
+    ///
+    /// If a URL can't be used (the error says why, without the password), or the system refuses a poll.
+    pub(crate) fn new(settings: &Cluster) -> io::Result<Self> {
+        let now = Instant::now();
+        let urls = settings.urls.split(',').map(str::trim);
+        let urls: Vec<RedisUrl> = urls
+            .map(|url| url.parse().map_err(invalid))
+            .collect::<io::Result<_>>()?;
+        if urls.iter().any(|url| url.tls) {
+            return Err(invalid(
+                "rediss:// is not supported: use redis:// in a network that you trust, or a TLS tunnel",
+            ));
+        }
+        let poll = Poll::new()?;
+        let waker = Arc::new(LinkWaker::new(Waker::new(poll.registry(), WAKER)?));
+        let share = |url: &RedisUrl| {
+            let waker: Arc<dyn Wake> = waker.clone();
+            Arc::new(ServerShared {
+                key: server_key(&url.identity()),
+                outgoing: Outgoing::new(
+                    settings.outgoing_bytes_max,
+                    settings.outage_wait_max,
+                    now,
+                    waker,
+                ),
+                status: ServerStatus::default(),
+            })
+        };
+        let servers: Vec<_> = urls.iter().map(share).collect();
+        if has_duplicates(servers.iter().map(|server| server.key)) {
+            return Err(invalid("two URLs of the cluster name the same server"));
+        }
+        let connect = |url: RedisUrl| {
+            let endpoint = Endpoint {
+                host: url.host.clone(),
+                port: url.port,
+            };
+            let redis = RedisSettings::new(url, settings.message_bytes_max);
+            let broker: Box<dyn Broker> = Box::new(Redis::new(redis));
+            Connection::new(endpoint, broker, now)
+        };
+        let connections = urls.into_iter().map(connect).collect();
+        let shared = Shared {
+            servers,
+            interest: Mutex::default(),
+            counters: Arc::new(ClusterCounters::default()),
+            waker,
+            stop_by: Mutex::default(),
+        };
+        let handle = ClusterHandle {
+            node: random_number(),
+            message_bytes_max: settings.message_bytes_max,
+            shared: Arc::new(shared),
+            thread: Mutex::default(),
+        };
+        Ok(Self {
+            handle: Arc::new(handle),
+            poll,
+            connections,
+            incoming_bytes_max: settings.incoming_bytes_max,
+            now,
+        })
+    }
+
+    /// Starts the link.
+    pub(crate) fn start(self, members: Arc<dyn Members>) -> io::Result<()> {
+        let shared = self.handle.shared.clone();
+        let node = Node::new(
+            self.handle.node,
+            shared.servers.clone(),
+            self.incoming_bytes_max,
+            members,
+            shared.counters.clone(),
+            self.now,
+        );
+        let link = Link::new(self.poll, shared, node, self.connections);
+        let thread = thread::Builder::new()
+            .name("humphrey_ws cluster".into())
+            .spawn(move || link.run())?;
+        *crate::sync::lock(&self.handle.thread) = Some(thread);
+        Ok(())
+    }
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}
+
+fn has_duplicates(keys: impl Iterator<Item = u64>) -> bool {
+    let mut keys: Vec<_> = keys.collect();
+    keys.sort_unstable();
+    keys.windows(2).any(|pair| pair[0] == pair[1])
+}
+
+/// Draws the number of this node.
+fn random_number() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    // A new `RandomState` has random keys, so its hash serves as a random number.
+    RandomState::new().hash_one(std::process::id()) as u32
+}

@@ -1,0 +1,491 @@
+//! Several nodes over a real Redis: who receives what, in which order, and what an outage of the broker costs.
+//!
+//! Without a `redis-server` on this machine, these tests say so and pass; `.ci/run` installs one.
+
+use crate::events::EventSource;
+use crate::redis_server::RedisServer;
+use crate::support;
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use humphrey_ws::{
+    AsyncSender, AsyncStream, AsyncWebsocketApp, Cluster, ClusterMetrics, HistoryLimits, Message,
+    RunningApp, SendErrorReason, Subscription,
+};
+use support::{Client, DEADLINE, eventually, start};
+
+const STOP: Duration = Duration::from_secs(1);
+
+/// A node, as its tests see it.
+struct Node {
+    running: RunningApp,
+    address: SocketAddr,
+    sender: AsyncSender,
+}
+
+impl Node {
+    fn start(app: AsyncWebsocketApp<()>) -> Self {
+        let (running, address) = start(app);
+        let sender = running.sender();
+        Self {
+            running,
+            address,
+            sender,
+        }
+    }
+
+    /// Starts a node whose clients join the rooms in their path (`/a+b`), and waits until it is connected.
+    fn joining(cluster: impl Into<Cluster>) -> Self {
+        let node = Self::start(joining().with_cluster(cluster));
+        node.wait_until_connected();
+        node
+    }
+
+    fn metrics(&self) -> ClusterMetrics {
+        self.sender.metrics().cluster
+    }
+
+    fn wait_until_connected(&self) {
+        eventually("the node is connected", || {
+            self.metrics().servers_connected > 0
+        });
+    }
+
+    fn wait_until_disconnected(&self) {
+        eventually("the node is disconnected", || {
+            self.metrics().servers_connected == 0
+        });
+    }
+
+    fn join(&self, rooms: &str) -> Client {
+        let mut client = Client::connect_to(self.address, &format!("/{rooms}"));
+        assert_eq!(client.receive_text(), "joined");
+        client
+    }
+
+    fn stop(self) {
+        self.running.shutdown(STOP);
+    }
+}
+
+fn joining() -> AsyncWebsocketApp<()> {
+    AsyncWebsocketApp::new()
+        .with_shards(2)
+        .with_connect_handler(join_rooms)
+}
+
+fn join_rooms(stream: AsyncStream, _: std::sync::Arc<()>) {
+    for room in stream.path()[1..]
+        .split('+')
+        .filter(|room| !room.is_empty())
+    {
+        stream.join(room);
+    }
+    stream.send("joined");
+}
+
+fn stop(nodes: impl IntoIterator<Item = Node>) {
+    nodes.into_iter().for_each(Node::stop);
+}
+
+fn hear_each_other(nodes: &[&Node]) {
+    for node in nodes {
+        eventually("the nodes hear each other", || {
+            node.metrics().nodes == nodes.len() as u64
+        });
+    }
+}
+
+#[test]
+fn broadcasts_reach_members_on_every_node() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let nodes = [0; 3].map(|_| Node::joining(redis.url()));
+    let mut in_a = [0, 1, 2].map(|node: usize| nodes[node].join("a"));
+    let mut in_b = nodes[2].join("b");
+    nodes[0].sender.room("a").broadcast("to a");
+    nodes[1].sender.room("b").broadcast("to b");
+    for client in &mut in_a {
+        assert_eq!(client.receive_text(), "to a");
+    }
+    assert_eq!(in_b.receive_text(), "to b");
+    // From a node without members of the room, and binary.
+    nodes[0]
+        .sender
+        .room("b")
+        .broadcast(Message::new_binary([0, 255]));
+    assert_eq!(in_b.receive().into_data()[..], [0, 255]);
+    nodes[2].sender.broadcast("to everyone");
+    for client in in_a.iter_mut().chain([&mut in_b]) {
+        assert_eq!(client.receive_text(), "to everyone");
+    }
+    // A message arrives once: the next one follows it.
+    nodes[0].sender.broadcast("last");
+    for client in in_a.iter_mut().chain([&mut in_b]) {
+        assert_eq!(client.receive_text(), "last");
+    }
+    stop(nodes);
+}
+
+#[test]
+fn broadcast_except_leaves_out_one_client_only() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let chat = || {
+        joining()
+            .with_message_handler(|stream, message, _| {
+                stream.room("chat").broadcast_except(stream.id(), message);
+            })
+            .with_cluster(redis.url())
+    };
+    let nodes = [Node::start(chat()), Node::start(chat())];
+    nodes.iter().for_each(Node::wait_until_connected);
+    let mut clients = [
+        nodes[0].join("chat"),
+        nodes[0].join("chat"),
+        nodes[1].join("chat"),
+    ];
+    clients[0].send("from 0");
+    assert_eq!(clients[1].receive_text(), "from 0");
+    assert_eq!(clients[2].receive_text(), "from 0");
+    clients[2].send("from 2");
+    // The first client has not received its own message before.
+    assert_eq!(clients[0].receive_text(), "from 2");
+    assert_eq!(clients[1].receive_text(), "from 2");
+    stop(nodes);
+}
+
+#[test]
+fn event_streams_receive_messages_of_other_nodes() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let app = || {
+        joining()
+            .with_event_stream("/events", |_, _| {
+                Ok(Subscription::room("news").with_broadcasts())
+            })
+            .with_cluster(redis.url())
+    };
+    let nodes = [Node::start(app()), Node::start(app())];
+    nodes.iter().for_each(Node::wait_until_connected);
+    let mut events = EventSource::open(nodes[1].address, "/events");
+    eventually("the stream follows the room", || {
+        nodes[1].sender.room("news").event_streams() == 1
+    });
+    nodes[0].sender.room("news").broadcast("It rains.");
+    nodes[0].sender.broadcast("It snows.");
+    assert_eq!(events.texts(2), ["It rains.", "It snows."]);
+    stop(nodes);
+}
+
+#[test]
+fn client_that_joined_before_a_broadcast_receives_it() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let nodes = [0; 2].map(|_| Node::joining(redis.url()));
+    for n in 0..100 {
+        let room = format!("room {n}").replace(' ', "-");
+        let mut client = nodes[1].join(&room);
+        nodes[0].sender.room(&room).broadcast("welcome");
+        assert_eq!(client.receive_text(), "welcome", "{room}");
+    }
+    stop(nodes);
+}
+
+#[test]
+fn messages_of_one_thread_arrive_in_order_on_other_nodes() {
+    const MESSAGES: usize = 20_000;
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let nodes = [0; 2].map(|_| Node::joining(redis.url()));
+    let mut client = nodes[1].join("a+b+c+d");
+    let sender = nodes[0].sender.clone();
+    let producer = thread::spawn(move || {
+        let rooms = ["a", "b", "c", "d"].map(|name| sender.room(name));
+        for n in 0..MESSAGES {
+            match n % 5 {
+                4 => sender.broadcast(n.to_string()),
+                room => rooms[room].broadcast(n.to_string()),
+            }
+        }
+    });
+    for n in 0..MESSAGES {
+        assert_eq!(client.receive_text(), n.to_string());
+    }
+    producer.join().unwrap();
+    let metrics = nodes[0].metrics();
+    assert_eq!(metrics.published, MESSAGES as u64);
+    eventually("all messages are confirmed", || {
+        nodes[0].metrics().confirmed >= MESSAGES as u64
+    });
+    assert_eq!(nodes[1].metrics().received, MESSAGES as u64);
+    stop(nodes);
+}
+
+#[test]
+fn messages_at_the_limit_are_sent_and_longer_ones_refused() {
+    const LIMIT: usize = 10_000;
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let cluster = || Cluster::new(redis.url()).message_bytes_max(LIMIT + 64);
+    let nodes = [0; 2].map(|_| Node::joining(cluster()));
+    let mut clients = [nodes[0].join("a"), nodes[1].join("a")];
+    let room = nodes[0].sender.room("a");
+    for len in [LIMIT - 1, LIMIT] {
+        room.broadcast("x".repeat(len));
+        for client in &mut clients {
+            assert_eq!(client.receive_text().len(), len);
+        }
+    }
+    let refused = room.try_broadcast("x".repeat(LIMIT + 1)).unwrap_err();
+    assert_eq!(refused.reason, SendErrorReason::TooLarge);
+    room.broadcast("x".repeat(LIMIT + 1));
+    assert_eq!(nodes[0].sender.metrics().dropped.too_large, 2);
+    room.broadcast("next");
+    for client in &mut clients {
+        assert_eq!(
+            client.receive_text(),
+            "next",
+            "nobody gets the refused message"
+        );
+    }
+    stop(nodes);
+}
+
+#[test]
+fn unreachable_broker_leaves_a_node_serving_its_own_clients() {
+    let address = support::free_address();
+    let url = format!("redis://{address}");
+    let node = Node::start(joining().with_cluster(url.as_str()));
+    let mut client = node.join("a");
+    node.sender.room("a").broadcast("local");
+    assert_eq!(client.receive_text(), "local");
+    assert_eq!(node.metrics().servers_connected, 0);
+    node.stop();
+}
+
+#[test]
+fn full_queue_delays_producers_only_for_the_start_of_an_outage() {
+    let url = format!("redis://{}", support::free_address());
+    let wait = Duration::from_millis(300);
+    let cluster = Cluster::new(url)
+        .outgoing_bytes_max(10_000)
+        .outage_wait_max(wait);
+    let node = Node::start(joining().with_cluster(cluster));
+    let mut client = node.join("a");
+    let room = node.sender.room("a");
+    let started = Instant::now();
+    for n in 0..1_000 {
+        room.broadcast(format!("{n}{}", " ".repeat(100)));
+    }
+    assert!(started.elapsed() < DEADLINE, "it waited for every message");
+    for n in 0..1_000 {
+        assert_eq!(client.receive_text().trim(), n.to_string());
+    }
+    let dropped = node.metrics().dropped_broker;
+    assert!((900..1_000).contains(&dropped), "{dropped}");
+    let refused = room.try_broadcast("no room").unwrap_err();
+    assert_eq!(refused.reason, SendErrorReason::Broker);
+    assert_eq!(refused.message.text(), Some("no room"));
+    node.stop();
+}
+
+#[test]
+fn nodes_reach_each_other_again_after_a_restart_of_redis() {
+    let Some(mut redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let nodes = [0; 2].map(|_| Node::joining(redis.url()));
+    let mut clients = [nodes[0].join("a"), nodes[1].join("a")];
+    for n in 0..3 {
+        redis.kill();
+        nodes.iter().for_each(Node::wait_until_disconnected);
+        nodes[0].sender.room("a").broadcast(format!("queued {n}"));
+        assert_eq!(
+            clients[0].receive_text(),
+            format!("queued {n}"),
+            "its own clients are served"
+        );
+        redis.restart();
+        nodes.iter().for_each(Node::wait_until_connected);
+        // What was queued may have been published before the other node had subscribed again, but nothing else is lost.
+        let room = nodes[0].sender.room("a");
+        room.broadcast(format!("after {n}"));
+        assert_eq!(clients[0].receive_text(), format!("after {n}"));
+        let mut text = String::new();
+        eventually("a message arrives at the other node", || {
+            text = clients[1].receive_text();
+            text == format!("after {n}")
+        });
+    }
+    stop(nodes);
+}
+
+#[test]
+fn frozen_redis_is_noticed_and_used_again() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let nodes = [0; 2].map(|_| Node::joining(redis.url()));
+    hear_each_other(&[&nodes[0], &nodes[1]]);
+    let mut client = nodes[1].join("a");
+    redis.freeze();
+    for node in &nodes {
+        eventually("the silence is noticed", || node.metrics().silences > 0);
+    }
+    // A join does not wait for a broker that is known to be unreachable.
+    nodes.iter().for_each(Node::wait_until_disconnected);
+    drop(nodes[0].join("b"));
+    redis.thaw();
+    nodes.iter().for_each(Node::wait_until_connected);
+    eventually("messages arrive again", || {
+        nodes[0].sender.room("a").broadcast("again");
+        nodes[1].metrics().received > 0
+    });
+    assert_eq!(client.receive_text(), "again");
+    hear_each_other(&[&nodes[0], &nodes[1]]);
+    stop(nodes);
+}
+
+#[test]
+fn stopping_node_sends_what_is_queued() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let nodes = [0; 2].map(|_| Node::joining(redis.url()));
+    hear_each_other(&[&nodes[0], &nodes[1]]);
+    let mut client = nodes[1].join("a");
+    let [stopping, staying] = nodes;
+    for n in 0..5_000 {
+        stopping.sender.room("a").broadcast(n.to_string());
+    }
+    stopping.stop();
+    for n in 0..5_000 {
+        assert_eq!(client.receive_text(), n.to_string());
+    }
+    eventually("the other node is gone", || staying.metrics().nodes == 1);
+    staying.stop();
+}
+
+#[test]
+fn apps_with_different_prefixes_share_a_broker() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let url = |prefix: &str| format!("{}?app={prefix}", redis.url());
+    let nodes = [
+        Node::joining(url("one")),
+        Node::joining(url("one")),
+        Node::joining(url("two")),
+    ];
+    let mut clients = [0, 1, 2].map(|node: usize| nodes[node].join("a"));
+    nodes[0].sender.room("a").broadcast("one");
+    assert_eq!(clients[1].receive_text(), "one");
+    nodes[2].sender.room("a").broadcast("two");
+    assert_eq!(clients[2].receive_text(), "two");
+    hear_each_other(&[&nodes[0], &nodes[1]]);
+    hear_each_other(&[&nodes[2]]);
+    stop(nodes);
+}
+
+#[test]
+fn several_servers_share_the_rooms() {
+    let (Some(first), Some(second)) = (RedisServer::start(&[]), RedisServer::start(&[])) else {
+        return;
+    };
+    let urls = format!("{},{}", first.url(), second.url());
+    let nodes = [0; 2].map(|_| Node::start(joining().with_cluster(urls.as_str())));
+    for node in &nodes {
+        eventually("both servers are connected", || {
+            node.metrics().servers_connected == 2
+        });
+    }
+    for n in 0..20 {
+        let mut client = nodes[1].join(&format!("room{n}"));
+        nodes[0]
+            .sender
+            .room(&format!("room{n}"))
+            .broadcast(n.to_string());
+        assert_eq!(client.receive_text(), n.to_string());
+    }
+    stop(nodes);
+}
+
+#[test]
+fn unusable_settings_are_refused_at_the_start() {
+    let error = |app: AsyncWebsocketApp<()>| match app.with_address("127.0.0.1:0").start() {
+        Ok(_) => panic!("the app has started"),
+        Err(error) => error.to_string(),
+    };
+    for url in ["", "localhost:6379", "http://localhost", "redis://"] {
+        let error = error(AsyncWebsocketApp::new().with_cluster(url));
+        assert!(error.contains("redis://"), "{url}: {error}");
+    }
+    let error_of = error(AsyncWebsocketApp::new().with_cluster("redis://:secret@/"));
+    assert!(!error_of.contains("secret"), "{error_of}");
+    let same = "redis://localhost:1,redis://localhost:1";
+    assert!(error(AsyncWebsocketApp::new().with_cluster(same)).contains("same server"));
+    let kept = AsyncWebsocketApp::new()
+        .with_history("*", HistoryLimits::messages(10))
+        .with_cluster("redis://localhost");
+    assert!(error(kept).contains("with_history"));
+}
+
+#[test]
+fn messages_sent_by_handlers_and_other_threads_arrive_once() {
+    const MESSAGES: usize = 500;
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let (received, receive): (Sender<String>, _) = channel();
+    let received = Mutex::new(received);
+    let talking = |cluster: String| {
+        joining()
+            .with_message_handler(|stream, message, _| stream.room("a").broadcast(message))
+            .with_cluster(cluster)
+    };
+    let nodes = [
+        Node::start(talking(redis.url())),
+        Node::start(talking(redis.url())),
+    ];
+    nodes.iter().for_each(Node::wait_until_connected);
+    let mut listener = nodes[1].join("a");
+    let mut speakers = [nodes[0].join("b"), nodes[1].join("b")];
+    thread::scope(|scope| {
+        for (of, speaker) in speakers.iter_mut().enumerate() {
+            scope.spawn(move || {
+                for n in 0..MESSAGES {
+                    speaker.send(&format!("{of}:{n}"));
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..2 * MESSAGES {
+                received
+                    .lock()
+                    .unwrap()
+                    .send(listener.receive_text())
+                    .unwrap();
+            }
+        });
+    });
+    let mut next = [0, 0];
+    for text in receive.try_iter() {
+        let (of, n) = text.split_once(':').unwrap();
+        let of: usize = of.parse().unwrap();
+        assert_eq!(n, next[of].to_string());
+        next[of] += 1;
+    }
+    assert_eq!(next, [MESSAGES; 2]);
+    stop(nodes);
+}
