@@ -101,6 +101,8 @@ mod user_threads;
 #[cfg_attr(loom, allow(dead_code))] // Models do without.
 pub mod websocket_client;
 
+#[cfg(feature = "cluster")]
+pub use async_app::Everywhere;
 pub use async_app::procedures::Procedures;
 pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningApp, Subscription};
 #[cfg(feature = "cluster")]

@@ -7,14 +7,15 @@ use crate::redis_server::RedisServer;
 use crate::support;
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use humphrey_ws::{
-    AsyncSender, AsyncStream, AsyncWebsocketApp, Cluster, ClusterMetrics, HistoryLimits, Message,
-    RunningApp, SendErrorReason, Subscription,
+    Accept, AsyncSender, AsyncStream, AsyncWebsocketApp, CloseCode, Cluster, ClusterMetrics,
+    ConnectionId, HistoryLimits, JoinErrorReason, Message, RunningApp, SendErrorReason,
+    Subscription,
 };
 use support::{Client, DEADLINE, eventually, start};
 
@@ -78,7 +79,7 @@ fn joining() -> AsyncWebsocketApp<()> {
         .with_connect_handler(join_rooms)
 }
 
-fn join_rooms(stream: AsyncStream, _: std::sync::Arc<()>) {
+fn join_rooms(stream: AsyncStream, _: Arc<()>) {
     for room in stream.path()[1..]
         .split('+')
         .filter(|room| !room.is_empty())
@@ -395,6 +396,152 @@ fn apps_with_different_prefixes_share_a_broker() {
     assert_eq!(clients[2].receive_text(), "two");
     hear_each_other(&[&nodes[0], &nodes[1]]);
     hear_each_other(&[&nodes[2]]);
+    stop(nodes);
+}
+
+/// A node whose clients are told their number, by which tests find their ids, and belong to the user in their path.
+fn recording(cluster: &str) -> (Node, Arc<Mutex<Vec<ConnectionId>>>) {
+    let ids = Arc::<Mutex<Vec<ConnectionId>>>::default();
+    let recorded = ids.clone();
+    let app = AsyncWebsocketApp::new()
+        .with_handshake_handler(|request, _| Ok(Accept::new().user(&request.path()[1..])))
+        .with_connect_handler(move |stream, _| {
+            recorded.lock().unwrap().push(stream.id());
+            stream.send("here");
+        })
+        .with_cluster(cluster);
+    let node = Node::start(app);
+    node.wait_until_connected();
+    (node, ids)
+}
+
+fn connect(node: &Node, ids: &Mutex<Vec<ConnectionId>>, user: &str) -> (Client, ConnectionId) {
+    let mut client = Client::connect_to(node.address, &format!("/{user}"));
+    assert_eq!(client.receive_text(), "here");
+    let id = *ids.lock().unwrap().last().unwrap();
+    (client, id)
+}
+
+#[test]
+fn connections_of_other_nodes_are_reached_by_their_ids() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let [(near, _), (far, ids)] = [0; 2].map(|_| recording(&redis.url()));
+    hear_each_other(&[&near, &far]);
+    let (mut client, id) = connect(&far, &ids, "ada");
+    let (mut other, other_id) = connect(&far, &ids, "ada");
+    assert_ne!(id, other_id);
+    near.sender.send_to(id, "to one");
+    near.sender
+        .try_send_to(id, Message::new_binary([7]))
+        .unwrap();
+    assert_eq!(client.receive_text(), "to one");
+    assert_eq!(client.receive().into_data()[..], [7]);
+    // Joins, messages and leaves of one thread take effect in their order.
+    let room = near.sender.room("a");
+    room.join(id);
+    near.sender.send_to(id, "joined");
+    assert_eq!(client.receive_text(), "joined");
+    eventually("the far node receives the room's messages", || {
+        room.broadcast("hello");
+        far.metrics().received > 4
+    });
+    assert_eq!(client.receive_text(), "hello");
+    assert!(!room.contains(id), "it is a member on its own node");
+    assert!(far.sender.room("a").contains(id));
+    room.leave(id);
+    eventually("it has left", || !far.sender.room("a").contains(id));
+    near.sender.close(id, CloseCode::application(4_001), "bye");
+    let (_, close) = client.receive_to_close();
+    let close = close.expect("a close frame");
+    assert_eq!((u16::from(close.code), &*close.reason), (4_001, "bye"));
+    near.sender.send_to(other_id, "the other is untouched");
+    assert_eq!(other.receive_text(), "the other is untouched");
+    near.stop();
+    far.stop();
+}
+
+#[test]
+fn id_of_a_node_that_is_gone_is_closed() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let [(near, near_ids), (far, ids)] = [0; 2].map(|_| recording(&redis.url()));
+    hear_each_other(&[&near, &far]);
+    let (_client, id) = connect(&far, &ids, "ada");
+    // A connection here in the same slot.
+    let (mut same_slot, _) = connect(&near, &near_ids, "bob");
+    far.stop();
+    hear_each_other(&[&near]);
+    let error = near.sender.try_send_to(id, "too late").unwrap_err();
+    assert_eq!(error.reason, SendErrorReason::Closed);
+    assert_eq!(
+        near.sender.room("a").try_join(id).unwrap_err().reason,
+        JoinErrorReason::Closed
+    );
+    near.sender.close(id, CloseCode::NORMAL, "");
+    near.sender.everyone().broadcast_except(id, "to bob");
+    assert_eq!(
+        same_slot.receive_text(),
+        "to bob",
+        "another connection is left out, or closed"
+    );
+    near.stop();
+}
+
+#[test]
+fn user_is_closed_on_every_node() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let [(near, near_ids), (far, far_ids)] = [0; 2].map(|_| recording(&redis.url()));
+    hear_each_other(&[&near, &far]);
+    let (here, _) = connect(&near, &near_ids, "ada");
+    let (there, _) = connect(&far, &far_ids, "ada");
+    let (mut other, _) = connect(&far, &far_ids, "bob");
+    assert_eq!(
+        near.sender
+            .close_user("ada", CloseCode::POLICY_VIOLATION, "signed out"),
+        1
+    );
+    for mut client in [here, there] {
+        let (_, close) = client.receive_to_close();
+        assert_eq!(close.expect("a close frame").reason, "signed out");
+    }
+    far.sender.broadcast("still here");
+    assert_eq!(other.receive_text(), "still here");
+    near.stop();
+    far.stop();
+}
+
+#[test]
+fn members_are_counted_everywhere() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let nodes = [0; 3].map(|_| Node::joining(redis.url()));
+    hear_each_other(&[&nodes[0], &nodes[1], &nodes[2]]);
+    let _clients = [0, 0, 1, 2].map(|node: usize| nodes[node].join("a"));
+    let _other = nodes[2].join("b");
+    let counted = |name: &str| {
+        let room = nodes[1].sender.room(name).everywhere();
+        (room.members, room.nodes, room.is_complete)
+    };
+    // An answer may be late on a busy machine.
+    eventually("all members are counted", || counted("a") == (4, 3, true));
+    eventually("all members are counted", || counted("b") == (1, 3, true));
+    eventually("all clients are counted", || {
+        let everyone = nodes[0].sender.everyone().everywhere();
+        (everyone.members, everyone.nodes, everyone.is_complete) == (5, 3, true)
+    });
+    redis.freeze();
+    let during = nodes[0].sender.room("a").everywhere();
+    assert_eq!(
+        (during.members, during.nodes, during.is_complete),
+        (2, 1, false)
+    );
+    redis.thaw();
     stop(nodes);
 }
 

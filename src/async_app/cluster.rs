@@ -3,12 +3,18 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::publish::{AppShared, Blocking, Here, Unkept};
+use super::publish::{AppShared, Blocking, Here, Recipients, Unkept, join_error};
 use super::room_entry::RoomEntry;
-use crate::cluster::{Channel, ClusterHandle, Delivered, Members, NotQueued, RemoteConnection};
+use super::rooms::NAME_BYTES_MAX;
+use crate::cluster::{
+    Answers, Channel, ClusterHandle, Delivered, DirectAction, Members, NotQueued, Outbound,
+    Payload, RemoteConnection,
+};
 use crate::engine::{ConnectionId, Hub};
-use crate::error::SendErrorReason;
+use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::message::Message;
+use crate::protocol::close::CloseCode;
+use crate::user_threads;
 
 impl Unkept<'_> {
     fn channel(&self) -> Channel {
@@ -38,19 +44,92 @@ impl AppShared {
             return Err(SendErrorReason::TooLarge);
         }
         let channel = to.channel();
-        let remote_except = except.map(|except| remote(cluster, except));
+        let content = Outbound::Message(message.clone(), except.map(remote));
+        // Another node's connection has nothing to be left out of here.
+        let except = except.filter(|id| id.node == hub.node());
         match blocking {
             Blocking::Try => {
-                let reserved = cluster.try_reserve(&channel, message).map_err(refused)?;
+                let reserved = cluster.try_reserve(&channel, &content).map_err(refused)?;
                 self.broadcast_here(hub, to.here(), except, message, blocking)?;
-                reserved.push(channel, message.clone(), remote_except, Instant::now());
+                reserved.push(channel, content, Instant::now());
             }
             Blocking::Wait => {
                 self.broadcast_here(hub, to.here(), except, message, blocking)?;
-                cluster.publish(channel, message.clone(), remote_except);
+                // The local members have received it. A message that can't be queued has been counted.
+                let _ = cluster.publish(channel, content);
             }
         }
         Ok(())
+    }
+
+    /// Returns the cluster if a connection belongs to another node.
+    pub(super) fn elsewhere(&self, id: ConnectionId) -> Option<&ClusterHandle> {
+        let hub = self.running()?;
+        let cluster = self.cluster.get()?;
+        (id.node != hub.node()).then_some(&**cluster)
+    }
+
+    /// Sends a message to a connection of another node. Whether the connection is still open is known there only.
+    pub(super) fn send_elsewhere(
+        &self,
+        cluster: &ClusterHandle,
+        id: ConnectionId,
+        message: Message,
+        blocking: Blocking,
+    ) -> Result<(), SendError> {
+        let refuse = |message, reason| Err(SendError { message, reason });
+        if !cluster.hears(id.node.number) {
+            self.counters.dropped_closed.add(1);
+            return refuse(message, SendErrorReason::Closed);
+        }
+        if !cluster.carries(&message) {
+            self.counters.dropped_too_large.add(1);
+            return refuse(message, SendErrorReason::TooLarge);
+        }
+        let action = DirectAction::Send(Payload::of(&message));
+        let queued = match blocking {
+            Blocking::Wait => cluster.act(remote(id), action),
+            Blocking::Try => cluster.try_act(remote(id), action),
+        };
+        queued.or_else(|reason| refuse(message, refused(reason)))
+    }
+
+    /// Closes, joins or leaves for a connection of another node.
+    pub(super) fn act_elsewhere(
+        &self,
+        cluster: &ClusterHandle,
+        id: ConnectionId,
+        action: DirectAction<'_>,
+    ) -> Result<(), NotQueued> {
+        if !cluster.hears(id.node.number) {
+            return Err(NotQueued::Stopped);
+        }
+        cluster.act(remote(id), action)
+    }
+
+    /// Counts the members of a room, or all clients, on the other nodes.
+    pub(super) fn count_elsewhere(&self, room: Option<&str>) -> Answers {
+        let alone = Answers {
+            is_complete: true,
+            ..Answers::default()
+        };
+        self.cluster
+            .get()
+            .map_or(alone, |cluster| cluster.count(room))
+    }
+
+    /// Makes a connection of another node join a room there.
+    pub(super) fn join_elsewhere(
+        &self,
+        cluster: &ClusterHandle,
+        id: ConnectionId,
+        room: &str,
+    ) -> Result<(), JoinError> {
+        if room.len() > NAME_BYTES_MAX {
+            return Err(join_error(room, JoinErrorReason::NameTooLong));
+        }
+        self.act_elsewhere(cluster, id, DirectAction::Join { room })
+            .map_err(|_| join_error(room, JoinErrorReason::Closed))
     }
 
     /// Ends the link to the cluster, once the engine has stopped.
@@ -79,14 +158,22 @@ fn refused(refused: NotQueued) -> SendErrorReason {
     }
 }
 
-/// A connection of this node, as other nodes know it.
-fn remote(cluster: &ClusterHandle, id: ConnectionId) -> RemoteConnection {
+/// A connection, as it is named among nodes.
+fn remote(id: ConnectionId) -> RemoteConnection {
     RemoteConnection {
-        node: cluster.node(),
+        node: id.node.number,
         shard: id.shard,
         slot: id.key.slot,
         generation: id.key.generation,
     }
+}
+
+fn local(connection: RemoteConnection) -> ConnectionId {
+    ConnectionId::of_node(
+        connection.node,
+        connection.shard,
+        (connection.slot, connection.generation),
+    )
 }
 
 /// Delivers the messages of other nodes.
@@ -103,36 +190,88 @@ impl LocalMembers {
     }
 }
 
+impl LocalMembers {
+    /// The app and its engine, while it runs.
+    fn running<R>(&self, act: impl FnOnce(&AppShared, &Hub) -> R) -> Option<R> {
+        let shared = self.shared.upgrade()?;
+        let hub = shared.running()?.clone();
+        // The link must not wait: not for a mailbox, and not for a subscription that it makes itself.
+        Some(user_threads::while_nonblocking(|| act(&shared, &hub)))
+    }
+}
+
 impl Members for LocalMembers {
     fn deliver(
         &self,
         channel: &Channel,
         message: &Message,
-        // A connection of the node that sent the message.
-        _except: Option<RemoteConnection>,
+        except: Option<RemoteConnection>,
     ) -> Delivered {
-        let Some(shared) = self.shared.upgrade() else {
-            return Delivered::Done;
-        };
-        let Some(hub) = shared.running() else {
-            return Delivered::Done;
-        };
-        let room = match channel {
-            Channel::Everyone => None,
-            Channel::Room(name) => match shared.rooms.find(name) {
-                Some(room) => Some(room),
-                // The last member has left.
-                None => return Delivered::Done,
-            },
-            Channel::Nodes | Channel::Node(_) => return Delivered::Done,
-        };
-        let here = match &room {
-            Some(room) => Here::Room(&room.members),
-            None => Here::Everyone,
-        };
-        match shared.broadcast_here(hub, Some(here), None, message, Blocking::Try) {
-            Err(SendErrorReason::Full) => Delivered::Full,
-            _ => Delivered::Done,
+        let delivered = self.running(|shared, hub| {
+            let room = match channel {
+                Channel::Everyone => None,
+                Channel::Room(name) => match shared.rooms.find(name) {
+                    Some(room) => Some(room),
+                    // The last member has left.
+                    None => return Delivered::Done,
+                },
+                Channel::Nodes | Channel::Node(_) => return Delivered::Done,
+            };
+            let here = match &room {
+                Some(room) => Here::Room(&room.members),
+                None => Here::Everyone,
+            };
+            let except = except.map(local).filter(|id| id.node == hub.node());
+            match shared.broadcast_here(hub, Some(here), except, message, Blocking::Try) {
+                Err(SendErrorReason::Full) => Delivered::Full,
+                _ => Delivered::Done,
+            }
+        });
+        delivered.unwrap_or(Delivered::Done)
+    }
+
+    fn act(&self, to: RemoteConnection, action: DirectAction<'_>) -> Delivered {
+        let id = local(to);
+        let acted = self.running(|shared, _| match action {
+            DirectAction::Send(payload) => {
+                let to = Recipients::Connection(id);
+                match shared.publish(to, payload.to_message(), Blocking::Try) {
+                    Err(error) if error.reason == SendErrorReason::Full => Delivered::Full,
+                    _ => Delivered::Done,
+                }
+            }
+            DirectAction::Close { code, reason } => {
+                if let Ok(code) = CloseCode::try_from(code) {
+                    shared.close(id, code, reason);
+                }
+                Delivered::Done
+            }
+            DirectAction::Join { room } => {
+                let session = shared.directory.find_id(id);
+                shared.warn_of(shared.join(Some(room), session.as_deref()));
+                Delivered::Done
+            }
+            DirectAction::Leave { room } => {
+                if let Some(session) = shared.directory.find_id(id) {
+                    shared.leave(room, &session);
+                }
+                Delivered::Done
+            }
+        });
+        acted.unwrap_or(Delivered::Done)
+    }
+
+    fn close_user(&self, user: &str, code: u16, reason: &str) {
+        if let Ok(code) = CloseCode::try_from(code) {
+            self.running(|shared, _| shared.close_user_here(user, code, reason));
         }
+    }
+
+    fn count(&self, room: Option<&str>) -> u64 {
+        let count = self.running(|shared, hub| match room {
+            Some(name) => shared.rooms.find(name).map_or(0, |room| room.members.len()),
+            None => hub.members(),
+        });
+        count.unwrap_or(0) as u64
     }
 }

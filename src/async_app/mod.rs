@@ -29,6 +29,8 @@ pub use self::app::{AsyncWebsocketApp, HumphreyLink};
 pub use self::event_stream::{EventStreamHandler, Subscription};
 pub use self::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
 pub use self::procedures::JoinHandler;
+#[cfg(feature = "cluster")]
+pub use self::room::Everywhere;
 pub use self::room::Room;
 pub use self::running::RunningApp;
 pub use self::sender::AsyncSender;

@@ -15,9 +15,9 @@ use super::room_entry::RoomEntry;
 use super::rooms::{NAME_BYTES_MAX, RoomDirectory, RoomSettings};
 
 #[cfg(feature = "cluster")]
-use crate::cluster::ClusterHandle;
+use crate::cluster::{ClusterHandle, DirectAction};
 use crate::engine::{
-    self, Command, ConnectionId, Expiry, Hub, NotJoined, PushError, Session, Status,
+    self, Command, ConnectionId, Expiry, Hub, NodeId, NotJoined, PushError, Session, Status,
 };
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
@@ -341,6 +341,16 @@ impl AppShared {
         self.broadcast_to_room(hub, name, None, &Content::OfId(&message), blocking)
     }
 
+    /// The number of this node, if the app is part of a cluster.
+    pub(super) fn node(&self) -> NodeId {
+        self.hub.get().map_or(NodeId::NONE, |hub| hub.node())
+    }
+
+    /// Whether a connection belongs to this node.
+    pub(super) fn is_here(&self, id: ConnectionId) -> bool {
+        id.node == self.node()
+    }
+
     /// Whether a room may have members on other nodes.
     #[cfg_attr(not(feature = "cluster"), allow(clippy::unused_self))]
     fn is_clustered(&self) -> bool {
@@ -532,6 +542,13 @@ impl AppShared {
 
     /// Closes a connection after the messages that were sent to it before.
     pub(super) fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) {
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = self.elsewhere(id) {
+            let (code, reason) = (code.get(), reason_prefix(reason));
+            // The connection has gone with its node, or the message has been counted.
+            let _ = self.act_elsewhere(cluster, id, DirectAction::Close { code, reason });
+            return;
+        }
         if let Some(hub) = self.hub.get() {
             let command = Command::Close(id.key(), code, reason_prefix(reason).into());
             // A stopping engine also refuses the command, but it closes every connection anyway.
@@ -547,8 +564,16 @@ impl AppShared {
         hub.map_or_else(Vec::new, |hub| hub.users.connections_of(user))
     }
 
-    /// Closes all connections of a user. Returns how many were open.
+    /// Closes all connections of a user. Returns how many were open on this node.
     pub(super) fn close_user(&self, user: &str, code: CloseCode, reason: &str) -> usize {
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = self.cluster.get() {
+            cluster.close_user(user, code.get(), reason_prefix(reason));
+        }
+        self.close_user_here(user, code, reason)
+    }
+
+    pub(super) fn close_user_here(&self, user: &str, code: CloseCode, reason: &str) -> usize {
         let Some(hub) = self.hub.get() else {
             return 0;
         };

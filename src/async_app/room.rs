@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::publish::{AppShared, Blocking, Recipients};
+#[cfg(feature = "cluster")]
+use crate::cluster::DirectAction;
 use crate::engine::ConnectionId;
 use crate::error::{JoinError, SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
@@ -84,7 +86,8 @@ impl Room {
     }
 
     /// Makes a connection join the room, or returns why it can't. It is not an error if the connection is in the room
-    /// already. Every connection is always in the room of all clients.
+    /// already. Every connection is always in the room of all clients. A connection of another node of a cluster joins
+    /// there, some time later; why it can't is logged there.
     ///
     /// # Errors
     ///
@@ -92,6 +95,10 @@ impl Room {
     /// [`ConnectionRooms`](crate::JoinErrorReason::ConnectionRooms) or [`Rooms`](crate::JoinErrorReason::Rooms) if a
     /// limit is reached; [`NameTooLong`](crate::JoinErrorReason::NameTooLong).
     pub fn try_join(&self, id: ConnectionId) -> Result<(), JoinError> {
+        #[cfg(feature = "cluster")]
+        if let (Some(name), Some(cluster)) = (&self.name, self.shared.elsewhere(id)) {
+            return self.shared.join_elsewhere(cluster, id, name);
+        }
         let session = self.shared.directory.find_id(id);
         self.shared.join(self.name.as_deref(), session.as_deref())
     }
@@ -117,10 +124,18 @@ impl Room {
     }
 
     /// Makes a connection leave the room, after the messages that the room was sent before. Does nothing if the
-    /// connection is not in the room. The room of all clients can be left only by disconnecting.
+    /// connection is not in the room. The room of all clients can be left only by disconnecting. A connection of another
+    /// node of a cluster leaves some time later.
     ///
     /// Waits only while a mailbox of the engine is full.
     pub fn leave(&self, id: ConnectionId) {
+        #[cfg(feature = "cluster")]
+        if let (Some(name), Some(cluster)) = (&self.name, self.shared.elsewhere(id)) {
+            let action = DirectAction::Leave { room: name };
+            // The connection has left with its node, or the message has been counted.
+            let _ = self.shared.act_elsewhere(cluster, id, action);
+            return;
+        }
         if let (Some(name), Some(session)) = (&self.name, self.shared.directory.find_id(id)) {
             self.shared.leave(name, &session);
         }
@@ -255,7 +270,8 @@ impl Room {
         self.shared.last_id(self.name.as_deref()?)
     }
 
-    /// Returns the number of WebSocket connections in the room. [Event streams](Self::event_streams) are not included.
+    /// Returns the number of WebSocket connections in the room. [Event streams](Self::event_streams) are not included, nor the
+    /// connections of other nodes of a cluster.
     pub fn len(&self) -> usize {
         match &self.name {
             Some(name) => self
@@ -264,6 +280,27 @@ impl Room {
                 .find(name)
                 .map_or(0, |room| room.members.len()),
             None => self.shared.connections(),
+        }
+    }
+
+    /// Counts the members of the room on all nodes of the cluster: asks the other nodes, and waits for their answers, for at
+    /// most 250 ms. Where the library must not block, such as in a `tracing` subscriber, it counts this node's only.
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new();
+    /// let news = app.sender().room("news").everywhere();
+    /// assert_eq!((news.members, news.nodes, news.is_complete), (0, 1, true));
+    /// ```
+    #[cfg(feature = "cluster")]
+    pub fn everywhere(&self) -> Everywhere {
+        let here = self.len() as u64;
+        let answers = self.shared.count_elsewhere(self.name());
+        Everywhere {
+            members: here + answers.members,
+            nodes: 1 + answers.nodes,
+            is_complete: answers.is_complete,
         }
     }
 
@@ -284,28 +321,43 @@ impl Room {
         self.len() == 0
     }
 
-    /// Returns whether a connection is in the room.
+    /// Returns whether a connection is in the room; false for those of other nodes of a cluster.
     pub fn contains(&self, id: ConnectionId) -> bool {
         match &self.name {
             Some(name) => {
                 let room = self.shared.rooms.find(name);
-                room.is_some_and(|room| room.members.contains(id))
+                room.is_some_and(|room| self.shared.is_here(id) && room.members.contains(id))
             }
             None => self.shared.directory.find_id(id).is_some(),
         }
     }
 
     /// Returns the connections in the room, in no particular order. Shards are read one after the other, so joins and
-    /// leaves during the call may be included for one shard and not for another.
+    /// leaves during the call may be included for one shard and not for another. The connections of other nodes of a cluster
+    /// are not included.
     pub fn members(&self) -> Vec<ConnectionId> {
         match &self.name {
             Some(name) => {
                 let room = self.shared.rooms.find(name);
-                room.map_or_else(Vec::new, |room| room.members.members())
+                room.map_or_else(Vec::new, |room| room.members.members(self.shared.node()))
             }
             None => self.shared.directory.ids(),
         }
     }
+}
+
+/// The members of a room on all nodes of a cluster ([`Room::everywhere`]).
+#[cfg(feature = "cluster")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Everywhere {
+    /// The number of WebSocket connections in the room. Event streams are not included.
+    pub members: u64,
+    /// The number of nodes that it is the sum of, this one included.
+    pub nodes: usize,
+    /// Whether all nodes that this one hears have answered, and all broker servers can be reached. If not, there may be
+    /// more members.
+    pub is_complete: bool,
 }
 
 impl std::fmt::Debug for Room {

@@ -78,7 +78,8 @@ impl AsyncSender {
 
     /// Sends a message to one connection. If the connection has gone, the message is counted as dropped.
     ///
-    /// Unlike an address, an id is never reused for another client.
+    /// Unlike an address, an id is never reused for another client. In a cluster, it may be that of another node's
+    /// connection.
     pub fn send_to(&self, id: ConnectionId, message: impl Into<Message>) {
         let _ = self.to_connection(id, message.into(), Blocking::Wait);
     }
@@ -89,7 +90,9 @@ impl AsyncSender {
     ///
     /// [`Closed`](crate::SendErrorReason::Closed) if the connection has gone, or the app does not run;
     /// [`Full`](crate::SendErrorReason::Full) if the client's outbox is more than half full, or the engine's mailbox is
-    /// full; [`TooLarge`](crate::SendErrorReason::TooLarge) if the message is longer than the limit.
+    /// full; [`TooLarge`](crate::SendErrorReason::TooLarge) if the message is longer than the limit. For a connection of
+    /// another node of the cluster, [`Closed`](crate::SendErrorReason::Closed) says that this node does not hear the other,
+    /// and [`Full`](crate::SendErrorReason::Full) that the queue to the broker is full.
     ///
     /// ```
     /// use humphrey_ws::{AsyncSender, ConnectionId, SendErrorReason};
@@ -116,6 +119,10 @@ impl AsyncSender {
         message: Message,
         blocking: Blocking,
     ) -> Result<(), SendError> {
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = self.0.elsewhere(id) {
+            return self.0.send_elsewhere(cluster, id, message, blocking);
+        }
         // `try` has to know whether the connection exists, and how full its outbox is.
         let session = match blocking {
             Blocking::Wait => None,
@@ -163,14 +170,14 @@ impl AsyncSender {
     }
 
     /// Closes a connection after the messages that were sent to it before; see
-    /// [`AsyncStream::close`](crate::AsyncStream::close).
+    /// [`AsyncStream::close`](crate::AsyncStream::close). In a cluster, it may be another node's.
     pub fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) {
         self.0.close(id, code, reason);
     }
 
     /// Returns the WebSocket connections of a user, as the handshake handler has named them
     /// ([`Accept::user`](crate::Accept::user)), in no particular order. Connections that are closing are included until
-    /// they have ended; event streams are not.
+    /// they have ended; event streams are not, nor the connections of other nodes of a cluster.
     ///
     /// ```
     /// # use humphrey_ws::{AsyncSender, Message};
@@ -185,7 +192,8 @@ impl AsyncSender {
     }
 
     /// Closes all connections of a user, each after the messages that were sent to it before, and ends the user's event
-    /// streams. Returns how many were open.
+    /// streams. Returns how many were open. In a cluster, this includes the user's connections on all nodes; those of other
+    /// nodes are not part of the returned number.
     ///
     /// A connection whose handshake was accepted but which is not open yet is closed when it opens. One whose handshake
     /// handler still runs is not closed: first revoke what the handler checks, then close. Waits only while a mailbox
@@ -206,7 +214,7 @@ impl AsyncSender {
     /// Sets when a connection expires; with `None` it does not. This replaces the time that
     /// [`Accept::expires_at`](crate::Accept::expires_at) set, as
     /// [`AsyncStream::set_expires_at`](crate::AsyncStream::set_expires_at) does. Does nothing if the connection has
-    /// gone.
+    /// gone, or belongs to another node of a cluster.
     ///
     /// ```
     /// # use humphrey_ws::AsyncSender;

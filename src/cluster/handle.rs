@@ -11,15 +11,19 @@ use super::broker::Channel;
 use super::counters::ClusterCounters;
 use super::interest::{Interest, Waited};
 use super::node::InterestChange;
-use super::outgoing::{NotQueued, Reservation, Wake};
+use super::outgoing::{NotQueued, Outbound, Reservation, Wake};
+use super::queries::{Answers, Queries};
 use super::servers::{ServerShared, server_of};
-use super::wire::{OVERHEAD_BYTES_MAX, RemoteConnection};
+use super::wire::{Content, DirectAction, OVERHEAD_BYTES_MAX, RemoteConnection};
 use crate::message::Message;
 use crate::sync::lock;
 use crate::user_threads;
 
 /// How long a join waits for the subscription of its room.
 const JOIN_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How long a question waits for the answers of the other nodes.
+const ANSWERS_WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// Wakes the thread of the link, if it sleeps.
 pub(super) struct LinkWaker {
@@ -65,6 +69,7 @@ pub(super) struct Shared {
     pub(super) servers: Vec<Arc<ServerShared>>,
     pub(super) interest: Mutex<Vec<InterestChange>>,
     pub(super) counters: Arc<ClusterCounters>,
+    pub(super) queries: Arc<Queries>,
     pub(super) waker: Arc<LinkWaker>,
     /// When the link has to have ended; `None` while the app runs.
     pub(super) stop_by: Mutex<Option<Instant>>,
@@ -105,23 +110,95 @@ impl ClusterHandle {
     pub(crate) fn try_reserve(
         &self,
         channel: &Channel,
-        message: &Message,
+        content: &Outbound,
     ) -> Result<Reservation<'_>, NotQueued> {
         let outgoing = &self.server(channel).outgoing;
-        outgoing.try_reserve(message, Instant::now())
+        outgoing.try_reserve(content, Instant::now())
     }
 
-    /// Sends a message to the other nodes. Waits while the queue is full. A message that can't be queued is counted.
-    pub(crate) fn publish(
-        &self,
-        channel: Channel,
-        message: Message,
-        except: Option<RemoteConnection>,
-    ) {
-        match self.server(&channel).outgoing.reserve(&message) {
-            Ok(reserved) => reserved.push(channel, message, except, Instant::now()),
-            Err(_) => self.shared.counters.dropped_broker.add(1),
+    /// Sends something to the other nodes. Waits while the queue is full. What can't be queued is counted.
+    pub(crate) fn publish(&self, channel: Channel, content: Outbound) -> Result<(), NotQueued> {
+        let outgoing = &self.server(&channel).outgoing;
+        let reserved = match user_threads::must_not_block() {
+            true => outgoing.try_reserve(&content, Instant::now()),
+            false => outgoing.reserve(&content),
+        };
+        match reserved {
+            Ok(reserved) => {
+                reserved.push(channel, content, Instant::now());
+                Ok(())
+            }
+            Err(refused) => {
+                self.shared.counters.dropped_broker.add(1);
+                Err(refused)
+            }
         }
+    }
+
+    /// Acts on a connection of another node. Waits while the queue is full.
+    pub(crate) fn act(
+        &self,
+        to: RemoteConnection,
+        action: DirectAction<'_>,
+    ) -> Result<(), NotQueued> {
+        let content = Outbound::Encoded(Content::Direct(to, action).encode());
+        self.publish(Channel::Node(to.node), content)
+    }
+
+    /// Acts on a connection of another node. Never waits.
+    pub(crate) fn try_act(
+        &self,
+        to: RemoteConnection,
+        action: DirectAction<'_>,
+    ) -> Result<(), NotQueued> {
+        let content = Outbound::Encoded(Content::Direct(to, action).encode());
+        let channel = Channel::Node(to.node);
+        let reserved = self.try_reserve(&channel, &content)?;
+        reserved.push(channel, content, Instant::now());
+        Ok(())
+    }
+
+    /// Whether this node hears another one.
+    pub(crate) fn hears(&self, node: u32) -> bool {
+        self.shared.queries.hears(node)
+    }
+
+    /// Closes the connections of a user on all other nodes.
+    pub(crate) fn close_user(&self, user: &str, code: u16, reason: &str) {
+        let content = Content::CloseUser { user, code, reason };
+        let content = Outbound::Encoded(content.encode());
+        // A message that can't be queued has been counted.
+        let _ = self.publish(Channel::Nodes, content);
+    }
+
+    /// Counts the members of a room, or all clients, on the other nodes. Waits for their answers, but not on threads that
+    /// must not block.
+    pub(crate) fn count(&self, room: Option<&str>) -> Answers {
+        let number = self.shared.queries.begin();
+        let question = Content::Count {
+            query: number,
+            room,
+        };
+        let question = Outbound::Encoded(question.encode());
+        let mut wait_max = ANSWERS_WAIT_MAX;
+        match self.try_reserve(&Channel::Nodes, &question) {
+            Ok(reserved) if !user_threads::must_not_block() => {
+                reserved.push(Channel::Nodes, question, Instant::now());
+            }
+            _ => wait_max = Duration::ZERO,
+        }
+        let answers = self.shared.queries.wait(number, wait_max);
+        Answers {
+            // While a broker server is unreachable, there may be nodes that this one does not hear.
+            is_complete: answers.is_complete && self.is_connected(),
+            ..answers
+        }
+    }
+
+    /// Whether all broker servers are connected.
+    fn is_connected(&self) -> bool {
+        let mut servers = self.shared.servers.iter();
+        servers.all(|server| server.status.is_up())
     }
 
     /// Records that this node needs the messages of a room from now on. Calls for the same room must not overlap.

@@ -52,7 +52,6 @@ impl ServerStatus {
         self.notify();
     }
 
-    #[cfg(all(test, not(loom)))]
     pub(crate) fn is_up(&self) -> bool {
         self.connection.load(Acquire) != 0
     }

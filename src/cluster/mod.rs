@@ -18,6 +18,7 @@ mod members;
 mod node;
 mod outgoing;
 mod parked;
+mod queries;
 mod redis;
 mod servers;
 mod settings;
@@ -30,9 +31,10 @@ pub(crate) use self::broker::Channel;
 pub(crate) use self::handle::ClusterHandle;
 pub(crate) use self::interest::Interest;
 pub(crate) use self::members::{Delivered, Members};
-pub(crate) use self::outgoing::NotQueued;
+pub(crate) use self::outgoing::{NotQueued, Outbound};
+pub(crate) use self::queries::Answers;
 pub(crate) use self::start::PreparedCluster;
-pub(crate) use self::wire::RemoteConnection;
+pub(crate) use self::wire::{DirectAction, Payload, RemoteConnection};
 
 #[cfg(all(test, not(loom)))]
 mod sim_tests;

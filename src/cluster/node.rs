@@ -8,14 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::broker::{Channel, Command, Event, Incarnation, Kind, Refused};
 use super::counters::ClusterCounters;
 use super::interest::Interest;
 use super::members::Members;
 use super::outgoing::Queued;
-use super::parked::{self, Parked, ParkedMessage};
+use super::parked::{self, Arrived, Parked};
+use super::queries::Queries;
 use super::servers::{ServerShared, server_of};
-use super::wire::{self, Envelope, EnvelopeContent, Heartbeat, MessageEnvelope};
+use super::wire::{self, Content, Envelope, Heartbeat};
 use crate::report::{Limited, limited};
 
 /// How often a node sends a heartbeat through each broker server.
@@ -125,11 +128,13 @@ pub(crate) struct Node {
     /// The unneeded rooms in the order of their `unsubscribe_at`, and some that are needed again.
     lingering: VecDeque<(Instant, Arc<str>)>,
     everyone: Counts,
+    direct: Counts,
     peers: HashMap<u32, Peer>,
     sent: HashMap<Channel, Sent>,
     sent_pruned: Instant,
     parked: Parked,
     members: Arc<dyn Members>,
+    queries: Arc<Queries>,
     counters: Arc<ClusterCounters>,
     /// Sent in heartbeats.
     heartbeats: u64,
@@ -145,7 +150,7 @@ impl Node {
         servers: Vec<Arc<ServerShared>>,
         parked_bytes_max: usize,
         members: Arc<dyn Members>,
-        counters: Arc<ClusterCounters>,
+        (queries, counters): (Arc<Queries>, Arc<ClusterCounters>),
         now: Instant,
     ) -> Self {
         let server = |shared| Server {
@@ -163,11 +168,13 @@ impl Node {
             rooms: HashMap::new(),
             lingering: VecDeque::new(),
             everyone: Counts::default(),
+            direct: Counts::default(),
             peers: HashMap::new(),
             sent: HashMap::new(),
             sent_pruned: now,
             parked: Parked::new(parked_bytes_max),
             members,
+            queries,
             counters,
             heartbeats: 0,
             now,
@@ -191,7 +198,7 @@ impl Node {
                 channel,
                 id: _,
                 envelope,
-            } => self.received(server, channel, &envelope, now),
+            } => self.received(server, channel, envelope, now, actions),
             Event::Published { receivers: _ } => {
                 self.servers[server].unanswered -= 1;
                 self.counters.confirmed.add(1);
@@ -344,68 +351,122 @@ impl Node {
         }
     }
 
-    /// Handles a message of another node, or one of this node that has come back.
-    fn received(&mut self, server: usize, channel: Channel, envelope: &[u8], now: Instant) {
-        let decoded = match Envelope::decode(envelope) {
+    /// Handles what another node has sent, or what this node has sent itself.
+    fn received(
+        &mut self,
+        server: usize,
+        channel: Channel,
+        envelope: Bytes,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let decoded = match Envelope::decode(&envelope) {
             Ok(decoded) => decoded,
             Err(bad) => {
-                /// Whoever may publish to the broker can cause it.
-                static BAD: Limited = Limited::new();
-                self.counters.bad_envelopes.add(1);
-                limited!(
-                    BAD,
-                    warning,
-                    "a message from the cluster can't be read and is skipped: {bad}; does another program use the \
-                     same prefix (?app=) on this broker, or does a node have a newer version?"
-                );
+                self.is_bad(&bad);
                 return;
             }
         };
-        match decoded.content {
-            EnvelopeContent::Heartbeat(heartbeat) => {
-                self.heartbeat(server, decoded.node, heartbeat, now);
+        let (node, serial) = (decoded.node, decoded.serial);
+        match (decoded.content, channel) {
+            (Content::Heartbeat(heartbeat), Channel::Nodes) => {
+                self.heartbeat(server, (node, serial), heartbeat, now);
             }
             // Its own members have been sent it already.
-            EnvelopeContent::Message(_) if decoded.node == self.id => {}
-            EnvelopeContent::Message(message) => {
-                self.message(channel, decoded.node, &message);
+            _ if node == self.id => {}
+            (
+                Content::Message(payload, except),
+                channel @ (Channel::Everyone | Channel::Room(_)),
+            ) => {
+                if self.has_counted(&channel, node, serial) {
+                    self.deliver(Arrived::Message {
+                        channel,
+                        message: payload.to_message(),
+                        except,
+                    });
+                }
             }
+            (Content::Direct(to, _), channel @ Channel::Node(_)) if to.node == self.id => {
+                if self.has_counted(&channel, node, serial) {
+                    self.deliver(Arrived::Direct(envelope));
+                }
+            }
+            (Content::CloseUser { user, code, reason }, Channel::Nodes) => {
+                self.members.close_user(user, code, reason);
+            }
+            (Content::Count { query, room }, Channel::Nodes) => {
+                let members = self.members.count(room);
+                let content = Content::Counted { query, members };
+                self.reply(node, content, actions);
+            }
+            (Content::Counted { query, members }, Channel::Node(_)) => {
+                self.queries.answer(query, node, members);
+            }
+            _ => self.is_bad(&"it is not for this channel"),
         }
     }
 
-    fn message(&mut self, channel: Channel, node: u32, message: &MessageEnvelope<'_>) {
-        let counts = match &channel {
+    fn is_bad(&self, reason: &dyn std::fmt::Display) {
+        /// Whoever may publish to the broker can cause it.
+        static BAD: Limited = Limited::new();
+        self.counters.bad_envelopes.add(1);
+        limited!(
+            BAD,
+            warning,
+            "a message from the cluster can't be read and is skipped: {reason}; does another program use the same prefix \
+             (?app=) on this broker, or does a node have a newer version?"
+        );
+    }
+
+    /// Counts a message of another node, and those that were missed before it. Returns false if it is for a room that this
+    /// node has unsubscribed from meanwhile.
+    fn has_counted(&mut self, channel: &Channel, node: u32, serial: u64) -> bool {
+        let counts = match channel {
             Channel::Everyone => &mut self.everyone,
+            Channel::Node(_) => &mut self.direct,
             Channel::Room(name) => match self.rooms.get_mut(name) {
                 Some(room) => &mut room.counts,
-                // It was on the way when the node unsubscribed.
-                None => return,
+                None => return false,
             },
-            Channel::Nodes | Channel::Node(_) => {
-                self.counters.bad_envelopes.add(1);
-                return;
-            }
+            Channel::Nodes => return false,
         };
-        let missed = counts.missed_before(node, message.count);
+        let missed = counts.missed_before(node, serial);
         self.counters.missed_remote.add(missed);
         self.counters.received.add(1);
-        let parked = ParkedMessage {
-            channel,
-            message: message.to_message(),
-            except: message.except,
-        };
-        if !self.parked.deliver(parked, &*self.members) {
+        true
+    }
+
+    fn deliver(&mut self, arrived: Arrived) {
+        if !self.parked.deliver(arrived, &*self.members) {
             self.counters.dropped_full.add(1);
         }
     }
 
-    fn heartbeat(&mut self, server: usize, node: u32, heartbeat: Heartbeat, now: Instant) {
+    /// Sends content to another node at once. If its broker server can't be reached, the other node does not wait for it.
+    fn reply(&mut self, node: u32, content: Content<'_>, actions: &mut Vec<Action>) {
+        let channel = Channel::Node(node);
+        let at = server_of(&channel, &self.shared);
+        if self.servers[at].incarnation.is_some() {
+            self.servers[at].unanswered += 1;
+            let envelope = content.encode().envelope(self.id, 0);
+            let command = Command::Publish { channel, envelope };
+            actions.push(Action::Command(at, command));
+        }
+    }
+
+    fn heartbeat(
+        &mut self,
+        server: usize,
+        (node, serial): (u32, u64),
+        heartbeat: Heartbeat,
+        now: Instant,
+    ) {
         /// It repeats with each heartbeat.
         static SAME_ID: Limited = Limited::new();
         /// As long as the versions stay as they are.
         static VERSIONS: Limited = Limited::new();
         if node == self.id {
-            match heartbeat.count <= self.heartbeats {
+            match serial <= self.heartbeats {
                 true => self.servers[server].echoed = now,
                 false => limited!(
                     SAME_ID,
@@ -439,7 +500,11 @@ impl Node {
 
     fn count_nodes(&self) {
         let others = self.peers.values().filter(|peer| !peer.is_gone).count();
-        self.counters.nodes.store(others as u64 + 1, Relaxed);
+        let before = self.counters.nodes.swap(others as u64 + 1, Relaxed);
+        if before != others as u64 + 1 {
+            let heard = self.peers.iter().filter(|(_, peer)| !peer.is_gone);
+            self.queries.set_peers(heard.map(|(&node, _)| node));
+        }
     }
 
     /// Judges the silence of the other nodes.
@@ -476,6 +541,7 @@ impl Node {
         }
         self.count_nodes();
         self.everyone.forget(node);
+        self.direct.forget(node);
         for room in self.rooms.values_mut() {
             room.counts.forget(node);
         }
@@ -505,11 +571,23 @@ impl Node {
     fn publish(&mut self, queued: Queued, now: Instant) -> Command {
         let Queued {
             channel,
-            message,
-            except,
+            content,
             at: _,
         } = queued;
-        let sent = match self.sent.get_mut(&channel) {
+        let serial = self.next_serial(&channel, now);
+        self.counters.published.add(1);
+        Command::Publish {
+            channel,
+            envelope: content.encode().envelope(self.id, serial),
+        }
+    }
+
+    /// The serial of the next message to a channel; 0 if its messages are not counted.
+    fn next_serial(&mut self, channel: &Channel, now: Instant) -> u64 {
+        if *channel == Channel::Nodes {
+            return 0;
+        }
+        let sent = match self.sent.get_mut(channel) {
             Some(sent) => sent,
             None => self
                 .sent
@@ -518,21 +596,7 @@ impl Node {
         };
         sent.count += 1;
         sent.at = now;
-        let envelope = Envelope {
-            node: self.id,
-            content: EnvelopeContent::Message(MessageEnvelope {
-                count: sent.count,
-                is_text: message.is_text(),
-                uncompressed: message.is_uncompressed(),
-                except,
-                payload: message.bytes(),
-            }),
-        };
-        self.counters.published.add(1);
-        Command::Publish {
-            channel,
-            envelope: envelope.encode(),
-        }
+        sent.count
     }
 
     /// Does what is due. Call it after what was received has been handled.
@@ -585,17 +649,13 @@ impl Node {
 
     fn heartbeat_command(&mut self, is_last: bool) -> Command {
         self.heartbeats += 1;
-        let envelope = Envelope {
-            node: self.id,
-            content: EnvelopeContent::Heartbeat(Heartbeat {
-                count: self.heartbeats,
-                versions: (wire::VERSION_MIN, wire::VERSION),
-                is_last,
-            }),
-        };
+        let content = Content::Heartbeat(Heartbeat {
+            versions: (wire::VERSION_MIN, wire::VERSION),
+            is_last,
+        });
         Command::Publish {
             channel: Channel::Nodes,
-            envelope: envelope.encode(),
+            envelope: content.encode().envelope(self.id, self.heartbeats),
         }
     }
 

@@ -8,31 +8,54 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::broker::Channel;
-use super::wire::{OVERHEAD_BYTES_MAX, RemoteConnection};
+use super::wire::{Content, EncodedContent, OVERHEAD_BYTES_MAX, Payload, RemoteConnection};
 use crate::message::Message;
 use crate::sync::{ignore_poison, lock};
 
 /// What a queued message takes in addition to its payload.
 const MESSAGE_BYTES_MORE: usize = size_of::<Queued>() + OVERHEAD_BYTES_MAX;
 
-/// A message on its way to the broker.
+/// Content on its way to the broker.
 #[derive(Debug)]
 pub(crate) struct Queued {
     pub(crate) channel: Channel,
-    pub(crate) message: Message,
-    pub(crate) except: Option<RemoteConnection>,
+    pub(crate) content: Outbound,
     /// When it was queued.
     pub(crate) at: Instant,
 }
 
-impl Queued {
-    pub(crate) fn weight(&self) -> usize {
-        weight(&self.message)
+/// The content of an envelope that has not been sent.
+#[derive(Debug)]
+pub(crate) enum Outbound {
+    /// A message for the members of a channel, which shares its bytes with the local recipients.
+    Message(Message, Option<RemoteConnection>),
+    Encoded(EncodedContent),
+}
+
+impl Outbound {
+    /// Returns the content without the node and the serial.
+    pub(crate) fn encode(self) -> EncodedContent {
+        match self {
+            Self::Message(message, except) => {
+                Content::Message(Payload::of(&message), except).encode()
+            }
+            Self::Encoded(encoded) => encoded,
+        }
+    }
+
+    fn weight(&self) -> usize {
+        let bytes = match self {
+            Self::Message(message, _) => message.bytes().len(),
+            Self::Encoded(encoded) => encoded.len(),
+        };
+        bytes + MESSAGE_BYTES_MORE
     }
 }
 
-fn weight(message: &Message) -> usize {
-    message.bytes().len() + MESSAGE_BYTES_MORE
+impl Queued {
+    fn weight(&self) -> usize {
+        self.content.weight()
+    }
 }
 
 /// Wakes the link.
@@ -105,24 +128,17 @@ pub(crate) struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
-    /// Queues the message that the space was reserved for.
-    pub(crate) fn push(
-        mut self,
-        channel: Channel,
-        message: Message,
-        except: Option<RemoteConnection>,
-        now: Instant,
-    ) {
+    /// Queues the content that the space was reserved for.
+    pub(crate) fn push(mut self, channel: Channel, content: Outbound, now: Instant) {
         let reserved = std::mem::take(&mut self.weight);
         let queue = self.queue;
         let mut state = lock(&queue.state);
         state.reserved -= reserved;
-        state.bytes += weight(&message);
+        state.bytes += content.weight();
         let was_empty = state.queue.is_empty();
         state.queue.push_back(Queued {
             channel,
-            message,
-            except,
+            content,
             at: now,
         });
         drop(state);
@@ -162,13 +178,13 @@ impl Outgoing {
         }
     }
 
-    /// Reserves space for a message. Never waits.
+    /// Reserves space. Never waits.
     pub(crate) fn try_reserve(
         &self,
-        message: &Message,
+        content: &Outbound,
         now: Instant,
     ) -> Result<Reservation<'_>, NotQueued> {
-        let weight = weight(message);
+        let weight = content.weight();
         let mut state = lock(&self.state);
         state.check(weight, now, self)?;
         state.reserved += weight;
@@ -178,10 +194,10 @@ impl Outgoing {
         })
     }
 
-    /// Reserves space for a message, and waits while the queue is full. If the broker is unreachable, it waits until the
+    /// Reserves space, and waits while the queue is full. If the broker is unreachable, it waits until the
     /// outage has lasted for `wait_max`, and then fails.
-    pub(crate) fn reserve(&self, message: &Message) -> Result<Reservation<'_>, NotQueued> {
-        let weight = weight(message);
+    pub(crate) fn reserve(&self, content: &Outbound) -> Result<Reservation<'_>, NotQueued> {
+        let weight = content.weight();
         let mut state = lock(&self.state);
         loop {
             let now = Instant::now();

@@ -6,37 +6,58 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::broker::Channel;
 use super::members::{Delivered, Members};
-use super::wire::RemoteConnection;
+use super::wire::{Content, Envelope, RemoteConnection};
 use crate::message::Message;
 
 /// How often delivery of parked messages is tried again.
 pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What a parked message takes in addition to its payload.
-const MESSAGE_BYTES_MORE: usize = size_of::<ParkedMessage>();
+const MESSAGE_BYTES_MORE: usize = size_of::<Arrived>();
 
-/// A message of another node for local members.
-pub(super) struct ParkedMessage {
-    pub(super) channel: Channel,
-    pub(super) message: Message,
-    pub(super) except: Option<RemoteConnection>,
+/// What another node has sent for local members.
+pub(super) enum Arrived {
+    Message {
+        channel: Channel,
+        message: Message,
+        except: Option<RemoteConnection>,
+    },
+    /// The envelope of an action on one connection.
+    Direct(Bytes),
 }
 
-impl ParkedMessage {
+impl Arrived {
     fn weight(&self) -> usize {
-        self.message.bytes().len() + MESSAGE_BYTES_MORE
+        let bytes = match self {
+            Self::Message { message, .. } => message.bytes().len(),
+            Self::Direct(envelope) => envelope.len(),
+        };
+        bytes + MESSAGE_BYTES_MORE
     }
 
     fn deliver(&self, members: &dyn Members) -> Delivered {
-        members.deliver(&self.channel, &self.message, self.except)
+        match self {
+            Self::Message {
+                channel,
+                message,
+                except,
+            } => members.deliver(channel, message, *except),
+            Self::Direct(envelope) => match Envelope::decode(envelope).map(|it| it.content) {
+                Ok(Content::Direct(to, action)) => members.act(to, action),
+                // It was decoded when it arrived.
+                _ => Delivered::Done,
+            },
+        }
     }
 }
 
 /// The parked messages.
 pub(super) struct Parked {
-    queue: VecDeque<ParkedMessage>,
+    queue: VecDeque<Arrived>,
     bytes: usize,
     bytes_max: usize,
 }
@@ -55,7 +76,7 @@ impl Parked {
     }
 
     /// Delivers a message, or parks it behind those that are parked already. Returns false if it had to be dropped.
-    pub(super) fn deliver(&mut self, message: ParkedMessage, members: &dyn Members) -> bool {
+    pub(super) fn deliver(&mut self, message: Arrived, members: &dyn Members) -> bool {
         if self.queue.is_empty() && message.deliver(members) == Delivered::Done {
             return true;
         }

@@ -10,6 +10,8 @@ use self::world::World;
 use super::broker::Channel;
 use super::interest::Waited;
 use super::node::{HEARTBEAT_INTERVAL, SILENCE_MAX};
+use super::queries::Answers;
+use super::wire::{Content, DirectAction};
 
 fn seeds(default: u64) -> std::ops::Range<u64> {
     let first = env("SEED");
@@ -171,6 +173,90 @@ fn full_mailbox_parks_messages_and_then_drops_them() {
     let dropped = world.counters(1).dropped_full.get();
     assert_eq!(delivered + dropped, 200);
     assert!(dropped > 0 && delivered > 70, "{delivered} {dropped}");
+}
+
+#[test]
+fn actions_reach_one_connection_of_one_node_in_order() {
+    let mut world = World::new(3, 2);
+    world.settle();
+    world.act_on(0, 7, 2, DirectAction::Join { room: "a" });
+    world.act_on(0, 7, 2, DirectAction::Leave { room: "a" });
+    world.act_on(0, 8, 2, DirectAction::Join { room: "b" });
+    world.fill_mailbox(2, true);
+    world.settle();
+    assert!(world.delivered(2).is_empty(), "they wait for the mailbox");
+    world.fill_mailbox(2, false);
+    world.settle();
+    let expected = [
+        "7 Join { room: \"a\" }",
+        "7 Leave { room: \"a\" }",
+        "8 Join { room: \"b\" }",
+    ];
+    assert_eq!(world.delivered(2), expected);
+    assert!(world.delivered(1).is_empty());
+}
+
+#[test]
+fn users_are_closed_on_all_other_nodes() {
+    let mut world = World::new(3, 1);
+    world.settle();
+    let close = Content::CloseUser {
+        user: "Ada",
+        code: 4_001,
+        reason: "bye",
+    };
+    world.queue(0, Channel::Nodes, &close);
+    world.settle();
+    for node in [1, 2] {
+        assert_eq!(world.delivered(node), ["close Ada 4001 bye"]);
+    }
+    assert!(world.delivered(0).is_empty());
+}
+
+#[test]
+fn count_is_complete_once_all_nodes_that_are_heard_have_answered() {
+    let mut world = World::new(3, 2);
+    world.run_for(HEARTBEAT_INTERVAL * 2);
+    let ask = |world: &mut World| {
+        let query = world.queries(0).begin();
+        let room = Some("four");
+        world.queue(0, Channel::Nodes, &Content::Count { query, room });
+        world.settle();
+        world.queries(0).wait(query, Duration::ZERO)
+    };
+    let answers = |nodes: usize, is_complete| Answers {
+        members: 4 * nodes as u64,
+        nodes,
+        is_complete,
+    };
+    assert_eq!(ask(&mut world), answers(2, true));
+    world.stop_running(2);
+    assert_eq!(ask(&mut world), answers(1, false), "one does not answer");
+    world.run_for(Duration::from_secs(4));
+    assert_eq!(ask(&mut world), answers(1, true), "it is gone");
+}
+
+#[test]
+fn waiting_for_answers_ends_when_the_silent_node_is_gone() {
+    let queries = super::queries::Queries::default();
+    queries.set_peers([1, 2].into_iter());
+    assert!(queries.hears(1) && !queries.hears(3));
+    let query = queries.begin();
+    queries.answer(query, 1, 10);
+    queries.answer(query, 1, 10);
+    queries.answer(query, 3, 10);
+    queries.answer(query + 1, 2, 10);
+    queries.set_peers([1].into_iter());
+    let answers = queries.wait(query, Duration::from_secs(60));
+    let expected = Answers {
+        members: 10,
+        nodes: 1,
+        is_complete: true,
+    };
+    assert_eq!(
+        answers, expected,
+        "only the first answer of each node asked counts"
+    );
 }
 
 /// Chance decides what happens. In the end, each message was delivered once to every node that needed its room all the

@@ -15,6 +15,7 @@ use super::link::{Connection, Endpoint, Link, WAKER};
 use super::members::Members;
 use super::node::Node;
 use super::outgoing::{Outgoing, Wake};
+use super::queries::Queries;
 use super::redis::url::RedisUrl;
 use super::redis::{Redis, RedisSettings};
 use super::servers::{ServerShared, server_key};
@@ -79,11 +80,12 @@ impl PreparedCluster {
             servers,
             interest: Mutex::default(),
             counters: Arc::new(ClusterCounters::default()),
+            queries: Arc::new(Queries::default()),
             waker,
             stop_by: Mutex::default(),
         };
         let handle = ClusterHandle {
-            node: random_number(),
+            node: random_node(),
             message_bytes_max: settings.message_bytes_max,
             shared: Arc::new(shared),
             thread: Mutex::default(),
@@ -105,7 +107,7 @@ impl PreparedCluster {
             shared.servers.clone(),
             self.incoming_bytes_max,
             members,
-            shared.counters.clone(),
+            (shared.queries.clone(), shared.counters.clone()),
             self.now,
         );
         let link = Link::new(self.poll, shared, node, self.connections);
@@ -127,9 +129,9 @@ fn has_duplicates(keys: impl Iterator<Item = u64>) -> bool {
     keys.windows(2).any(|pair| pair[0] == pair[1])
 }
 
-/// Draws the number of this node.
-fn random_number() -> u32 {
+/// Draws the number of this node. It is not 0, the number of an app that is alone.
+fn random_node() -> u32 {
     use std::hash::{BuildHasher, RandomState};
     // A new `RandomState` has random keys, so its hash serves as a random number.
-    RandomState::new().hash_one(std::process::id()) as u32
+    (RandomState::new().hash_one(std::process::id()) as u32).max(1)
 }

@@ -17,22 +17,36 @@ pub(crate) const VERSION: u8 = 1;
 /// The oldest version that this code reads.
 pub(crate) const VERSION_MIN: u8 = 1;
 
-/// The most bytes that an envelope takes in addition to its payload.
+/// The most bytes that the envelope of a message takes in addition to the payload.
 pub(crate) const OVERHEAD_BYTES_MAX: usize = 64;
 
 // Kinds.
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 const HEARTBEAT: u8 = 3;
+const DIRECT_TEXT: u8 = 4;
+const DIRECT_BINARY: u8 = 5;
+const CLOSE: u8 = 6;
+const JOIN: u8 = 7;
+const LEAVE: u8 = 8;
+const CLOSE_USER: u8 = 9;
+const COUNT: u8 = 10;
+const COUNTED: u8 = 11;
 
 // Tags. Those of later versions must be different.
 const PAYLOAD: u8 = 0;
 const NODE: u8 = 1;
-const COUNT: u8 = 2;
+const SERIAL: u8 = 2;
 const EXCEPT: u8 = 3;
 const UNCOMPRESSED: u8 = 4;
 const VERSIONS: u8 = 5;
 const STOPPING: u8 = 6;
+const TO: u8 = 7;
+const CODE: u8 = 8;
+const USER: u8 = 9;
+const QUERY: u8 = 10;
+const ROOM: u8 = 11;
+const MEMBERS: u8 = 12;
 
 /// A connection of some node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,39 +57,89 @@ pub(crate) struct RemoteConnection {
     pub(crate) generation: u32,
 }
 
+impl RemoteConnection {
+    const LEN: usize = 14;
+
+    fn encode(self) -> [u8; Self::LEN] {
+        let mut value = [0; Self::LEN];
+        value[..4].copy_from_slice(&self.node.to_le_bytes());
+        value[4..6].copy_from_slice(&self.shard.to_le_bytes());
+        value[6..10].copy_from_slice(&self.slot.to_le_bytes());
+        value[10..].copy_from_slice(&self.generation.to_le_bytes());
+        value
+    }
+
+    fn decode(value: &[u8]) -> Option<Self> {
+        let (node, value) = value.split_first_chunk()?;
+        let (shard, value) = value.split_first_chunk()?;
+        let (slot, value) = value.split_first_chunk()?;
+        let generation = value.first_chunk()?;
+        Some(Self {
+            node: u32::from_le_bytes(*node),
+            shard: u16::from_le_bytes(*shard),
+            slot: u32::from_le_bytes(*slot),
+            generation: u32::from_le_bytes(*generation),
+        })
+    }
+}
+
 /// A decoded envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Envelope<'a> {
     /// The node that has sent it.
     pub(crate) node: u32,
-    pub(crate) content: EnvelopeContent<'a>,
+    /// Counts the messages of this node on this channel, or its heartbeats, from 1. 0 if they are not counted.
+    pub(crate) serial: u64,
+    pub(crate) content: Content<'a>,
 }
 
 /// What an envelope contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum EnvelopeContent<'a> {
-    Message(MessageEnvelope<'a>),
+pub(crate) enum Content<'a> {
+    /// A message for the members of a room, or for everyone.
+    Message(Payload<'a>, Option<RemoteConnection>),
     Heartbeat(Heartbeat),
+    /// An action on one connection.
+    Direct(RemoteConnection, DirectAction<'a>),
+    /// Closes the connections of a user.
+    CloseUser {
+        user: &'a str,
+        code: u16,
+        reason: &'a str,
+    },
+    /// Asks for the number of members of a room, or of all clients.
+    Count {
+        query: u64,
+        room: Option<&'a str>,
+    },
+    /// The answer.
+    Counted {
+        query: u64,
+        members: u64,
+    },
 }
 
-/// A message for the members of a room, or for everyone.
+/// The payload of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MessageEnvelope<'a> {
-    /// Counts the messages of this node on this channel, from 1; for a room with a history, its appends. 0 if unknown.
-    pub(crate) count: u64,
+pub(crate) struct Payload<'a> {
     pub(crate) is_text: bool,
     /// The message must not be compressed.
     pub(crate) uncompressed: bool,
-    /// A connection that does not receive it.
-    pub(crate) except: Option<RemoteConnection>,
-    pub(crate) payload: &'a [u8],
+    pub(crate) bytes: &'a [u8],
+}
+
+/// An action on one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DirectAction<'a> {
+    Send(Payload<'a>),
+    Close { code: u16, reason: &'a str },
+    Join { room: &'a str },
+    Leave { room: &'a str },
 }
 
 /// A sign of life of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Heartbeat {
-    /// Increases with each heartbeat of a node.
-    pub(crate) count: u64,
     /// The oldest and the newest version of envelopes that the node reads.
     pub(crate) versions: (u8, u8),
     /// The node is stopping: this is its last heartbeat.
@@ -121,64 +185,134 @@ impl<'a> Envelope<'a> {
         if !(VERSION_MIN..=VERSION).contains(version) {
             return Err(BadEnvelope::Version(*version));
         }
-        if !matches!(*kind, TEXT | BINARY | HEARTBEAT) {
+        if !(TEXT..=COUNTED).contains(kind) {
             return Err(BadEnvelope::Kind(*kind));
         }
         let fields = Fields::decode(rest)?;
-        let content = match *kind {
-            HEARTBEAT => EnvelopeContent::Heartbeat(Heartbeat {
-                count: fields.count,
-                versions: fields.versions.ok_or(BadEnvelope::Missing(VERSIONS))?,
-                is_last: fields.stopping,
-            }),
-            kind => {
-                let payload = fields.payload.ok_or(BadEnvelope::Missing(PAYLOAD))?;
-                let is_text = kind == TEXT;
-                if is_text && std::str::from_utf8(payload).is_err() {
-                    return Err(BadEnvelope::Utf8);
-                }
-                EnvelopeContent::Message(MessageEnvelope {
-                    count: fields.count,
-                    is_text,
-                    uncompressed: fields.uncompressed,
-                    except: fields.except,
-                    payload,
-                })
-            }
-        };
-        let node = fields.node.ok_or(BadEnvelope::Missing(NODE))?;
-        Ok(Self { node, content })
+        Ok(Self {
+            node: fields.node.ok_or(BadEnvelope::Missing(NODE))?,
+            serial: fields.serial,
+            content: fields.content(*kind)?,
+        })
     }
 
-    /// Encodes an envelope.
+    #[cfg(test)]
     pub(crate) fn encode(&self) -> Bytes {
-        let payload_len = match self.content {
-            EnvelopeContent::Message(MessageEnvelope { payload, .. }) => payload.len(),
-            EnvelopeContent::Heartbeat(_) => 0,
-        };
-        let mut out = Vec::with_capacity(OVERHEAD_BYTES_MAX + payload_len);
-        let kind = match self.content {
-            EnvelopeContent::Message(MessageEnvelope { is_text: true, .. }) => TEXT,
-            EnvelopeContent::Message(_) => BINARY,
-            EnvelopeContent::Heartbeat(_) => HEARTBEAT,
-        };
-        out.extend_from_slice(&[VERSION, kind]);
-        write_field(&mut out, NODE, &self.node.to_le_bytes());
-        match self.content {
-            EnvelopeContent::Message(message) => message.encode(&mut out),
-            EnvelopeContent::Heartbeat(heartbeat) => heartbeat.encode(&mut out),
+        self.content.encode().envelope(self.node, self.serial)
+    }
+}
+
+/// The content of an envelope, without the node and the serial.
+#[derive(Debug, Clone)]
+pub(crate) struct EncodedContent {
+    kind: u8,
+    fields: Vec<u8>,
+}
+
+impl EncodedContent {
+    pub(crate) fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// Completes the envelope.
+    pub(crate) fn envelope(&self, node: u32, serial: u64) -> Bytes {
+        let mut out = Vec::with_capacity(HEAD_BYTES_MAX + self.fields.len());
+        out.extend_from_slice(&[VERSION, self.kind]);
+        write_field(&mut out, NODE, &node.to_le_bytes());
+        if serial > 0 {
+            write_number(&mut out, SERIAL, serial);
         }
-        debug_assert!(out.len() <= OVERHEAD_BYTES_MAX + payload_len);
+        out.extend_from_slice(&self.fields);
+        debug_assert!(out.len() <= HEAD_BYTES_MAX + self.fields.len());
         out.into()
     }
 }
 
-impl MessageEnvelope<'_> {
+/// The most bytes that the version, the kind, the node and the serial take.
+const HEAD_BYTES_MAX: usize = 2 + 6 + 12;
+
+impl Content<'_> {
+    pub(crate) fn encode(&self) -> EncodedContent {
+        let mut fields = Vec::new();
+        let kind = match *self {
+            Self::Message(payload, except) => {
+                fields.reserve_exact(OVERHEAD_BYTES_MAX - HEAD_BYTES_MAX + payload.bytes.len());
+                if let Some(except) = except {
+                    write_field(&mut fields, EXCEPT, &except.encode());
+                }
+                payload.encode(&mut fields);
+                if payload.is_text { TEXT } else { BINARY }
+            }
+            Self::Heartbeat(Heartbeat { versions, is_last }) => {
+                write_field(&mut fields, VERSIONS, &[versions.0, versions.1]);
+                if is_last {
+                    write_field(&mut fields, STOPPING, &[]);
+                }
+                HEARTBEAT
+            }
+            Self::Direct(to, action) => {
+                write_field(&mut fields, TO, &to.encode());
+                match action {
+                    DirectAction::Send(payload) => {
+                        payload.encode(&mut fields);
+                        if payload.is_text {
+                            DIRECT_TEXT
+                        } else {
+                            DIRECT_BINARY
+                        }
+                    }
+                    DirectAction::Close { code, reason } => {
+                        write_field(&mut fields, CODE, &code.to_le_bytes());
+                        write_payload(&mut fields, reason.as_bytes());
+                        CLOSE
+                    }
+                    DirectAction::Join { room } => {
+                        write_field(&mut fields, ROOM, room.as_bytes());
+                        JOIN
+                    }
+                    DirectAction::Leave { room } => {
+                        write_field(&mut fields, ROOM, room.as_bytes());
+                        LEAVE
+                    }
+                }
+            }
+            Self::CloseUser { user, code, reason } => {
+                write_field(&mut fields, USER, user.as_bytes());
+                write_field(&mut fields, CODE, &code.to_le_bytes());
+                write_payload(&mut fields, reason.as_bytes());
+                CLOSE_USER
+            }
+            Self::Count { query, room } => {
+                write_number(&mut fields, QUERY, query);
+                if let Some(room) = room {
+                    write_field(&mut fields, ROOM, room.as_bytes());
+                }
+                COUNT
+            }
+            Self::Counted { query, members } => {
+                write_number(&mut fields, QUERY, query);
+                write_number(&mut fields, MEMBERS, members);
+                COUNTED
+            }
+        };
+        EncodedContent { kind, fields }
+    }
+}
+
+impl<'a> Payload<'a> {
+    pub(crate) fn of(message: &'a Message) -> Self {
+        Self {
+            is_text: message.is_text(),
+            uncompressed: message.is_uncompressed(),
+            bytes: message.bytes(),
+        }
+    }
+
     pub(crate) fn to_message(self) -> Message {
         // The text was checked when the envelope was decoded.
         let message = match self.is_text {
-            true => Message::new_checked_text(self.payload),
-            false => Message::new_binary(self.payload),
+            true => Message::new_checked_text(self.bytes),
+            false => Message::new_binary(self.bytes),
         };
         #[cfg(feature = "deflate")]
         if self.uncompressed {
@@ -188,30 +322,10 @@ impl MessageEnvelope<'_> {
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        write_count(out, self.count);
         if self.uncompressed {
             write_field(out, UNCOMPRESSED, &[]);
         }
-        if let Some(except) = self.except {
-            let mut value = [0; 14];
-            value[..4].copy_from_slice(&except.node.to_le_bytes());
-            value[4..6].copy_from_slice(&except.shard.to_le_bytes());
-            value[6..10].copy_from_slice(&except.slot.to_le_bytes());
-            value[10..].copy_from_slice(&except.generation.to_le_bytes());
-            write_field(out, EXCEPT, &value);
-        }
-        out.push(PAYLOAD);
-        out.extend_from_slice(self.payload);
-    }
-}
-
-impl Heartbeat {
-    fn encode(&self, out: &mut Vec<u8>) {
-        write_count(out, self.count);
-        write_field(out, VERSIONS, &[self.versions.0, self.versions.1]);
-        if self.is_last {
-            write_field(out, STOPPING, &[]);
-        }
+        write_payload(out, self.bytes);
     }
 }
 
@@ -219,11 +333,17 @@ impl Heartbeat {
 #[derive(Default)]
 struct Fields<'a> {
     node: Option<u32>,
-    count: u64,
+    serial: u64,
     except: Option<RemoteConnection>,
     uncompressed: bool,
     versions: Option<(u8, u8)>,
     stopping: bool,
+    to: Option<RemoteConnection>,
+    code: Option<u16>,
+    user: Option<&'a str>,
+    query: Option<u64>,
+    room: Option<&'a str>,
+    members: Option<u64>,
     payload: Option<&'a [u8]>,
 }
 
@@ -244,41 +364,94 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
-    /// `None` if the field can't have this value. Later versions may append to the value of a field.
-    fn set(&mut self, tag: u8, value: &[u8]) -> Option<()> {
+    /// `None` if the field can't have this value. Later versions may append to the value of a field with a fixed length.
+    fn set(&mut self, tag: u8, value: &'a [u8]) -> Option<()> {
         match tag {
             NODE => self.node = Some(u32::from_le_bytes(*value.first_chunk()?)),
-            COUNT => self.count = read_varint(value)?.0,
-            EXCEPT => {
-                let (node, value) = value.split_first_chunk()?;
-                let (shard, value) = value.split_first_chunk()?;
-                let (slot, value) = value.split_first_chunk()?;
-                let generation = value.first_chunk()?;
-                self.except = Some(RemoteConnection {
-                    node: u32::from_le_bytes(*node),
-                    shard: u16::from_le_bytes(*shard),
-                    slot: u32::from_le_bytes(*slot),
-                    generation: u32::from_le_bytes(*generation),
-                });
-            }
+            SERIAL => self.serial = read_varint(value)?.0,
+            EXCEPT => self.except = Some(RemoteConnection::decode(value)?),
             UNCOMPRESSED => self.uncompressed = true,
             VERSIONS => {
                 let &[min, max] = value.first_chunk()?;
                 self.versions = Some((min, max));
             }
             STOPPING => self.stopping = true,
+            TO => self.to = Some(RemoteConnection::decode(value)?),
+            CODE => self.code = Some(u16::from_le_bytes(*value.first_chunk()?)),
+            USER => self.user = Some(std::str::from_utf8(value).ok()?),
+            QUERY => self.query = Some(read_varint(value)?.0),
+            ROOM => self.room = Some(std::str::from_utf8(value).ok()?),
+            MEMBERS => self.members = Some(read_varint(value)?.0),
             _ => {}
         }
         Some(())
     }
+
+    fn content(&self, kind: u8) -> Result<Content<'a>, BadEnvelope> {
+        let to = || self.to.ok_or(BadEnvelope::Missing(TO));
+        let code = || self.code.ok_or(BadEnvelope::Missing(CODE));
+        let query = || self.query.ok_or(BadEnvelope::Missing(QUERY));
+        let room = || self.room.ok_or(BadEnvelope::Missing(ROOM));
+        Ok(match kind {
+            TEXT | BINARY => Content::Message(self.payload(kind == TEXT)?, self.except),
+            HEARTBEAT => Content::Heartbeat(Heartbeat {
+                versions: self.versions.ok_or(BadEnvelope::Missing(VERSIONS))?,
+                is_last: self.stopping,
+            }),
+            DIRECT_TEXT | DIRECT_BINARY => {
+                let payload = self.payload(kind == DIRECT_TEXT)?;
+                Content::Direct(to()?, DirectAction::Send(payload))
+            }
+            CLOSE => {
+                let (code, reason) = (code()?, self.text()?);
+                Content::Direct(to()?, DirectAction::Close { code, reason })
+            }
+            JOIN => Content::Direct(to()?, DirectAction::Join { room: room()? }),
+            LEAVE => Content::Direct(to()?, DirectAction::Leave { room: room()? }),
+            CLOSE_USER => Content::CloseUser {
+                user: self.user.ok_or(BadEnvelope::Missing(USER))?,
+                code: code()?,
+                reason: self.text()?,
+            },
+            COUNT => Content::Count {
+                query: query()?,
+                room: self.room,
+            },
+            COUNTED => Content::Counted {
+                query: query()?,
+                members: self.members.ok_or(BadEnvelope::Missing(MEMBERS))?,
+            },
+            kind => return Err(BadEnvelope::Kind(kind)),
+        })
+    }
+
+    fn payload(&self, is_text: bool) -> Result<Payload<'a>, BadEnvelope> {
+        let bytes = self.payload.ok_or(BadEnvelope::Missing(PAYLOAD))?;
+        if is_text && std::str::from_utf8(bytes).is_err() {
+            return Err(BadEnvelope::Utf8);
+        }
+        Ok(Payload {
+            is_text,
+            uncompressed: self.uncompressed,
+            bytes,
+        })
+    }
+
+    fn text(&self) -> Result<&'a str, BadEnvelope> {
+        let bytes = self.payload.ok_or(BadEnvelope::Missing(PAYLOAD))?;
+        std::str::from_utf8(bytes).map_err(|_| BadEnvelope::Utf8)
+    }
 }
 
-fn write_count(out: &mut Vec<u8>, count: u64) {
-    if count > 0 {
-        let mut value = Vec::new();
-        write_varint(&mut value, count);
-        write_field(out, COUNT, &value);
-    }
+fn write_payload(out: &mut Vec<u8>, payload: &[u8]) {
+    out.push(PAYLOAD);
+    out.extend_from_slice(payload);
+}
+
+fn write_number(out: &mut Vec<u8>, tag: u8, number: u64) {
+    let mut value = Vec::with_capacity(10);
+    write_varint(&mut value, number);
+    write_field(out, tag, &value);
 }
 
 fn write_field(out: &mut Vec<u8>, tag: u8, value: &[u8]) {

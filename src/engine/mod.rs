@@ -53,6 +53,7 @@ pub(crate) use self::parts::clock::Clock;
 pub(crate) use self::parts::encoding::Encoding;
 pub(crate) use self::parts::expiry::Expiry;
 pub use self::parts::id::ConnectionId;
+pub(crate) use self::parts::id::NodeId;
 use self::parts::lease::Lease;
 pub(crate) use self::parts::mailbox::PushError;
 use self::parts::mailbox::Wake;

@@ -18,7 +18,7 @@ pub(crate) const LAYERS: [Layers; 3] = [
     Layers {
         folder: "src/cluster",
         layers: &[
-            &["wire", "counters", "settings", "interest"],
+            &["wire", "counters", "settings", "interest", "queries"],
             // The seam to a broker server.
             &["broker"],
             &["redis", "outgoing", "members"],

@@ -12,9 +12,10 @@ use crate::cluster::counters::ClusterCounters;
 use crate::cluster::interest::{Interest, ServerStatus, Waited};
 use crate::cluster::members::{Delivered, Members};
 use crate::cluster::node::{Action, InterestChange, Node};
-use crate::cluster::outgoing::{NotQueued, Outgoing, Wake};
+use crate::cluster::outgoing::{NotQueued, Outbound, Outgoing, Wake};
+use crate::cluster::queries::Queries;
 use crate::cluster::servers::{ServerShared, server_key, server_of};
-use crate::cluster::wire::RemoteConnection;
+use crate::cluster::wire::{Content, DirectAction, RemoteConnection};
 use crate::message::Message;
 use crate::sync::lock;
 
@@ -53,12 +54,30 @@ impl Members for Recorder {
         lock(&self.delivered).push(format!("{name} {text}"));
         Delivered::Done
     }
+
+    fn act(&self, to: RemoteConnection, action: DirectAction<'_>) -> Delivered {
+        if self.full.load(Relaxed) {
+            return Delivered::Full;
+        }
+        lock(&self.delivered).push(format!("{} {action:?}", to.slot));
+        Delivered::Done
+    }
+
+    fn close_user(&self, user: &str, code: u16, reason: &str) {
+        lock(&self.delivered).push(format!("close {user} {code} {reason}"));
+    }
+
+    /// The length of the name stands for the number of members.
+    fn count(&self, room: Option<&str>) -> u64 {
+        room.map_or(1_000, |room| room.len() as u64)
+    }
 }
 
 struct SimNode {
     node: Node,
     shared: Vec<Arc<ServerShared>>,
     members: Arc<Recorder>,
+    queries: Arc<Queries>,
     counters: Arc<ClusterCounters>,
     /// It stands still otherwise.
     runs: bool,
@@ -93,17 +112,19 @@ impl World {
             let shared: Vec<_> = (0..servers).map(share).collect();
             let members = Arc::new(Recorder::default());
             let counters = Arc::new(ClusterCounters::default());
+            let queries = Arc::new(Queries::default());
             SimNode {
                 node: Node::new(
                     index as u32,
                     shared.clone(),
                     8 << 20,
                     members.clone(),
-                    counters.clone(),
+                    (queries.clone(), counters.clone()),
                     now,
                 ),
                 shared,
                 members,
+                queries,
                 counters,
                 runs: true,
                 reconnects: true,
@@ -141,13 +162,40 @@ impl World {
         let message = Message::new_text(text);
         let shared = &self.nodes[node].shared;
         let outgoing = &shared[server_of(&channel, shared)].outgoing;
-        match outgoing.try_reserve(&message, self.now) {
+        let content = Outbound::Message(message, None);
+        match outgoing.try_reserve(&content, self.now) {
             Ok(reserved) => {
-                reserved.push(channel, message, None, self.now);
+                reserved.push(channel, content, self.now);
                 true
             }
             Err(NotQueued::Full | NotQueued::Unreachable | NotQueued::Stopped) => false,
         }
+    }
+
+    /// Acts on a connection as a thread of the app does.
+    pub(super) fn act_on(&mut self, node: usize, slot: u32, to: usize, action: DirectAction<'_>) {
+        let connection = RemoteConnection {
+            node: to as u32,
+            shard: 0,
+            slot,
+            generation: 0,
+        };
+        let channel = Channel::Node(connection.node);
+        self.queue(node, channel, &Content::Direct(connection, action));
+    }
+
+    /// Queues content as a thread of the app does.
+    pub(super) fn queue(&mut self, node: usize, channel: Channel, content: &Content<'_>) {
+        let shared = &self.nodes[node].shared;
+        let outgoing = &shared[server_of(&channel, shared)].outgoing;
+        let content = Outbound::Encoded(content.encode());
+        let reserved = outgoing.try_reserve(&content, self.now);
+        let reserved = reserved.unwrap_or_else(|refused| panic!("{refused:?}"));
+        reserved.push(channel, content, self.now);
+    }
+
+    pub(super) fn queries(&self, node: usize) -> &Queries {
+        &self.nodes[node].queries
     }
 
     fn act(&mut self, node: usize, actions: Vec<Action>) {

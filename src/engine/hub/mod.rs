@@ -27,7 +27,7 @@ use crate::engine::model::session::{Session, Status};
 use crate::engine::model::settings::Settings;
 use crate::engine::model::verdict::CountConnections;
 use crate::engine::parts::expiry::{Expiries, Expiry};
-use crate::engine::parts::id::ConnectionId;
+use crate::engine::parts::id::{ConnectionId, NodeId};
 use crate::engine::parts::mailbox::{Mailbox, PushError, Wake, Weigh, When};
 use crate::engine::parts::pace::WastedWaits;
 use crate::engine::parts::peer_limits::PeerLimits;
@@ -197,6 +197,11 @@ impl Hub {
 
     pub(crate) fn rooms_max(&self) -> usize {
         self.settings.limits.rooms_max
+    }
+
+    /// The number of this node, if the app is part of a cluster.
+    pub(crate) fn node(&self) -> NodeId {
+        self.settings.node
     }
 
     pub(crate) fn message_bytes_max(&self) -> usize {

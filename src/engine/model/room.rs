@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use crate::engine::parts::id::{ConnectionId, Key};
+use crate::engine::parts::id::{ConnectionId, Key, NodeId};
 use crate::engine::parts::small_set::Members;
 use crate::sync::lock;
 
@@ -196,12 +196,13 @@ impl SharedRoom {
             .is_some_and(|on| lock(&on.members).contains(id.key()))
     }
 
-    pub(crate) fn members(&self) -> Vec<ConnectionId> {
+    pub(crate) fn members(&self, node: NodeId) -> Vec<ConnectionId> {
         (0..)
             .zip(self.shards.iter())
             .flat_map(|(shard, on)| {
                 let keys: Vec<Key> = lock(&on.members).iter().collect();
-                keys.into_iter().map(move |key| ConnectionId { shard, key })
+                keys.into_iter()
+                    .map(move |key| ConnectionId { node, shard, key })
             })
             .collect()
     }

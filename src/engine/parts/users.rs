@@ -9,7 +9,7 @@ use std::ops::Bound::{Excluded, Included};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::engine::parts::encoding::Encoding;
-use crate::engine::parts::id::{ConnectionId, Key};
+use crate::engine::parts::id::{ConnectionId, Key, NodeId};
 use crate::protocol::close::CloseCode;
 use crate::sync::lock;
 
@@ -116,6 +116,7 @@ impl Users {
 
     fn ids(&self, user: &str, is_wanted: impl Fn(Open) -> bool) -> Vec<ConnectionId> {
         let first = ConnectionId {
+            node: NodeId::NONE,
             shard: 0,
             key: Key {
                 slot: 0,

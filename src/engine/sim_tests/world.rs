@@ -22,7 +22,7 @@ use crate::engine::model::session::Session;
 use crate::engine::model::settings::Settings;
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::expiry::Expiry;
-use crate::engine::parts::id::{ConnectionId, Key};
+use crate::engine::parts::id::{ConnectionId, Key, NodeId};
 use crate::engine::parts::mailbox::{PushError, Wake, When};
 use crate::engine::reactor::{Core, Readiness, Stage};
 use crate::limits::{Limits, SlowConsumer};
@@ -278,6 +278,7 @@ const TURNS_MAX: usize = 100_000;
 impl World {
     pub(super) fn new(setup: Setup) -> Self {
         let settings = Settings {
+            node: NodeId::NONE,
             limits: setup.limits.clone(),
             slow_consumer: setup.slow_consumer,
             heartbeat: setup.heartbeat,
@@ -511,6 +512,7 @@ impl World {
 
     pub(super) fn id(&self, client: usize) -> ConnectionId {
         ConnectionId {
+            node: NodeId::NONE,
             shard: 0,
             key: self.key(client),
         }

@@ -352,6 +352,7 @@ impl WebSocket {
             encoding,
         } = opening;
         let id = ConnectionId {
+            node: cx.shard.hub.settings.node,
             shard: cx.shard.index,
             key: cx.key,
         };
