@@ -3,103 +3,20 @@
 //! Without a `redis-server` on this machine, these tests say so and pass; `.ci/run` installs one.
 
 use crate::events::EventSource;
+use crate::nodes::{Node, hear_each_other, joining, stop};
 use crate::redis_server::RedisServer;
 use crate::support;
 
-use std::net::SocketAddr;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use humphrey_ws::{
-    Accept, AsyncSender, AsyncStream, AsyncWebsocketApp, CloseCode, Cluster, ClusterMetrics,
-    ConnectionId, HistoryLimits, JoinErrorReason, Message, RunningApp, SendErrorReason,
-    Subscription,
+    Accept, AsyncWebsocketApp, CloseCode, Cluster, ConnectionId, HistoryLimits, JoinErrorReason,
+    Message, SendErrorReason, Subscription,
 };
-use support::{Client, DEADLINE, eventually, start};
-
-const STOP: Duration = Duration::from_secs(1);
-
-/// A node, as its tests see it.
-struct Node {
-    running: RunningApp,
-    address: SocketAddr,
-    sender: AsyncSender,
-}
-
-impl Node {
-    fn start(app: AsyncWebsocketApp<()>) -> Self {
-        let (running, address) = start(app);
-        let sender = running.sender();
-        Self {
-            running,
-            address,
-            sender,
-        }
-    }
-
-    /// Starts a node whose clients join the rooms in their path (`/a+b`), and waits until it is connected.
-    fn joining(cluster: impl Into<Cluster>) -> Self {
-        let node = Self::start(joining().with_cluster(cluster));
-        node.wait_until_connected();
-        node
-    }
-
-    fn metrics(&self) -> ClusterMetrics {
-        self.sender.metrics().cluster
-    }
-
-    fn wait_until_connected(&self) {
-        eventually("the node is connected", || {
-            self.metrics().servers_connected > 0
-        });
-    }
-
-    fn wait_until_disconnected(&self) {
-        eventually("the node is disconnected", || {
-            self.metrics().servers_connected == 0
-        });
-    }
-
-    fn join(&self, rooms: &str) -> Client {
-        let mut client = Client::connect_to(self.address, &format!("/{rooms}"));
-        assert_eq!(client.receive_text(), "joined");
-        client
-    }
-
-    fn stop(self) {
-        self.running.shutdown(STOP);
-    }
-}
-
-fn joining() -> AsyncWebsocketApp<()> {
-    AsyncWebsocketApp::new()
-        .with_shards(2)
-        .with_connect_handler(join_rooms)
-}
-
-fn join_rooms(stream: AsyncStream, _: Arc<()>) {
-    for room in stream.path()[1..]
-        .split('+')
-        .filter(|room| !room.is_empty())
-    {
-        stream.join(room);
-    }
-    stream.send("joined");
-}
-
-fn stop(nodes: impl IntoIterator<Item = Node>) {
-    nodes.into_iter().for_each(Node::stop);
-}
-
-fn hear_each_other(nodes: &[&Node]) {
-    for node in nodes {
-        eventually("the nodes hear each other", || {
-            node.metrics().nodes == nodes.len() as u64
-        });
-    }
-}
+use support::{Client, DEADLINE, eventually};
 
 #[test]
 fn broadcasts_reach_members_on_every_node() {

@@ -13,6 +13,9 @@ mod events;
 mod frames;
 #[path = "support/handshakes.rs"]
 mod handshakes;
+#[cfg(feature = "cluster")]
+#[path = "support/nodes.rs"]
+mod nodes;
 #[path = "support/readers.rs"]
 mod readers;
 #[cfg(feature = "cluster")]
@@ -38,6 +41,8 @@ mod client_tls;
 mod client_tls_cuts;
 #[cfg(feature = "cluster")]
 mod cluster;
+#[cfg(feature = "cluster")]
+mod cluster_faults;
 #[cfg(all(feature = "client", feature = "deflate"))]
 mod compression;
 mod event_stream_resume;
