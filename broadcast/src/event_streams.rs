@@ -59,6 +59,7 @@ mod tests {
             history,
             rooms_max: None,
             announces_clients,
+            is_clustered: false,
         };
         let on_message = crate::on_message::OnMessage::Echo;
         let admission = Admission::new(

@@ -7,6 +7,7 @@
 
 mod admission;
 mod client;
+mod cluster;
 mod descriptor_limit;
 mod diagnostics;
 mod event_streams;
@@ -84,6 +85,7 @@ fn run(options: &Options) -> io::Result<bool> {
     let (connections_max, connections_warning) =
         descriptor_limit::limit_connections(options.max_connections);
     let (app, rooms) = build_app(options, connections_max)?;
+    let app = cluster::apply(app, options)?;
     let (mut app, reload) = tls::apply(app, options)?;
     let is_tls = reload.is_some();
     let address = app.bind()?;

@@ -55,6 +55,8 @@ mod heading {
     pub(super) const ACCESS: &str = "Network and access";
     #[cfg(feature = "tls")]
     pub(super) const TLS: &str = "TLS";
+    #[cfg(feature = "cluster")]
+    pub(super) const CLUSTER: &str = "Several nodes";
     pub(super) const MONITORING: &str = "Monitoring";
 }
 
@@ -188,6 +190,19 @@ pub(crate) struct Options {
     #[arg(long, help_heading = heading::TLS, value_name = "DIR", conflicts_with_all = ["tls_cert", "tls_key"])]
     pub(crate) tls_self_signed: Option<PathBuf>,
 
+    #[cfg(feature = "cluster")]
+    /// Share rooms and lines with other processes through this Redis or Valkey server:
+    /// redis://[[user]:password@]host[:port][/db][?app=prefix]. Several URLs, separated by commas, divide the rooms among the
+    /// servers. Other users of this machine can see a password in the process list: prefer --cluster-url-file. Default: this
+    /// process is alone
+    #[arg(long, help_heading = heading::CLUSTER, value_name = "URL", conflicts_with_all = ["cluster_url_file", "history"])]
+    pub(crate) cluster: Option<String>,
+
+    #[cfg(feature = "cluster")]
+    /// Read the URL of --cluster from this file
+    #[arg(long, help_heading = heading::CLUSTER, value_name = "FILE", conflicts_with = "history")]
+    pub(crate) cluster_url_file: Option<PathBuf>,
+
     /// Trust X-Forwarded-For from this proxy, or from a network of proxies such as 10.0.0.0/8; repeatable
     #[arg(long, help_heading = heading::ACCESS, value_name = "NETWORK")]
     pub(crate) trusted_proxy: Vec<String>,
@@ -266,7 +281,17 @@ impl Options {
             history: self.history.map(usize::from),
             rooms_max: self.max_rooms,
             announces_clients: !self.no_welcome,
+            is_clustered: self.is_clustered(),
         }
+    }
+
+    /// Whether the program is one node of several.
+    #[cfg_attr(not(feature = "cluster"), allow(clippy::unused_self))]
+    fn is_clustered(&self) -> bool {
+        #[cfg(feature = "cluster")]
+        return self.cluster.is_some() || self.cluster_url_file.is_some();
+        #[cfg(not(feature = "cluster"))]
+        return false;
     }
 
     /// The token for publishing; `None` if publishing is disabled.

@@ -5,7 +5,7 @@ use humphrey::http::{Request, Response, StatusCode};
 use humphrey_ws::procedures::CLIENT_JS;
 
 use crate::room_name::RoomName;
-use crate::rooms::Rooms;
+use crate::rooms::{Members, Rooms};
 
 /// The page, with its style and script inline.
 const PAGE: &str = include_str!("page.html");
@@ -73,9 +73,15 @@ fn embedded_file(content: &'static str, kind: &str) -> Response {
         .with_header("Cache-Control", "no-cache")
 }
 
-fn client_counts(connections: usize, in_room: Option<usize>) -> Response {
-    let in_room = in_room.map_or_else(String::new, |members| format!(", \"room\": {members}"));
-    let json = format!("{{\"clients\": {connections}{in_room}}}\n");
+fn client_counts(all: Members, in_room: Option<Members>) -> Response {
+    let in_room = in_room.map_or_else(String::new, |members| {
+        format!(", \"room\": {}", members.count)
+    });
+    let json = format!(
+        "{{\"clients\": {}{in_room}{}}}\n",
+        all.count,
+        all.nodes_json()
+    );
     with_security_headers(Response::new(StatusCode::OK, json))
         .with_header("Content-Type", "application/json")
         .with_header("Cache-Control", "no-store")

@@ -133,7 +133,11 @@ fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Respo
         let why = "the server has as many occupied rooms as --max-rooms allows, so this room cannot keep the message: retry later, or raise --max-rooms";
         return error_response(StatusCode::ServiceUnavailable, why).with_header("Retry-After", "5");
     }
-    let json = format!("{{\"members\": {members}}}\n");
+    let json = format!(
+        "{{\"members\": {}{}}}\n",
+        members.count,
+        members.nodes_json()
+    );
     with_security_headers(Response::new(StatusCode::OK, json))
         .with_header("Content-Type", "application/json")
         .with_header("Cache-Control", "no-store")

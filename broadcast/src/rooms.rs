@@ -51,6 +51,42 @@ pub(crate) struct RoomSettings {
     pub(crate) rooms_max: Option<usize>,
     /// Whether new clients are announced.
     pub(crate) announces_clients: bool,
+    /// Whether the program is one node of several.
+    pub(crate) is_clustered: bool,
+}
+
+/// The number of clients that get the messages of a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Members {
+    pub(crate) count: u64,
+    /// The number of nodes that were counted, and whether these are all. `None` if the program is alone.
+    pub(crate) nodes: Option<(usize, bool)>,
+}
+
+impl Members {
+    /// The fields of a JSON object that describe the nodes.
+    pub(crate) fn nodes_json(self) -> String {
+        self.nodes.map_or_else(String::new, |(nodes, is_complete)| {
+            format!(", \"nodes\": {nodes}, \"complete\": {is_complete}")
+        })
+    }
+
+    fn of(room: &Room, is_clustered: bool) -> Self {
+        #[cfg(feature = "cluster")]
+        if is_clustered {
+            let everywhere = room.everywhere();
+            return Self {
+                count: everywhere.members,
+                nodes: Some((everywhere.nodes, everywhere.is_complete)),
+            };
+        }
+        #[cfg(not(feature = "cluster"))]
+        let _ = is_clustered;
+        Self {
+            count: room.len() as u64,
+            nodes: None,
+        }
+    }
 }
 
 impl RoomSettings {
@@ -101,6 +137,7 @@ impl RoomSettings {
 pub(crate) struct Rooms {
     sender: AsyncSender,
     has_history: bool,
+    is_clustered: bool,
     server_id: Arc<str>,
 }
 
@@ -111,6 +148,7 @@ impl Rooms {
         Self {
             sender,
             has_history: settings.history.is_some(),
+            is_clustered: settings.is_clustered,
             server_id: server_id.into(),
         }
     }
@@ -171,12 +209,19 @@ impl Rooms {
         let _ = self.channel_of(name, true).publish(Message::new(text));
     }
 
-    /// The number of clients that get the messages of a room.
-    pub(crate) fn members(&self, name: &RoomName) -> usize {
+    /// Counts the clients that get the messages of a room, on all nodes. Waits for the other nodes, as
+    /// `Room::everywhere` does.
+    pub(crate) fn members(&self, name: &RoomName) -> Members {
         if name.is_everyone() {
-            return self.sender.connections();
+            return Members::of(&self.sender.everyone(), self.is_clustered);
         }
-        self.channel(name).members()
+        let channel = self.channel(name);
+        let plain = Members::of(&channel.plain, self.is_clustered);
+        let json = channel.json.as_ref().map_or(0, Room::len);
+        Members {
+            count: plain.count + json as u64,
+            ..plain
+        }
     }
 
     /// The id of the last message to a room, for clients of one form.
@@ -230,10 +275,6 @@ impl Channel {
             }
         }
     }
-
-    fn members(&self) -> usize {
-        self.plain.len() + self.json.as_ref().map_or(0, Room::len)
-    }
 }
 
 #[cfg(test)]
@@ -247,6 +288,7 @@ mod tests {
             history,
             rooms_max: None,
             announces_clients: false,
+            is_clustered: false,
         };
         Rooms::new(app.sender(), settings)
     }
@@ -277,6 +319,7 @@ mod tests {
                     history,
                     rooms_max,
                     announces_clients,
+                    is_clustered: false,
                 };
                 settings.library_rooms_max()
             })
