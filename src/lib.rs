@@ -94,6 +94,8 @@ pub mod stream;
 mod sync;
 #[cfg(feature = "__tls")]
 pub mod tls;
+#[cfg(feature = "__client-tls")]
+mod tls_client;
 mod transport;
 mod user_threads;
 // Not `client`: Humphrey has a module of that name, and programs import both crates by glob.

@@ -12,12 +12,12 @@ use super::connection::{Connection, Event};
 use super::deadline::{is_timeout, left};
 use super::error::ClientError;
 use super::handshake::Accepted;
-#[cfg(feature = "__client-tls")]
-use super::tls::error::TlsError;
 use super::transport::Transport;
 use super::wire::Wire;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
+#[cfg(feature = "__client-tls")]
+use crate::tls_client::TlsError;
 
 /// The size of the read buffer in bytes.
 const READ_BYTES: usize = 16 << 10;

@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use super::connection::ProtocolError;
 use super::handshake::HandshakeError;
 use super::header::InvalidHeader;
-#[cfg(feature = "__client-tls")]
-use super::tls::error::TlsError;
 use super::url::InvalidUrl;
 use crate::protocol::close::CloseCode;
+#[cfg(feature = "__client-tls")]
+use crate::tls_client::TlsError;
 
 /// An error that [`Client`](super::Client) or [`ClientBuilder`](super::ClientBuilder) returns.
 ///

@@ -51,6 +51,13 @@ pub use header::{Header, InvalidHeader, Subprotocol};
     docsrs,
     doc(cfg(any(feature = "client-tls", feature = "client-tls-aws-lc")))
 )]
-pub use tls::{ClientTls, error::TlsError};
+pub use tls::ClientTls;
 pub use transport::Transport;
 pub use url::{InvalidUrl, ServerUrl};
+
+#[cfg(feature = "__client-tls")]
+#[cfg_attr(
+    docsrs,
+    doc(cfg(any(feature = "client-tls", feature = "client-tls-aws-lc")))
+)]
+pub use crate::tls_client::TlsError;

@@ -1,22 +1,15 @@
 //! The TLS settings of a client, for `wss://` URLs.
 
 pub(super) mod blocking;
-pub(super) mod error;
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::WantsClientCert;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, ClientConnection, ConfigBuilder, RootCertStore, WantsVerifier};
-use rustls_platform_verifier::BuilderVerifierExt;
+use rustls::{ClientConfig, ClientConnection};
 
-use self::error::TlsError;
 use super::url::ServerUrl;
-use crate::crypto;
+use crate::tls_client::{self, TlsError};
 
 /// The protocol below a WebSocket (RFC 7301 §6). A server that prefers HTTP/2 must not select it.
 const ALPN: &[u8] = b"http/1.1";
@@ -63,9 +56,7 @@ impl ClientTls {
     ///
     /// [`TlsError::Roots`] if the system has no authorities, as in containers without the package `ca-certificates`.
     pub fn platform() -> Result<Self, TlsError> {
-        let verified = builder()?.with_platform_verifier();
-        let verified = verified.map_err(|error| TlsError::Roots(error.to_string()))?;
-        Ok(Self::from_verified(verified))
+        Ok(Self::for_websocket(tls_client::trusting_platform()?))
     }
 
     /// Trusts the authorities whose certificates are in a PEM file (RFC 7468), instead of those that the operating system
@@ -76,11 +67,8 @@ impl ClientTls {
     ///
     /// [`TlsError::Roots`] if the file can't be read, or contains no certificate or an invalid one.
     pub fn from_pem_file(path: impl AsRef<Path>) -> Result<Self, TlsError> {
-        let path = path.as_ref();
-        let named = |why: &dyn fmt::Display| TlsError::Roots(format!("{}: {why}", path.display()));
-        let pem = fs::read(path).map_err(|error| named(&error))?;
-        let roots = roots_of(&pem).map_err(|why| named(&why))?;
-        Self::with_roots(roots)
+        let config = tls_client::trusting_pem_file(path.as_ref())?;
+        Ok(Self::for_websocket(config))
     }
 
     /// Trusts the authorities whose certificates are in this PEM text, instead of those that the operating system trusts. See
@@ -90,7 +78,7 @@ impl ClientTls {
     ///
     /// [`TlsError::Roots`] if the text contains no certificate or an invalid one.
     pub fn from_pem(pem: &[u8]) -> Result<Self, TlsError> {
-        Self::with_roots(roots_of(pem).map_err(TlsError::Roots)?)
+        Ok(Self::for_websocket(tls_client::trusting_pem(pem)?))
     }
 
     /// Uses settings of rustls 0.23 as they are, for example with a certificate of the client's own. Their ALPN protocols must be
@@ -110,14 +98,7 @@ impl ClientTls {
         }
     }
 
-    fn with_roots(roots: RootCertStore) -> Result<Self, TlsError> {
-        Ok(Self::from_verified(
-            builder()?.with_root_certificates(roots),
-        ))
-    }
-
-    fn from_verified(builder: ConfigBuilder<ClientConfig, WantsClientCert>) -> Self {
-        let mut config = builder.with_no_client_auth();
+    fn for_websocket(mut config: ClientConfig) -> Self {
         config.alpn_protocols = vec![ALPN.to_vec()];
         Self::from_config(config)
     }
@@ -135,24 +116,4 @@ impl ClientTls {
             .map_err(|error| TlsError::Protocol(error.to_string()))?;
         Ok(ClientConnection::new(self.config.clone(), name)?)
     }
-}
-
-fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
-    let builder = ClientConfig::builder_with_provider(crypto::provider());
-    Ok(builder.with_safe_default_protocol_versions()?)
-}
-
-/// Parses the certificates of authorities. The error is the reason.
-fn roots_of(pem: &[u8]) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let added = certificate
-            .map_err(|error| error.to_string())
-            .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
-        added.map_err(|why| format!("certificate {}: {why}", roots.len() + 1))?;
-    }
-    if roots.is_empty() {
-        return Err("there is no certificate in PEM".to_owned());
-    }
-    Ok(roots)
 }

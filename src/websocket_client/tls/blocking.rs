@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rustls::ClientConnection;
 
-use super::error::TlsError;
+use crate::tls_client::TlsError;
 use crate::websocket_client::deadline::{is_timeout, left};
 use crate::websocket_client::error::ClientError;
 use crate::websocket_client::transport::Transport;
