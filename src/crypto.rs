@@ -1,6 +1,9 @@
 //! The provider of cryptography for TLS. It is always passed on explicitly, so that it depends neither on what other
 //! crates have installed for the process nor on which features of rustls they use.
 
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub(crate) mod testing;
+
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
