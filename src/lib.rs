@@ -94,7 +94,7 @@ pub mod stream;
 mod sync;
 #[cfg(feature = "__tls")]
 pub mod tls;
-#[cfg(feature = "__client-tls")]
+#[cfg(any(feature = "__client-tls", feature = "__cluster-tls"))]
 mod tls_client;
 mod transport;
 mod user_threads;

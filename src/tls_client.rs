@@ -1,6 +1,9 @@
 //! What the library's own TLS clients have in common: which authorities they trust, and the reasons why a connection could
 //! not be opened. A server's certificate is always verified.
 
+// The errors are part of the client's API, and of no other.
+#![cfg_attr(not(feature = "__client-tls"), allow(unreachable_pub))]
+
 mod error;
 
 use std::fmt;

@@ -3,7 +3,7 @@
 //! It always reads, and never waits for a mailbox or a producer.
 
 use std::collections::VecDeque;
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
@@ -13,22 +13,25 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use super::broker::{Broker, BrokerError, Event};
+use super::broker::{Broker, Event};
 use super::handle::{LinkWaker, Shared};
+use super::lost::Lost;
 use super::node::{Action, Node};
+use super::socket::{Socket, TlsServer};
+use super::unsent::Unsent;
 use crate::report::{Limited, info, limited};
 use crate::sync::lock;
 
 /// The token of the waker. Connections have the index of their server.
 pub(super) const WAKER: Token = Token(usize::MAX);
 
-/// How long connecting to one address, and then the broker's first answers, may take each.
+/// How long connecting to one address, and then TLS and the broker's first answers, may take each.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The wait before the second attempt to connect. It doubles with each further one.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
-/// The wait after the broker has rejected the user or the password, which only a person can change.
-const BACKOFF_REJECTED: Duration = Duration::from_secs(5);
+/// The wait after a failure that only a person can end, such as a wrong password or an expired certificate.
+const BACKOFF_LASTING: Duration = Duration::from_secs(5);
 /// Messages wait in their queue while more bytes than this are unsent, so that producers feel backpressure.
 const UNSENT_BYTES_MAX: usize = 256 << 10;
 /// The size of one read.
@@ -41,6 +44,8 @@ const READS_PER_TURN: usize = 16;
 pub(super) struct Endpoint {
     pub(super) host: String,
     pub(super) port: u16,
+    /// `None` without TLS.
+    pub(super) tls: Option<TlsServer>,
 }
 
 impl std::fmt::Display for Endpoint {
@@ -73,50 +78,12 @@ enum State {
         until: Instant,
     },
     Open {
-        stream: TcpStream,
+        socket: Socket,
         readable: bool,
         writable: bool,
         /// When the broker has to be ready; `None` once it is.
         ready_by: Option<Instant>,
     },
-}
-
-/// Bytes to send.
-#[derive(Default)]
-struct Unsent {
-    bytes: Vec<u8>,
-    /// The first of them that is not sent.
-    from: usize,
-}
-
-impl Unsent {
-    fn len(&self) -> usize {
-        self.bytes.len() - self.from
-    }
-
-    fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Returns whether the socket takes more.
-    fn write_to(&mut self, stream: &mut TcpStream) -> io::Result<bool> {
-        while self.len() > 0 {
-            match stream.write(&self.bytes[self.from..]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => self.from += written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.from = 0;
-        // Release the memory of a burst.
-        match self.bytes.capacity() > 4 * UNSENT_BYTES_MAX {
-            true => self.bytes = Vec::new(),
-            false => self.bytes.clear(),
-        }
-        Ok(true)
-    }
 }
 
 impl Connection {
@@ -154,54 +121,29 @@ impl Connection {
     fn has_work(&self) -> bool {
         match &self.state {
             State::Open {
-                readable, writable, ..
-            } => *readable || (*writable && self.unsent.len() > 0),
+                socket,
+                readable,
+                writable,
+                ..
+            } => *readable || (*writable && socket.wants_write(&self.unsent)),
+            _ => false,
+        }
+    }
+
+    /// Whether messages wait for the socket. Before the broker is ready, there are none.
+    fn has_unsent(&self) -> bool {
+        match &self.state {
+            State::Open {
+                socket,
+                ready_by: None,
+                ..
+            } => socket.wants_write(&self.unsent),
             _ => false,
         }
     }
 
     fn is_open(&self) -> bool {
         matches!(self.state, State::Open { .. })
-    }
-}
-
-/// Why a connection is given up.
-enum Lost {
-    Io(io::Error),
-    Broker(BrokerError),
-    /// Connecting or the first answers took too long.
-    Timeout,
-    /// This node's own heartbeats did not return.
-    Silent,
-}
-
-impl std::fmt::Display for Lost {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                f.write_str("it has closed the connection")
-            }
-            Self::Io(error) => write!(f, "{error}"),
-            Self::Broker(error) => write!(f, "{error}"),
-            Self::Timeout => write!(
-                f,
-                "it did not answer within {} s",
-                CONNECT_TIMEOUT.as_secs()
-            ),
-            Self::Silent => f.write_str("this node's own heartbeats did not come back within 3 s"),
-        }
-    }
-}
-
-impl From<io::Error> for Lost {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<BrokerError> for Lost {
-    fn from(error: BrokerError) -> Self {
-        Self::Broker(error)
     }
 }
 
@@ -327,7 +269,7 @@ impl Link {
         };
         let mut servers = self.shared.servers.iter().zip(&self.connections);
         let has_sent = servers.all(|(server, connection)| {
-            !connection.is_open() || (server.outgoing.is_empty() && connection.unsent.len() == 0)
+            !connection.is_open() || (server.outgoing.is_empty() && !connection.has_unsent())
         });
         if has_sent {
             self.node.stop(&mut self.actions);
@@ -367,19 +309,23 @@ impl Link {
             },
             State::Connecting { until, others, .. } if *until <= now => {
                 let others = std::mem::take(others);
-                self.connect(at, others, Some(Lost::Timeout), now);
+                self.connect(at, others, Some(Lost::Timeout(CONNECT_TIMEOUT)), now);
             }
             State::Open {
+                socket,
                 ready_by: Some(until),
                 ..
-            } if *until <= now => self.lose(at, &Lost::Timeout, now),
+            } if *until <= now => {
+                let timeout = socket.timeout(CONNECT_TIMEOUT);
+                self.lose(at, &timeout, now);
+            }
             _ => {}
         }
     }
 
     /// Looks the host up on a thread of its own, since that may take long.
     fn resolve(&mut self, at: usize, now: Instant) {
-        let Endpoint { host, port } = self.connections[at].endpoint.clone();
+        let Endpoint { host, port, .. } = self.connections[at].endpoint.clone();
         if let Ok(address) = host.parse::<IpAddr>() {
             let addresses = [SocketAddr::new(address, port)].into();
             self.connect(at, addresses, None, now);
@@ -467,10 +413,14 @@ impl Link {
         // Without TCP_NODELAY the kernel may hold back a command. If this fails the broker is gone, which the next read
         // shows.
         let _ = stream.set_nodelay(true);
+        let socket = match Socket::new(stream, connection.endpoint.tls.as_ref()) {
+            Ok(socket) => socket,
+            Err(lost) => return self.lose(at, &lost, now),
+        };
         connection.unsent.clear();
-        connection.broker.connect(&mut connection.unsent.bytes);
+        connection.broker.connect(connection.unsent.end());
         connection.state = State::Open {
-            stream,
+            socket,
             readable: true,
             writable: true,
             ready_by: Some(now + CONNECT_TIMEOUT),
@@ -481,7 +431,7 @@ impl Link {
         for _ in 0..READS_PER_TURN {
             let connection = &mut self.connections[at];
             let State::Open {
-                stream, readable, ..
+                socket, readable, ..
             } = &mut connection.state
             else {
                 return;
@@ -489,19 +439,17 @@ impl Link {
             if !*readable {
                 return;
             }
-            let received = match stream.read(&mut self.buffer) {
-                Ok(0) => Err(Lost::Io(io::ErrorKind::UnexpectedEof.into())),
-                Ok(len) => {
+            let received = match socket.read(&mut self.buffer) {
+                Ok(Some(len)) => {
                     let bytes = &self.buffer[..len];
                     let received = connection.broker.received(bytes, &mut self.events);
                     received.map_err(Lost::from)
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Ok(None) => {
                     *readable = false;
                     return;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => Err(error.into()),
+                Err(lost) => Err(lost),
             };
             let mut events = std::mem::take(&mut self.events);
             for event in events.drain(..) {
@@ -531,13 +479,13 @@ impl Link {
     fn write(&mut self, at: usize, now: Instant) {
         let connection = &mut self.connections[at];
         if let State::Open {
-            stream, writable, ..
+            socket, writable, ..
         } = &mut connection.state
             && *writable
         {
-            match connection.unsent.write_to(stream) {
+            match socket.write(&mut connection.unsent) {
                 Ok(takes_more) => *writable = takes_more,
-                Err(error) => self.lose(at, &error.into(), now),
+                Err(lost) => self.lose(at, &lost, now),
             }
         }
     }
@@ -551,8 +499,7 @@ impl Link {
                     let connection = &mut self.connections[at];
                     // Otherwise the connection was lost meanwhile; the node has counted what that means.
                     if let State::Open { ready_by: None, .. } = connection.state {
-                        let out = &mut connection.unsent.bytes;
-                        connection.broker.command(command, out);
+                        connection.broker.command(command, connection.unsent.end());
                     }
                 }
                 Action::Reconnect(at) => self.lose(at, &Lost::Silent, now),
@@ -568,9 +515,8 @@ impl Link {
         // Dropping the stream closes it, and removes it from the poll.
         connection.state = State::Waiting(now + connection.backoff);
         connection.unsent.clear();
-        let rejected = matches!(lost, Lost::Broker(BrokerError::Authentication(_)));
-        connection.backoff = match rejected {
-            true => BACKOFF_REJECTED,
+        connection.backoff = match lost.is_lasting() {
+            true => BACKOFF_LASTING,
             false => (connection.backoff * 2).min(BACKOFF_MAX),
         };
         limited!(

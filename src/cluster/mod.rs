@@ -7,13 +7,14 @@
 //! - `broker`: the seam to a broker server, a state machine without I/O; `redis` implements it;
 //! - `node`: which rooms and nodes this node hears; also without I/O and clock;
 //! - `outgoing`, `interest`, `handle`: what the app's threads share with the link;
-//! - `link`: the thread with the sockets.
+//! - `link`: the thread with the sockets; `socket` and `tls`: one of them.
 
 mod broker;
 mod counters;
 mod handle;
 mod interest;
 mod link;
+mod lost;
 mod members;
 mod node;
 mod outgoing;
@@ -22,7 +23,11 @@ mod queries;
 mod redis;
 mod servers;
 mod settings;
+mod socket;
 mod start;
+#[cfg(feature = "__cluster-tls")]
+mod tls;
+mod unsent;
 mod wire;
 
 pub use self::settings::Cluster;

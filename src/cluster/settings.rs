@@ -1,12 +1,17 @@
 //! The settings of a cluster.
 
+#[cfg(feature = "__cluster-tls")]
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The broker servers through which the nodes of a cluster reach each other, and the limits of a node's link to them.
 /// Needs the feature `cluster`.
 ///
 /// A URL is `redis://[[user]:password@]host[:port][/db][?app=prefix]`, for Redis from version 6 and for Valkey. All nodes
-/// of a cluster need the same URLs. Programs that share a broker need different prefixes; the default is `humphrey_ws`.
+/// of a cluster need the same URLs. With `rediss://` the connection uses TLS; that needs the feature `cluster-tls` or
+/// `cluster-tls-aws-lc`. The server has to present a certificate that is valid now, contains the host of the URL, and was
+/// issued by an authority that the operating system trusts, or one of `root_certificates`. There is no setting that turns
+/// this off. Programs that share a broker need different prefixes; the default is `humphrey_ws`.
 /// With several URLs, separated by commas, each room belongs to one of the servers, which its name decides (rendezvous
 /// hashing).
 ///
@@ -23,6 +28,8 @@ pub struct Cluster {
     pub(super) incoming_bytes_max: usize,
     pub(super) message_bytes_max: usize,
     pub(super) outage_wait_max: Duration,
+    #[cfg(feature = "__cluster-tls")]
+    pub(super) root_certificates: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -47,6 +54,8 @@ impl Cluster {
             incoming_bytes_max: 8 << 20,
             message_bytes_max: 1 << 20,
             outage_wait_max: Duration::from_secs(5),
+            #[cfg(feature = "__cluster-tls")]
+            root_certificates: None,
         }
     }
 
@@ -79,6 +88,26 @@ impl Cluster {
     /// ([`ClusterMetrics::dropped_broker`](crate::ClusterMetrics::dropped_broker)).
     pub fn outage_wait_max(mut self, wait: Duration) -> Self {
         self.outage_wait_max = wait;
+        self
+    }
+
+    /// With `rediss://` URLs, trusts the authorities whose certificates are in a PEM file (RFC 7468), instead of those that
+    /// the operating system trusts. The file may also contain the self-signed certificate of a server, unless that says that
+    /// it is an authority (`CA:TRUE`). It is read when the app starts, which fails if it can't be read, contains no
+    /// certificate or an invalid one, or if no URL begins with `rediss://`.
+    ///
+    /// ```
+    /// use humphrey_ws::Cluster;
+    ///
+    /// let cluster = Cluster::new("rediss://redis.internal:6379").root_certificates("/etc/redis/ca.pem");
+    /// ```
+    #[cfg(feature = "__cluster-tls")]
+    #[cfg_attr(
+        docsrs,
+        doc(cfg(any(feature = "cluster-tls", feature = "cluster-tls-aws-lc")))
+    )]
+    pub fn root_certificates(mut self, pem_file: impl Into<PathBuf>) -> Self {
+        self.root_certificates = Some(pem_file.into());
         self
     }
 }

@@ -20,6 +20,9 @@ use super::redis::url::RedisUrl;
 use super::redis::{Redis, RedisSettings};
 use super::servers::{ServerShared, server_key};
 use super::settings::Cluster;
+use super::socket::TlsServer;
+#[cfg(feature = "__cluster-tls")]
+use super::tls::tls_servers;
 
 /// A node whose settings have been checked, and which does not run yet.
 pub(crate) struct PreparedCluster {
@@ -35,18 +38,15 @@ impl PreparedCluster {
     ///
     /// # Errors
     ///
-    /// If a URL can't be used (the error says why, without the password), or the system refuses a poll.
+    /// If a URL can't be used (the error says why, without the password), the certificates of the trusted authorities can't
+    /// be loaded, or the system refuses a poll.
     pub(crate) fn new(settings: &Cluster) -> io::Result<Self> {
         let now = Instant::now();
         let urls = settings.urls.split(',').map(str::trim);
         let urls: Vec<RedisUrl> = urls
             .map(|url| url.parse().map_err(invalid))
             .collect::<io::Result<_>>()?;
-        if urls.iter().any(|url| url.tls) {
-            return Err(invalid(
-                "rediss:// is not supported: use redis:// in a network that you trust, or a TLS tunnel",
-            ));
-        }
+        let tls = tls_servers(&urls, settings)?;
         let poll = Poll::new()?;
         let waker = Arc::new(LinkWaker::new(Waker::new(poll.registry(), WAKER)?));
         let share = |url: &RedisUrl| {
@@ -66,16 +66,17 @@ impl PreparedCluster {
         if has_duplicates(servers.iter().map(|server| server.key)) {
             return Err(invalid("two URLs of the cluster name the same server"));
         }
-        let connect = |url: RedisUrl| {
+        let connect = |(url, tls): (RedisUrl, Option<TlsServer>)| {
             let endpoint = Endpoint {
                 host: url.host.clone(),
                 port: url.port,
+                tls,
             };
             let redis = RedisSettings::new(url, settings.message_bytes_max);
             let broker: Box<dyn Broker> = Box::new(Redis::new(redis));
             Connection::new(endpoint, broker, now)
         };
-        let connections = urls.into_iter().map(connect).collect();
+        let connections = urls.into_iter().zip(tls).map(connect).collect();
         let shared = Shared {
             servers,
             interest: Mutex::default(),
@@ -116,6 +117,17 @@ impl PreparedCluster {
             .spawn(move || link.run())?;
         *crate::sync::lock(&self.handle.thread) = Some(thread);
         Ok(())
+    }
+}
+
+/// Refuses URLs that need TLS.
+#[cfg(not(feature = "__cluster-tls"))]
+fn tls_servers(urls: &[RedisUrl], _: &Cluster) -> io::Result<Vec<Option<TlsServer>>> {
+    match urls.iter().any(|url| url.tls) {
+        true => Err(invalid(
+            "rediss:// needs TLS, which this build lacks: enable the feature 'cluster-tls' of humphrey_ws",
+        )),
+        false => Ok(vec![None; urls.len()]),
     }
 }
 

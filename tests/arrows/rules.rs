@@ -21,8 +21,9 @@ pub(crate) const LAYERS: [Layers; 3] = [
             &["wire", "counters", "settings", "interest", "queries"],
             // The seam to a broker server.
             &["broker"],
-            &["redis", "outgoing", "members"],
-            &["servers", "parked"],
+            &["redis", "outgoing", "members", "lost", "unsent"],
+            &["servers", "parked", "tls"],
+            &["socket"],
             // What a node does, without I/O and clock.
             &["node"],
             &["handle"],

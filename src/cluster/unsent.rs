@@ -1,0 +1,47 @@
+//! The bytes of a connection that are not sent yet.
+
+/// The memory of a burst beyond this is released.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes to send.
+#[derive(Default)]
+pub(super) struct Unsent {
+    bytes: Vec<u8>,
+    /// The first of them that is not sent.
+    from: usize,
+}
+
+impl Unsent {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.from
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[self.from..]
+    }
+
+    /// The buffer that further bytes are appended to.
+    pub(super) fn end(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// The first bytes have been sent.
+    pub(super) fn advance(&mut self, sent: usize) {
+        self.from += sent;
+        if self.is_empty() {
+            self.from = 0;
+            match self.bytes.capacity() > KEPT_BYTES_MAX {
+                true => self.bytes = Vec::new(),
+                false => self.bytes.clear(),
+            }
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
