@@ -503,6 +503,11 @@ fn unusable_settings_are_refused_at_the_start() {
         .with_history("*", HistoryLimits::messages(10))
         .with_cluster("redis://localhost");
     assert!(error(kept).contains("with_history"));
+    #[cfg(not(feature = "cluster-tls"))]
+    {
+        let error = error(AsyncWebsocketApp::new().with_cluster("rediss://localhost"));
+        assert!(error.contains("'cluster-tls'"), "{error}");
+    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ mod support;
 #[cfg(any(feature = "tls", feature = "tls-aws-lc"))]
 #[path = "support/tls_clients.rs"]
 mod tls_clients;
-#[cfg(feature = "client-tls")]
+#[cfg(any(feature = "client-tls", feature = "cluster-tls"))]
 #[path = "support/tls_servers.rs"]
 mod tls_servers;
 
@@ -43,6 +43,8 @@ mod client_tls_cuts;
 mod cluster;
 #[cfg(feature = "cluster")]
 mod cluster_faults;
+#[cfg(feature = "cluster-tls")]
+mod cluster_tls;
 #[cfg(all(feature = "client", feature = "deflate"))]
 mod compression;
 mod event_stream_resume;

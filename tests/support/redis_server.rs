@@ -23,6 +23,8 @@ pub(crate) struct RedisServer {
     program: String,
     child: Option<Child>,
     port: u16,
+    /// A further port, for connections with TLS.
+    tls_port: Option<u16>,
     directory: PathBuf,
     options: Vec<String>,
 }
@@ -31,6 +33,15 @@ impl RedisServer {
     /// Starts a server with further options, such as `["--appendonly", "yes"]`; none may demand a password. Returns `None`
     /// if `redis-server` is not installed, and says so on standard error, so that the test can pass without.
     pub(crate) fn start(options: &[&str]) -> Option<Self> {
+        Self::start_on(options, false)
+    }
+
+    /// Starts a server that also has a port for TLS. Its options name the files of its certificate.
+    pub(crate) fn start_tls(options: &[&str]) -> Option<Self> {
+        Self::start_on(options, true)
+    }
+
+    fn start_on(options: &[&str], has_tls: bool) -> Option<Self> {
         let required = env::var(VARIABLE).ok();
         let program = required.clone().unwrap_or_else(|| "redis-server".into());
         let version = Command::new(&program)
@@ -55,6 +66,7 @@ impl RedisServer {
                 program: program.clone(),
                 child: None,
                 port: free_port(),
+                tls_port: has_tls.then(free_port),
                 directory: new_directory(),
                 options: options.clone(),
             };
@@ -67,11 +79,18 @@ impl RedisServer {
 
     /// Runs the server. Returns whether it has started.
     fn run(&mut self) -> bool {
+        let tls_port = self.tls_port.unwrap_or(0).to_string();
+        let tls: &[&str] = match self.tls_port {
+            Some(_) => &["--tls-port", &tls_port],
+            // A server that was built without TLS does not know the option.
+            None => &[],
+        };
         let child = Command::new(&self.program)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--loglevel", "warning"])
             .arg("--dir")
             .arg(&self.directory)
+            .args(tls)
             .args(&self.options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -109,6 +128,12 @@ impl RedisServer {
     /// Returns the URL for [`Cluster`](humphrey_ws::Cluster).
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Returns the URL for a connection with TLS, with this host and these credentials (`user:password@`, or nothing).
+    pub(crate) fn tls_url(&self, credentials: &str, host: &str) -> String {
+        let port = self.tls_port.expect("the server has TLS");
+        format!("rediss://{credentials}{host}:{port}")
     }
 
     /// Kills the server with SIGKILL.
