@@ -215,7 +215,7 @@ struct ClientsGuide;
 struct TlsGuide;
 
 /// The programs of the guide's page on several nodes compile.
-#[cfg(all(doctest, feature = "cluster"))]
+#[cfg(all(doctest, feature = "__cluster-tls"))]
 #[doc = include_str!("../docs/cluster.md")]
 struct ClusterGuide;
 
