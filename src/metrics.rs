@@ -245,7 +245,8 @@ pub struct ClusterMetrics {
     pub connections: u64,
     /// Connections to broker servers that were given up because this node's own heartbeats did not return.
     pub silences: u64,
-    /// Messages that were sent to a broker server.
+    /// Messages that were sent to a broker server, without this node's heartbeats. Each is confirmed, unconfirmed or refused
+    /// later.
     pub published: u64,
     /// Messages that a broker server has confirmed.
     pub confirmed: u64,
@@ -257,7 +258,8 @@ pub struct ClusterMetrics {
     /// Messages of other nodes that were missed, for example while the connection to the broker was lost. Each node
     /// numbers its messages, so they are noticed with the next message of that node in that room.
     pub missed_remote: u64,
-    /// Messages that reached local clients only: the broker was unreachable for too long, or has refused them.
+    /// Messages that reached local clients only: the broker was unreachable for too long, or has refused them; or the queue
+    /// was full where the library must not wait.
     pub dropped_broker: u64,
     /// Messages of other nodes that were dropped because this node's mailboxes were full
     /// ([`Cluster::incoming_bytes_max`](https://docs.rs/humphrey_ws/latest/humphrey_ws/struct.Cluster.html)).

@@ -39,6 +39,13 @@ impl AppShared {
         message: &Message,
         blocking: Blocking,
     ) -> Result<(), SendErrorReason> {
+        if let Unkept::Room { name, .. } = to
+            && name.len() > NAME_BYTES_MAX
+        {
+            // No room has such a name, on any node.
+            self.counters.dropped_no_recipient.add(1);
+            return Ok(());
+        }
         if !cluster.carries(message) {
             self.counters.dropped_too_large.add(1);
             return Err(SendErrorReason::TooLarge);
@@ -113,9 +120,10 @@ impl AppShared {
             is_complete: true,
             ..Answers::default()
         };
-        self.cluster
-            .get()
-            .map_or(alone, |cluster| cluster.count(room))
+        let cluster = self.cluster.get();
+        // No room has a longer name, on any node.
+        let cluster = cluster.filter(|_| room.is_none_or(|name| name.len() <= NAME_BYTES_MAX));
+        cluster.map_or(alone, |cluster| cluster.count(room))
     }
 
     /// Makes a connection of another node join a room there.
@@ -232,7 +240,9 @@ impl Members for LocalMembers {
 
     fn act(&self, to: RemoteConnection, action: DirectAction<'_>) -> Delivered {
         let id = local(to);
-        let acted = self.running(|shared, _| match action {
+        let acted = self.running(|shared, hub| match action {
+            // What is not a message would be lost.
+            _ if !hub.has_room(Some(to.shard)) => Delivered::Full,
             DirectAction::Send(payload) => {
                 let to = Recipients::Connection(id);
                 match shared.publish(to, payload.to_message(), Blocking::Try) {
@@ -261,10 +271,18 @@ impl Members for LocalMembers {
         acted.unwrap_or(Delivered::Done)
     }
 
-    fn close_user(&self, user: &str, code: u16, reason: &str) {
-        if let Ok(code) = CloseCode::try_from(code) {
-            self.running(|shared, _| shared.close_user_here(user, code, reason));
-        }
+    fn close_user(&self, user: &str, code: u16, reason: &str) -> Delivered {
+        let Ok(code) = CloseCode::try_from(code) else {
+            return Delivered::Done;
+        };
+        let closed = self.running(|shared, hub| {
+            if !hub.has_room(None) {
+                return Delivered::Full;
+            }
+            shared.close_user_here(user, code, reason);
+            Delivered::Done
+        });
+        closed.unwrap_or(Delivered::Done)
     }
 
     fn count(&self, room: Option<&str>) -> u64 {

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use super::publish::{AppShared, Blocking, Recipients};
 #[cfg(feature = "cluster")]
+use super::rooms::NAME_BYTES_MAX;
+#[cfg(feature = "cluster")]
 use crate::cluster::DirectAction;
 use crate::engine::ConnectionId;
 use crate::error::{JoinError, SendError, SendErrorReason};
@@ -131,6 +133,9 @@ impl Room {
     pub fn leave(&self, id: ConnectionId) {
         #[cfg(feature = "cluster")]
         if let (Some(name), Some(cluster)) = (&self.name, self.shared.elsewhere(id)) {
+            if name.len() > NAME_BYTES_MAX {
+                return;
+            }
             let action = DirectAction::Leave { room: name };
             // The connection has left with its node, or the message has been counted.
             let _ = self.shared.act_elsewhere(cluster, id, action);

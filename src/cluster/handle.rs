@@ -215,6 +215,11 @@ impl ClusterHandle {
     }
 
     fn change(&self, change: InterestChange) {
+        let mut servers = self.shared.servers.iter();
+        if servers.any(|server| server.outgoing.has_stopped()) {
+            // Nobody reads the list any longer.
+            return;
+        }
         lock(&self.shared.interest).push(change);
         self.shared.waker.wake();
     }
@@ -242,7 +247,8 @@ impl ClusterHandle {
         let earliest = stop_by.map_or(by, |earlier| earlier.min(by));
         *stop_by = Some(earliest.min(now + STOP_WAIT_MAX));
         drop(stop_by);
-        self.shared.waker.wake();
+        // Whether the app stops is no work that the link looks for before it sleeps.
+        self.shared.waker.wake_always();
     }
 
     /// Waits until the link has ended. It ends only after [`stop`](Self::stop).

@@ -13,9 +13,13 @@ use crate::sync::{ignore_poison, lock};
 pub(crate) struct Interest {
     /// The index of the room's broker server.
     pub(super) server: usize,
-    /// The number of the connection to that server on which the room is subscribed; 0 if on none yet.
+    /// The number of the connection to that server on which the room is subscribed, or with [`REFUSED`] on which the server
+    /// has refused it; 0 if on none yet.
     connection: AtomicU64,
 }
+
+/// Added to the number of a connection.
+const REFUSED: u64 = 1 << 63;
 
 impl Interest {
     pub(super) fn new(server: usize) -> Self {
@@ -41,7 +45,7 @@ pub(crate) struct ServerStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waited {
     Subscribed,
-    /// The broker server is known to be unreachable, or did not answer in time.
+    /// The broker server is known to be unreachable or to refuse the subscription, or did not answer in time.
     Unreachable,
 }
 
@@ -62,9 +66,18 @@ impl ServerStatus {
 
     /// Records that a room is subscribed on the current connection.
     pub(super) fn subscribed(&self, interest: &Interest) {
-        interest
-            .connection
-            .store(self.connection.load(Acquire), Release);
+        self.set(interest, self.connection.load(Acquire));
+    }
+
+    /// Records that a subscription was refused, if the room is not subscribed.
+    pub(super) fn refused(&self, interest: &Interest) {
+        if !self.is_subscribed(interest) {
+            self.set(interest, self.connection.load(Acquire) | REFUSED);
+        }
+    }
+
+    fn set(&self, interest: &Interest, connection: u64) {
+        interest.connection.store(connection, Release);
         // Either a waiting thread sees the store, or this thread sees that it waits.
         std::sync::atomic::fence(SeqCst);
         self.notify();
@@ -78,11 +91,14 @@ impl ServerStatus {
     }
 
     /// `None` while the subscription is on its way.
-    fn state_of(&self, interest: &Interest) -> Option<Waited> {
+    pub(super) fn state_of(&self, interest: &Interest) -> Option<Waited> {
         match self.connection.load(Acquire) {
             0 => Some(Waited::Unreachable),
-            current if interest.connection.load(Acquire) == current => Some(Waited::Subscribed),
-            _ => None,
+            current => match interest.connection.load(Acquire) {
+                on if on == current => Some(Waited::Subscribed),
+                on if on == current | REFUSED => Some(Waited::Unreachable),
+                _ => None,
+            },
         }
     }
 

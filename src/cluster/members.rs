@@ -18,7 +18,7 @@ pub(crate) trait Members: Send + Sync {
     fn act(&self, to: RemoteConnection, action: DirectAction<'_>) -> Delivered;
 
     /// Closes the connections of a user.
-    fn close_user(&self, user: &str, code: u16, reason: &str);
+    fn close_user(&self, user: &str, code: u16, reason: &str) -> Delivered;
 
     /// Returns the number of members of a room, or of all clients.
     fn count(&self, room: Option<&str>) -> u64;
@@ -28,6 +28,6 @@ pub(crate) trait Members: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Delivered {
     Done,
-    /// A mailbox is full. Nobody has received the message.
+    /// A mailbox is full. Nobody has received the message, and nothing was done.
     Full,
 }

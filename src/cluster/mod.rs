@@ -5,12 +5,13 @@
 //!
 //! - `wire`: the envelopes that nodes send to each other;
 //! - `broker`: the seam to a broker server, a state machine without I/O; `redis` implements it;
-//! - `node`: which rooms and nodes this node hears; also without I/O and clock;
+//! - `node`: which rooms and nodes this node hears, with `peers`, `counts` and `parked`; also without I/O and clock;
 //! - `outgoing`, `interest`, `handle`: what the app's threads share with the link;
 //! - `link`: the thread with the sockets; `socket` and `tls`: one of them.
 
 mod broker;
 mod counters;
+mod counts;
 mod handle;
 mod interest;
 mod link;
@@ -19,6 +20,7 @@ mod members;
 mod node;
 mod outgoing;
 mod parked;
+mod peers;
 mod queries;
 mod redis;
 mod servers;

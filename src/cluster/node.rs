@@ -12,10 +12,12 @@ use bytes::Bytes;
 
 use super::broker::{Channel, Command, Event, Incarnation, Kind, Refused};
 use super::counters::ClusterCounters;
+use super::counts::{Counts, SentCounts};
 use super::interest::Interest;
 use super::members::Members;
 use super::outgoing::Queued;
 use super::parked::{self, Arrived, Parked};
+use super::peers::{Heard, NODES_MAX, Peers};
 use super::queries::Queries;
 use super::servers::{ServerShared, server_of};
 use super::wire::{self, Content, Envelope, Heartbeat};
@@ -30,10 +32,16 @@ pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_secs(5);
 /// Queued messages are not sent when they are older than this.
 const QUEUED_MAX: Duration = Duration::from_secs(30);
-/// After this time without a message of this node to a channel, its count begins anew.
-const COUNTS_KEPT: Duration = Duration::from_secs(120);
+/// The most rooms that are subscribed to without need. Clients may join and leave rooms much faster than [`LINGER`].
+const LINGERING_MAX: usize = 10_000;
+/// If this node's own heartbeat did not return for so long, the silence of other nodes may be caused by its link.
+const OWN_SILENCE_MAX: Duration = Duration::from_millis(1_500);
+/// How long after a refused subscription the node tries again.
+const RESUBSCRIBE_INTERVAL: Duration = Duration::from_secs(1);
 /// The most unanswered messages of one connection: more wait in the queue, where they apply backpressure.
 const UNANSWERED_MAX: usize = 8_192;
+/// The most unanswered messages with which questions of other nodes are answered, which are not in the queue.
+const UNANSWERED_REPLIES_MAX: usize = 2 * UNANSWERED_MAX;
 /// A node that was not run for longer than this does not judge the silence of others before it has read what came.
 const STANDSTILL: Duration = Duration::from_millis(250);
 /// The most channels of one command, so that a broker with many subscriptions serves others in between.
@@ -67,15 +75,19 @@ struct Server {
     heartbeat_due: Instant,
     /// When the last of this node's heartbeats came back.
     echoed: Instant,
-    /// Messages that were sent and not answered.
-    unanswered: usize,
+    /// What was published and not answered, oldest first.
+    unanswered: VecDeque<Published>,
+    /// When to subscribe again to what the server has refused.
+    resubscribe_at: Option<Instant>,
 }
 
-/// Another node.
-struct Peer {
-    heard: Instant,
-    /// It has been silent for [`SILENCE_MAX`].
-    is_gone: bool,
+/// What a node has published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Published {
+    /// A message of the app, which the metrics count.
+    Message,
+    /// A heartbeat or an answer.
+    Own,
 }
 
 /// A room that this node is subscribed to, or about to be.
@@ -84,39 +96,6 @@ struct RoomState {
     /// When to unsubscribe; `None` while the room is needed.
     unsubscribe_at: Option<Instant>,
     counts: Counts,
-}
-
-/// The number of the last message of each node on a channel.
-#[derive(Default)]
-struct Counts(Vec<(u32, u64)>);
-
-impl Counts {
-    /// Records the count of a message. Returns how many messages were missed before it.
-    fn missed_before(&mut self, node: u32, count: u64) -> u64 {
-        if count == 0 {
-            return 0;
-        }
-        match self.0.iter_mut().find(|(of, _)| *of == node) {
-            // A lower count begins a new series.
-            Some((_, last)) => count
-                .saturating_sub(1)
-                .saturating_sub(std::mem::replace(last, count)),
-            None => {
-                self.0.push((node, count));
-                0
-            }
-        }
-    }
-
-    fn forget(&mut self, node: u32) {
-        self.0.retain(|(of, _)| *of != node);
-    }
-}
-
-/// This node's messages on a channel.
-struct Sent {
-    count: u64,
-    at: Instant,
 }
 
 /// A node of a cluster.
@@ -129,9 +108,8 @@ pub(crate) struct Node {
     lingering: VecDeque<(Instant, Arc<str>)>,
     everyone: Counts,
     direct: Counts,
-    peers: HashMap<u32, Peer>,
-    sent: HashMap<Channel, Sent>,
-    sent_pruned: Instant,
+    peers: Peers,
+    sent: SentCounts,
     parked: Parked,
     members: Arc<dyn Members>,
     queries: Arc<Queries>,
@@ -159,7 +137,8 @@ impl Node {
             incarnation: None,
             heartbeat_due: now,
             echoed: now,
-            unanswered: 0,
+            unanswered: VecDeque::new(),
+            resubscribe_at: None,
         };
         Self {
             id,
@@ -169,9 +148,8 @@ impl Node {
             lingering: VecDeque::new(),
             everyone: Counts::default(),
             direct: Counts::default(),
-            peers: HashMap::new(),
-            sent: HashMap::new(),
-            sent_pruned: now,
+            peers: Peers::default(),
+            sent: SentCounts::new(now),
             parked: Parked::new(parked_bytes_max),
             members,
             queries,
@@ -200,10 +178,11 @@ impl Node {
                 envelope,
             } => self.received(server, channel, envelope, now, actions),
             Event::Published { receivers: _ } => {
-                self.servers[server].unanswered -= 1;
-                self.counters.confirmed.add(1);
+                if self.servers[server].unanswered.pop_front() == Some(Published::Message) {
+                    self.counters.confirmed.add(1);
+                }
             }
-            Event::Refused(refused) => self.refused(server, &refused),
+            Event::Refused(refused) => self.refused(server, &refused, now),
             // This node neither appends nor reads.
             Event::Appended(_) | Event::History(_) => {}
         }
@@ -221,6 +200,7 @@ impl Node {
         server.connections += 1;
         server.heartbeat_due = now;
         server.echoed = now;
+        server.resubscribe_at = None;
         let shared = server.shared.clone();
         // Subscribe first: so what is published from now on, also by this node's threads, finds the subscriptions.
         let channels: Vec<_> = self.channels_of(at).collect();
@@ -260,8 +240,9 @@ impl Node {
         server.shared.status.set_connection(0);
         server.shared.outgoing.set_down_since(Some(now));
         self.counters.servers_connected.fetch_sub(1, Relaxed);
-        let unanswered = std::mem::take(&mut server.unanswered);
-        self.counters.unconfirmed.add(unanswered as u64);
+        let unanswered = std::mem::take(&mut server.unanswered).into_iter();
+        let messages = unanswered.filter(|&published| published == Published::Message);
+        self.counters.unconfirmed.add(messages.count() as u64);
     }
 
     fn subscribed(&mut self, server: usize, channel: &Channel) {
@@ -275,19 +256,57 @@ impl Node {
         }
     }
 
-    fn refused(&mut self, server: usize, refused: &Refused) {
+    fn refused(&mut self, at: usize, refused: &Refused, now: Instant) {
         /// A broker may refuse every message.
         static REFUSED: Limited = Limited::new();
-        if refused.command == Kind::Publish {
-            self.servers[server].unanswered -= 1;
+        /// It repeats while the broker refuses.
+        static UNSUBSCRIBED: Limited = Limited::new();
+        let server = &mut self.servers[at];
+        match refused.command {
+            Kind::Subscribe => {
+                // The event does not say which channels it concerns.
+                server.resubscribe_at = Some(now + RESUBSCRIBE_INTERVAL);
+                let rooms = self.rooms.values();
+                for room in rooms.filter(|room| room.interest.server == at) {
+                    server.shared.status.refused(&room.interest);
+                }
+                limited!(
+                    UNSUBSCRIBED,
+                    warning,
+                    "the broker has refused a subscription of the cluster, so this node misses messages of other nodes; it \
+                     tries again every second: {}",
+                    refused.error
+                );
+            }
+            _ => {
+                if server.unanswered.pop_front() == Some(Published::Message) {
+                    self.counters.dropped_broker.add(1);
+                }
+                limited!(
+                    REFUSED,
+                    warning,
+                    "the broker has refused a message of the cluster, which is lost: {}",
+                    refused.error
+                );
+            }
         }
-        self.counters.dropped_broker.add(1);
-        limited!(
-            REFUSED,
-            warning,
-            "the broker has refused a message of the cluster, which is lost: {}",
-            refused.error
-        );
+    }
+
+    /// Subscribes again to what a server has refused.
+    fn resubscribe(&mut self, at: usize, actions: &mut Vec<Action>) {
+        let status = &self.servers[at].shared.status;
+        let is_missing = |channel: &Channel| match channel {
+            Channel::Room(name) => {
+                let room = self.rooms.get(name);
+                room.is_some_and(|room| !status.is_subscribed(&room.interest))
+            }
+            // Subscribing twice has no effect.
+            _ => true,
+        };
+        let channels: Vec<_> = self.channels_of(at).filter(is_missing).collect();
+        for channels in channels.chunks(SUBSCRIBED_AT_ONCE) {
+            actions.push(Action::Command(at, Command::Subscribe(channels.to_vec())));
+        }
     }
 
     /// Handles a change of the rooms that this node needs. The changes of one room arrive in their order.
@@ -334,13 +353,17 @@ impl Node {
     }
 
     fn unsubscribe_unneeded(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        while self.lingering.front().is_some_and(|&(at, _)| at <= now) {
+        let is_due = |lingering: &VecDeque<(Instant, Arc<str>)>| {
+            let front = lingering.front();
+            front.is_some_and(|&(at, _)| at <= now || lingering.len() > LINGERING_MAX)
+        };
+        while is_due(&self.lingering) {
             let Some((at, name)) = self.lingering.pop_front() else {
                 break;
             };
             // Otherwise the room is needed again, or has been needed again since.
-            let is_due = |room: &RoomState| room.unsubscribe_at == Some(at);
-            if self.rooms.get(&name).is_some_and(is_due)
+            let is_unneeded = |room: &RoomState| room.unsubscribe_at == Some(at);
+            if self.rooms.get(&name).is_some_and(is_unneeded)
                 && let Some(room) = self.rooms.remove(&name)
                 && self.servers[room.interest.server].incarnation.is_some()
             {
@@ -388,11 +411,13 @@ impl Node {
             }
             (Content::Direct(to, _), channel @ Channel::Node(_)) if to.node == self.id => {
                 if self.has_counted(&channel, node, serial) {
-                    self.deliver(Arrived::Direct(envelope));
+                    self.deliver(Arrived::Action(envelope));
                 }
             }
-            (Content::CloseUser { user, code, reason }, Channel::Nodes) => {
-                self.members.close_user(user, code, reason);
+            // Parked like messages: it closes connections after what they were sent before.
+            (Content::CloseUser { .. }, Channel::Nodes) => {
+                self.counters.received.add(1);
+                self.deliver(Arrived::Action(envelope));
             }
             (Content::Count { query, room }, Channel::Nodes) => {
                 let members = self.members.count(room);
@@ -419,13 +444,19 @@ impl Node {
     }
 
     /// Counts a message of another node, and those that were missed before it. Returns false if it is for a room that this
-    /// node has unsubscribed from meanwhile.
+    /// node has unsubscribed from meanwhile: it may be subscribed again, but the messages in between are not missed.
     fn has_counted(&mut self, channel: &Channel, node: u32, serial: u64) -> bool {
         let counts = match channel {
             Channel::Everyone => &mut self.everyone,
             Channel::Node(_) => &mut self.direct,
             Channel::Room(name) => match self.rooms.get_mut(name) {
-                Some(room) => &mut room.counts,
+                Some(room) => {
+                    let server = &self.servers[room.interest.server];
+                    if !server.shared.status.is_subscribed(&room.interest) {
+                        return false;
+                    }
+                    &mut room.counts
+                }
                 None => return false,
             },
             Channel::Nodes => return false,
@@ -446,8 +477,9 @@ impl Node {
     fn reply(&mut self, node: u32, content: Content<'_>, actions: &mut Vec<Action>) {
         let channel = Channel::Node(node);
         let at = server_of(&channel, &self.shared);
-        if self.servers[at].incarnation.is_some() {
-            self.servers[at].unanswered += 1;
+        let server = &mut self.servers[at];
+        if server.incarnation.is_some() && server.unanswered.len() < UNANSWERED_REPLIES_MAX {
+            server.unanswered.push_back(Published::Own);
             let envelope = content.encode().envelope(self.id, 0);
             let command = Command::Publish { channel, envelope };
             actions.push(Action::Command(at, command));
@@ -465,6 +497,8 @@ impl Node {
         static SAME_ID: Limited = Limited::new();
         /// As long as the versions stay as they are.
         static VERSIONS: Limited = Limited::new();
+        /// As long as there are so many nodes.
+        static TOO_MANY: Limited = Limited::new();
         if node == self.id {
             match serial <= self.heartbeats {
                 true => self.servers[server].echoed = now,
@@ -490,53 +524,52 @@ impl Node {
                 wire::VERSION
             );
         }
-        let peer = Peer {
-            heard: now,
-            is_gone: false,
-        };
-        self.peers.insert(node, peer);
-        self.count_nodes();
+        match self.peers.heard(node, now) {
+            Heard::Known => {}
+            Heard::New => {
+                // Introduce this node, which the new one may not have heard.
+                for server in &mut self.servers {
+                    server.heartbeat_due = now;
+                }
+                self.count_nodes();
+            }
+            Heard::TooMany => limited!(
+                TOO_MANY,
+                warning,
+                "a further node of the cluster is ignored, because there are {NODES_MAX}: this node can't reach its \
+                 connections by their ids"
+            ),
+        }
     }
 
     fn count_nodes(&self) {
-        let others = self.peers.values().filter(|peer| !peer.is_gone).count();
-        let before = self.counters.nodes.swap(others as u64 + 1, Relaxed);
-        if before != others as u64 + 1 {
-            let heard = self.peers.iter().filter(|(_, peer)| !peer.is_gone);
-            self.queries.set_peers(heard.map(|(&node, _)| node));
-        }
+        self.queries.set_peers(self.peers.present());
+        let nodes = self.peers.present().count() as u64 + 1;
+        self.counters.nodes.store(nodes, Relaxed);
     }
 
     /// Judges the silence of the other nodes.
     fn judge_peers(&mut self, now: Instant) {
-        // While a link is down, nobody is judged: the silence may be ours.
-        if self
-            .servers
-            .iter()
-            .any(|server| server.incarnation.is_none())
-        {
-            for peer in self.peers.values_mut() {
-                peer.heard = now;
-            }
+        // While a link is down or silent, nobody is judged: the silence may be ours.
+        let may_be_ours = |server: &Server| {
+            server.incarnation.is_none()
+                || now.saturating_duration_since(server.echoed) >= OWN_SILENCE_MAX
+        };
+        if self.servers.iter().any(may_be_ours) {
+            self.peers.excuse_silence(now);
             return;
         }
-        let mut forgotten = Vec::new();
-        for (&node, peer) in &mut self.peers {
-            let silence = now.saturating_duration_since(peer.heard);
-            peer.is_gone = silence >= SILENCE_MAX;
-            // Until then, the counts of its messages tell what was missed of a node that returns.
-            if silence >= COUNTS_KEPT {
-                forgotten.push(node);
-            }
+        let (has_changed, forgotten) = self.peers.judge(now);
+        if has_changed || self.counters.nodes.load(Relaxed) == 0 {
+            self.count_nodes();
         }
         for node in forgotten {
             self.forget(node);
         }
-        self.count_nodes();
     }
 
     fn forget(&mut self, node: u32) {
-        if self.peers.remove(&node).is_none() {
+        if !self.peers.forget(node) {
             return;
         }
         self.count_nodes();
@@ -562,7 +595,7 @@ impl Node {
         self.servers[at].shared.outgoing.take(bytes, &mut taken);
         for queued in taken.drain(..) {
             let command = self.publish(queued, now);
-            self.servers[at].unanswered += 1;
+            self.servers[at].unanswered.push_back(Published::Message);
             actions.push(Action::Command(at, command));
         }
         self.taken = taken;
@@ -587,16 +620,7 @@ impl Node {
         if *channel == Channel::Nodes {
             return 0;
         }
-        let sent = match self.sent.get_mut(channel) {
-            Some(sent) => sent,
-            None => self
-                .sent
-                .entry(channel.clone())
-                .or_insert(Sent { count: 0, at: now }),
-        };
-        sent.count += 1;
-        sent.at = now;
-        sent.count
+        self.sent.next(channel, now)
     }
 
     /// Does what is due. Call it after what was received has been handled.
@@ -606,11 +630,9 @@ impl Node {
         if stood_still > STANDSTILL + HEARTBEAT_INTERVAL {
             // What others have sent meanwhile may not have been read yet.
             for server in &mut self.servers {
-                server.echoed += stood_still;
+                server.echoed = (server.echoed + stood_still).min(now);
             }
-            for peer in self.peers.values_mut() {
-                peer.heard += stood_still;
-            }
+            self.peers.excuse(stood_still, now);
         }
         for at in 0..self.servers.len() {
             self.judge_server(at, now, actions);
@@ -618,10 +640,16 @@ impl Node {
         self.judge_peers(now);
         self.unsubscribe_unneeded(now, actions);
         self.parked.retry(&*self.members);
-        if now.saturating_duration_since(self.sent_pruned) >= COUNTS_KEPT {
-            self.sent_pruned = now;
-            self.sent
-                .retain(|_, sent| now.saturating_duration_since(sent.at) < COUNTS_KEPT);
+        if self.sent.on_time(now) {
+            self.prune_counts();
+        }
+    }
+
+    /// Drops the counts of nodes that are not known, such as those whose last messages have overtaken their last heartbeat.
+    fn prune_counts(&mut self) {
+        let rooms = self.rooms.values_mut().map(|room| &mut room.counts);
+        for counts in rooms.chain([&mut self.everyone, &mut self.direct]) {
+            counts.retain(|node| self.peers.is_known(node));
         }
     }
 
@@ -639,9 +667,15 @@ impl Node {
             actions.push(Action::Reconnect(at));
             return;
         }
-        if server.heartbeat_due <= now {
+        if server.resubscribe_at.is_some_and(|at| at <= now) {
+            server.resubscribe_at = None;
+            self.resubscribe(at, actions);
+        }
+        let server = &mut self.servers[at];
+        // The last heartbeat must remain the last one.
+        if server.heartbeat_due <= now && !self.is_stopping {
             server.heartbeat_due = now + HEARTBEAT_INTERVAL;
-            server.unanswered += 1;
+            server.unanswered.push_back(Published::Own);
             let command = self.heartbeat_command(false);
             actions.push(Action::Command(at, command));
         }
@@ -662,12 +696,16 @@ impl Node {
     /// When [`on_time`](Self::on_time) must be called next.
     pub(crate) fn next_due(&self, now: Instant) -> Instant {
         let heartbeats = self.servers.iter().map(|server| match server.incarnation {
+            Some(_) if self.is_stopping => server.echoed + SILENCE_MAX,
             Some(_) => server.heartbeat_due.min(server.echoed + SILENCE_MAX),
             None => now + HEARTBEAT_INTERVAL,
         });
+        let resubscribe = self.servers.iter();
+        let resubscribe = resubscribe.filter_map(|server| server.resubscribe_at);
         let lingering = self.lingering.front().map(|&(at, _)| at);
         let parked = (!self.parked.is_empty()).then(|| now + parked::RETRY_INTERVAL);
         heartbeats
+            .chain(resubscribe)
             .chain(lingering)
             .chain(parked)
             .min()
@@ -681,7 +719,7 @@ impl Node {
         }
         for at in 0..self.servers.len() {
             if self.servers[at].incarnation.is_some() {
-                self.servers[at].unanswered += 1;
+                self.servers[at].unanswered.push_back(Published::Own);
                 let command = self.heartbeat_command(true);
                 actions.push(Action::Command(at, command));
             }
@@ -691,11 +729,14 @@ impl Node {
     /// Whether a server takes further messages.
     pub(crate) fn takes(&self, server: usize) -> bool {
         let server = &self.servers[server];
-        server.incarnation.is_some() && server.unanswered < UNANSWERED_MAX
+        server.incarnation.is_some() && server.unanswered.len() < UNANSWERED_MAX
     }
 
     /// The number of unanswered messages, on all servers.
     pub(crate) fn unanswered(&self) -> usize {
-        self.servers.iter().map(|server| server.unanswered).sum()
+        self.servers
+            .iter()
+            .map(|server| server.unanswered.len())
+            .sum()
     }
 }

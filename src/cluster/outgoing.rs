@@ -207,9 +207,13 @@ impl Outgoing {
                 Err(refused) => return Err(refused),
             }
             state.waiting += 1;
-            state = match state.down_since {
-                Some(since) => {
-                    let left = (since + self.wait_max).saturating_duration_since(now);
+            // An endless wait has no end that time could express.
+            let until = state
+                .down_since
+                .map(|since| since.checked_add(self.wait_max));
+            state = match until.flatten() {
+                Some(until) => {
+                    let left = until.saturating_duration_since(now);
                     ignore_poison(self.changed.wait_timeout(state, left)).0
                 }
                 None => ignore_poison(self.changed.wait(state)),
@@ -267,6 +271,11 @@ impl Outgoing {
         self.freed(state);
     }
 
+    /// Whether the link has ended.
+    pub(crate) fn has_stopped(&self) -> bool {
+        lock(&self.state).stopped
+    }
+
     /// Refuses further messages. Returns the number of those that are left.
     pub(crate) fn stop(&self) -> usize {
         let mut state = lock(&self.state);
@@ -284,5 +293,36 @@ impl Outgoing {
         if waiting {
             self.changed.notify_all();
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    struct NoWaker;
+
+    impl Wake for NoWaker {
+        fn wake(&self) {}
+    }
+
+    #[test]
+    fn endless_outage_wait_ends_when_the_link_has_ended() {
+        let queue = Outgoing::new(1, Duration::MAX, Instant::now(), Arc::new(NoWaker));
+        let content = || Outbound::Message(Message::new_text("x"), None);
+        let first = queue.reserve(&content());
+        first.unwrap_or_else(|refused| panic!("{refused:?}")).push(
+            Channel::Everyone,
+            content(),
+            Instant::now(),
+        );
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| queue.reserve(&content()).map(drop));
+            while lock(&queue.state).waiting == 0 && !waiting.is_finished() {
+                std::thread::yield_now();
+            }
+            assert_eq!(queue.stop(), 1);
+            assert_eq!(waiting.join().expect("no panic"), Err(NotQueued::Stopped));
+        });
     }
 }

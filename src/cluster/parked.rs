@@ -26,15 +26,15 @@ pub(super) enum Arrived {
         message: Message,
         except: Option<RemoteConnection>,
     },
-    /// The envelope of an action on one connection.
-    Direct(Bytes),
+    /// The envelope of an action on one connection, or on those of a user.
+    Action(Bytes),
 }
 
 impl Arrived {
     fn weight(&self) -> usize {
         let bytes = match self {
             Self::Message { message, .. } => message.bytes().len(),
-            Self::Direct(envelope) => envelope.len(),
+            Self::Action(envelope) => envelope.len(),
         };
         bytes + MESSAGE_BYTES_MORE
     }
@@ -46,8 +46,11 @@ impl Arrived {
                 message,
                 except,
             } => members.deliver(channel, message, *except),
-            Self::Direct(envelope) => match Envelope::decode(envelope).map(|it| it.content) {
+            Self::Action(envelope) => match Envelope::decode(envelope).map(|it| it.content) {
                 Ok(Content::Direct(to, action)) => members.act(to, action),
+                Ok(Content::CloseUser { user, code, reason }) => {
+                    members.close_user(user, code, reason)
+                }
                 // It was decoded when it arrived.
                 _ => Delivered::Done,
             },

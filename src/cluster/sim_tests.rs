@@ -2,12 +2,13 @@
 //! mailboxes fill up. Time is simulated.
 
 mod broker;
+mod changing_rooms;
 mod world;
 
 use std::time::Duration;
 
 use self::world::World;
-use super::broker::Channel;
+use super::broker::{Channel, Event};
 use super::interest::Waited;
 use super::node::{HEARTBEAT_INTERVAL, SILENCE_MAX};
 use super::queries::Answers;
@@ -257,6 +258,158 @@ fn waiting_for_answers_ends_when_the_silent_node_is_gone() {
         answers, expected,
         "only the first answer of each node asked counts"
     );
+}
+
+#[test]
+fn refused_subscription_is_tried_again_and_delays_no_join() {
+    let mut world = World::new(2, 1);
+    world.settle();
+    world.refuse_subscriptions(0, true);
+    let interest = world.need(1, "a");
+    world.settle();
+    assert_eq!(world.settled(1, &interest), Some(Waited::Unreachable));
+    assert_eq!(world.counters(1).dropped_broker.get(), 0);
+    world.refuse_subscriptions(0, false);
+    world.run_for(Duration::from_millis(1_100));
+    assert_eq!(world.waited(1, &interest), Waited::Subscribed);
+    world.publish(0, world::room("a"), "1");
+    world.settle();
+    assert_eq!(world.delivered(1), ["a 1"]);
+}
+
+#[test]
+fn frozen_broker_is_noticed_after_a_standstill_of_the_node() {
+    let mut world = World::new(1, 1);
+    world.settle();
+    // The broker answers the last heartbeat, but the node does not run for an hour.
+    world.run_for(HEARTBEAT_INTERVAL);
+    world.stop_running(0);
+    world.execute(0, 10);
+    world.pass(Duration::from_secs(3_600));
+    world.run_again(0);
+    world.turn(0);
+    world.freeze(0);
+    world.run_for(Duration::from_secs(5));
+    assert!(world.counters(0).silences.get() > 0);
+}
+
+#[test]
+fn frozen_broker_makes_no_other_node_gone() {
+    let mut world = World::new(3, 1);
+    world.settle();
+    // The heartbeats of the nodes are not simultaneous.
+    world.stop_running(0);
+    world.run_for(HEARTBEAT_INTERVAL / 2);
+    world.cut(0, 0);
+    world.run_again(0);
+    world.run_for(HEARTBEAT_INTERVAL * 2);
+    world.freeze(0);
+    for _ in 0..100 {
+        world.run_for(Duration::from_millis(100));
+        for node in 0..3 {
+            assert_eq!(world.nodes_heard(node), 3);
+        }
+    }
+    world.thaw(0);
+    world.run_for(HEARTBEAT_INTERVAL * 4);
+    for node in 0..3 {
+        assert_eq!(world.nodes_heard(node), 3);
+    }
+}
+
+#[test]
+fn node_that_is_gone_stays_so_while_the_broker_restarts() {
+    let mut world = World::new(2, 1);
+    world.settle();
+    world.stop_running(1);
+    world.run_for(Duration::from_secs(4));
+    assert_eq!(world.nodes_heard(0), 1);
+    world.restart(0);
+    for _ in 0..50 {
+        world.run_for(Duration::from_millis(100));
+        assert_eq!(world.nodes_heard(0), 1);
+    }
+}
+
+#[test]
+fn last_heartbeat_of_a_stopping_node_remains_the_last() {
+    let mut world = World::new(2, 1);
+    world.settle();
+    world.begin_stop(1);
+    world.run_for(HEARTBEAT_INTERVAL * 2);
+    assert_eq!(world.nodes_heard(0), 1);
+}
+
+#[test]
+fn new_node_hears_all_others_at_once() {
+    let mut world = World::new(3, 1);
+    world.stop_running(2);
+    world.run_for(Duration::from_millis(500));
+    world.run_again(2);
+    world.settle();
+    assert_eq!(world.nodes_heard(2), 3);
+}
+
+#[test]
+fn users_are_closed_after_the_messages_that_are_parked() {
+    let mut world = World::new(2, 1);
+    world.settle();
+    world.fill_mailbox(1, true);
+    world.publish(0, Channel::Everyone, "before");
+    world.queue(
+        0,
+        Channel::Nodes,
+        &Content::CloseUser {
+            user: "Ada",
+            code: 4_001,
+            reason: "bye",
+        },
+    );
+    world.publish(0, Channel::Everyone, "after");
+    world.settle();
+    assert!(world.delivered(1).is_empty());
+    world.fill_mailbox(1, false);
+    world.settle();
+    let expected = ["* before", "close Ada 4001 bye", "* after"];
+    assert_eq!(world.delivered(1), expected);
+}
+
+#[test]
+fn answer_without_a_question_is_ignored() {
+    let mut world = World::new(2, 1);
+    world.settle();
+    for _ in 0..10 {
+        world.event(0, Event::Published { receivers: 1 });
+    }
+    world.run_for(HEARTBEAT_INTERVAL * 2);
+    assert_eq!(world.nodes_heard(0), 2);
+    assert_eq!(world.counters(0).confirmed.get(), 0, "heartbeats count not");
+}
+
+#[test]
+fn rooms_that_are_joined_and_left_fast_are_bounded() {
+    let mut world = World::new(1, 1);
+    world.settle();
+    for n in 0..30_000 {
+        let name = n.to_string();
+        world.need(0, &name);
+        world.unneed(0, &name);
+        if n % 100 == 0 {
+            world.settle();
+        }
+    }
+    world.settle();
+    assert_eq!(world.subscriptions(), 10_000);
+    world.run_for(Duration::from_secs(6));
+    assert_eq!(world.subscriptions(), 0);
+}
+
+/// While a room is subscribed, everything that is published to it arrives; when it was not, nothing is missed.
+#[test]
+fn every_message_to_a_subscribed_room_is_delivered() {
+    for seed in seeds(300) {
+        changing_rooms::game(seed);
+    }
 }
 
 /// Chance decides what happens. In the end, each message was delivered once to every node that needed its room all the

@@ -114,7 +114,8 @@ impl PreparedCluster {
         let link = Link::new(self.poll, shared, node, self.connections);
         let thread = thread::Builder::new()
             .name("humphrey_ws cluster".into())
-            .spawn(move || link.run())?;
+            // A logger that broadcasts must not wait for the link on its own thread.
+            .spawn(move || crate::user_threads::while_nonblocking(|| link.run()))?;
         *crate::sync::lock(&self.handle.thread) = Some(thread);
         Ok(())
     }

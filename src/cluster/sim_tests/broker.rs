@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use crate::cluster::broker::{Channel, Command, Event, Incarnation};
+use crate::cluster::broker::{Channel, Command, Event, Incarnation, Kind, Refused};
 
 /// One broker server.
 pub(super) struct Server {
     incarnation: u64,
     frozen: bool,
+    /// Refuses subscriptions, as a server that executes a long script does.
+    pub(super) refuses: bool,
     /// By node.
     connections: HashMap<usize, Connection>,
     /// Messages that were published, except heartbeats.
@@ -28,6 +30,7 @@ impl Server {
         Self {
             incarnation: 1,
             frozen: false,
+            refuses: false,
             connections: HashMap::new(),
             published: 0,
         }
@@ -76,6 +79,14 @@ impl Server {
             return false;
         };
         match command {
+            Command::Subscribe(_) if self.refuses => {
+                let refused = Refused {
+                    command: Kind::Subscribe,
+                    error: "BUSY".into(),
+                    passes: true,
+                };
+                connection.events.push_back(Event::Refused(refused));
+            }
             Command::Subscribe(channels) => {
                 for channel in channels {
                     connection.subscriptions.insert(channel.clone());
@@ -117,6 +128,15 @@ impl Server {
             return None;
         }
         self.connections.get_mut(&node)?.events.pop_front()
+    }
+
+    /// The number of subscriptions to rooms.
+    pub(super) fn subscriptions(&self) -> usize {
+        let connections = self.connections.values();
+        let channels = connections.flat_map(|connection| &connection.subscriptions);
+        channels
+            .filter(|channel| matches!(channel, Channel::Room(_)))
+            .count()
     }
 
     pub(super) fn subscribers(&self, channel: &Channel) -> usize {

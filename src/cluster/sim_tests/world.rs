@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::broker::Server;
-use crate::cluster::broker::Channel;
+use crate::cluster::broker::{Channel, Event};
 use crate::cluster::counters::ClusterCounters;
 use crate::cluster::interest::{Interest, ServerStatus, Waited};
 use crate::cluster::members::{Delivered, Members};
@@ -63,8 +63,12 @@ impl Members for Recorder {
         Delivered::Done
     }
 
-    fn close_user(&self, user: &str, code: u16, reason: &str) {
+    fn close_user(&self, user: &str, code: u16, reason: &str) -> Delivered {
+        if self.full.load(Relaxed) {
+            return Delivered::Full;
+        }
         lock(&self.delivered).push(format!("close {user} {code} {reason}"));
+        Delivered::Done
     }
 
     /// The length of the name stands for the number of members.
@@ -229,6 +233,17 @@ impl World {
         self.servers[server].freeze(false);
     }
 
+    pub(super) fn refuse_subscriptions(&mut self, server: usize, refuses: bool) {
+        self.servers[server].refuses = refuses;
+    }
+
+    /// An event that the broker has no reason to send.
+    pub(super) fn event(&mut self, node: usize, event: Event) {
+        let (now, mut actions) = (self.now, Vec::new());
+        self.nodes[node].node.on_event(0, event, now, &mut actions);
+        self.act(node, actions);
+    }
+
     pub(super) fn stall_reconnects(&mut self, node: usize) {
         self.nodes[node].reconnects = false;
     }
@@ -250,14 +265,35 @@ impl World {
     }
 
     pub(super) fn stop(&mut self, node: usize) {
+        self.begin_stop(node);
+        self.nodes[node].stopped = true;
+    }
+
+    /// Stops a node, which waits for the answers to what it has sent.
+    pub(super) fn begin_stop(&mut self, node: usize) {
         let mut actions = Vec::new();
         self.nodes[node].node.stop(&mut actions);
-        self.nodes[node].stopped = true;
         self.act(node, actions);
     }
 
+    /// Lets time pass without anything happening.
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    /// The outcome of a subscription; `None` while it is on its way.
+    pub(super) fn settled(&self, node: usize, interest: &Interest) -> Option<Waited> {
+        let server = &self.nodes[node].shared[interest.server];
+        server.status.state_of(interest)
+    }
+
+    /// The number of subscriptions to rooms, of all nodes.
+    pub(super) fn subscriptions(&self) -> usize {
+        self.servers.iter().map(Server::subscriptions).sum()
+    }
+
     /// Reads what the servers have sent to a node: at most this many events of each.
-    fn receive(&mut self, node: usize, events_max: usize) -> bool {
+    pub(super) fn receive(&mut self, node: usize, events_max: usize) -> bool {
         let mut actions = Vec::new();
         let mut any = false;
         for server in 0..self.servers.len() {
@@ -276,7 +312,7 @@ impl World {
         any
     }
 
-    fn execute(&mut self, node: usize, commands_max: usize) -> bool {
+    pub(super) fn execute(&mut self, node: usize, commands_max: usize) -> bool {
         let mut any = false;
         for server in &mut self.servers {
             for _ in 0..commands_max {
@@ -290,7 +326,7 @@ impl World {
     }
 
     /// One turn of a node's link.
-    fn turn(&mut self, node: usize) {
+    pub(super) fn turn(&mut self, node: usize) {
         if !self.nodes[node].runs || self.nodes[node].stopped {
             return;
         }
@@ -385,10 +421,14 @@ impl World {
 }
 
 /// A generator of chance, with a seed.
-struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66)
+    }
+
+    pub(super) fn roll(&mut self, sides: usize) -> usize {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -399,7 +439,7 @@ impl Dice {
 
 /// Plays with chance: three nodes, one or two servers, four rooms that all nodes need.
 pub(super) fn game(seed: u64) {
-    let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66);
+    let mut dice = Dice::new(seed);
     let servers = 1 + dice.roll(2);
     let mut world = World::new(3, servers);
     let rooms = ["a", "b", "c", "d"];
@@ -508,10 +548,15 @@ fn check(world: &World, sent: usize, faulty: bool, seed: u64) {
         assert_eq!(world.nodes_heard(node), 3, "seed {seed}");
     }
     let sum = |of: fn(&ClusterCounters) -> u64| (0..3).map(|node| of(counters(node))).sum::<u64>();
-    // Heartbeats are published and confirmed, too.
     let dropped = sum(|counters| counters.dropped_broker.get());
     let published = sum(|counters| counters.published.get());
     assert_eq!(published + dropped, sent as u64, "seed {seed}");
+    let confirmed = sum(|counters| counters.confirmed.get());
+    assert_eq!(
+        published,
+        confirmed + sum(|counters| counters.unconfirmed.get()),
+        "seed {seed}"
+    );
     // Each published message reaches both other nodes, or is counted as missed there, or never reached the broker.
     let missed = sum(|counters| counters.missed_remote.get());
     let full = sum(|counters| counters.dropped_full.get());

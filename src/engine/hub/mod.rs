@@ -239,6 +239,28 @@ impl Hub {
         }
     }
 
+    /// Whether the mailbox of a shard, or of all shards, has room for a short command. Other producers may fill it before
+    /// the caller does.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn has_room(&self, shard: Option<u16>) -> bool {
+        /// More than a command that carries no message.
+        const BYTES: usize = 1_024;
+        let mut shards = (0..).zip(&self.shards);
+        shards.all(|(number, handle)| {
+            if shard.is_some_and(|shard| shard != number) {
+                return true;
+            }
+            match handle.mailbox.try_reserve(BYTES) {
+                Ok(()) => {
+                    handle.mailbox.unreserve(BYTES);
+                    true
+                }
+                // A stopping shard closes its connections anyway.
+                Err(refused) => refused == PushError::Closed,
+            }
+        })
+    }
+
     /// Pushes a frame for a connection. Returns the frame if it is refused.
     #[inline]
     pub(crate) fn send(
