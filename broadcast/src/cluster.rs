@@ -26,7 +26,13 @@ pub(crate) fn apply(app: App, options: &Options) -> io::Result<App> {
         (None, Some(path)) => read(path)?,
         (None, None) => return Ok(app),
     };
-    Ok(app.with_cluster(Cluster::new(urls)))
+    let cluster = Cluster::new(urls);
+    #[cfg(feature = "cluster-tls")]
+    let cluster = match &options.cluster_ca {
+        Some(authorities) => cluster.root_certificates(authorities),
+        None => cluster,
+    };
+    Ok(app.with_cluster(cluster))
 }
 
 /// Without the feature, no option names a cluster.

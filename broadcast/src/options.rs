@@ -192,7 +192,7 @@ pub(crate) struct Options {
 
     #[cfg(feature = "cluster")]
     /// Share rooms and lines with other processes through this Redis or Valkey server:
-    /// redis://[[user]:password@]host[:port][/db][?app=prefix]. Several URLs, separated by commas, divide the rooms among the
+    /// redis://[[user]:password@]host[:port][/db][?app=prefix], or rediss:// for TLS. Several URLs, separated by commas, divide the rooms among the
     /// servers. Other users of this machine can see a password in the process list: prefer --cluster-url-file. Default: this
     /// process is alone
     #[arg(long, help_heading = heading::CLUSTER, value_name = "URL", conflicts_with_all = ["cluster_url_file", "history"])]
@@ -202,6 +202,11 @@ pub(crate) struct Options {
     /// Read the URL of --cluster from this file
     #[arg(long, help_heading = heading::CLUSTER, value_name = "FILE", conflicts_with = "history")]
     pub(crate) cluster_url_file: Option<PathBuf>,
+
+    #[cfg(feature = "cluster-tls")]
+    /// Trust the certificate authorities in this PEM file for rediss://, instead of those that the system trusts
+    #[arg(long, help_heading = heading::CLUSTER, value_name = "FILE")]
+    pub(crate) cluster_ca: Option<PathBuf>,
 
     /// Trust X-Forwarded-For from this proxy, or from a network of proxies such as 10.0.0.0/8; repeatable
     #[arg(long, help_heading = heading::ACCESS, value_name = "NETWORK")]

@@ -696,7 +696,8 @@ impl Node {
     /// When [`on_time`](Self::on_time) must be called next.
     pub(crate) fn next_due(&self, now: Instant) -> Instant {
         let heartbeats = self.servers.iter().map(|server| match server.incarnation {
-            Some(_) if self.is_stopping => server.echoed + SILENCE_MAX,
+            // No further heartbeat is due.
+            Some(_) if self.is_stopping => now + HEARTBEAT_INTERVAL,
             Some(_) => server.heartbeat_due.min(server.echoed + SILENCE_MAX),
             None => now + HEARTBEAT_INTERVAL,
         });

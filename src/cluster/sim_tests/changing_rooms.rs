@@ -19,8 +19,8 @@ struct Sent {
     number: usize,
     by: usize,
     room: usize,
-    /// The publisher's connections that were lost before.
-    losses: usize,
+    /// The number of connections that each node had lost.
+    losses: [usize; NODES],
     /// For each node that was subscribed: its period.
     subscribed: [Option<usize>; NODES],
 }
@@ -29,9 +29,8 @@ struct Game {
     world: World,
     /// Set while the room is needed.
     needed: [[Option<Arc<Interest>>; ROOMS.len()]; NODES],
-    /// Increases when a node's need of a room ends or its connection is lost.
+    /// Increases when a node's need of a room ends.
     periods: [[usize; ROOMS.len()]; NODES],
-    losses: [usize; NODES],
     sent: usize,
     unsettled: Vec<Sent>,
     seed: u64,
@@ -44,7 +43,6 @@ pub(super) fn game(seed: u64) {
         world: World::new(NODES, servers),
         needed: Default::default(),
         periods: Default::default(),
-        losses: [0; NODES],
         sent: 0,
         unsettled: Vec::new(),
         seed,
@@ -84,12 +82,10 @@ impl Game {
             10 => self.world.fill_mailbox(node, dice.roll(2) == 0),
             11 => self.settle(),
             12 => {
-                self.lose(node);
                 self.world.cut(node, dice.roll(servers));
             }
             _ => match dice.roll(3) {
                 0 => {
-                    (0..NODES).for_each(|node| self.lose(node));
                     self.world.restart(dice.roll(servers));
                 }
                 1 => {
@@ -118,14 +114,6 @@ impl Game {
         self.world.unneed(node, ROOMS[at]);
     }
 
-    /// A connection of a node is about to be lost.
-    fn lose(&mut self, node: usize) {
-        self.losses[node] += 1;
-        for period in &mut self.periods[node] {
-            *period += 1;
-        }
-    }
-
     fn publish(&mut self, by: usize, at: usize) {
         self.sent += 1;
         let text = format!("{by}:{}", self.sent);
@@ -139,7 +127,7 @@ impl Game {
             number: self.sent,
             by,
             room: at,
-            losses: self.losses[by],
+            losses: std::array::from_fn(|node| self.world.losses(node)),
             subscribed: std::array::from_fn(period),
         });
     }
@@ -154,7 +142,9 @@ impl Game {
         for node in 0..NODES {
             let delivered = self.world.delivered(node);
             for sent in &self.unsettled {
-                let lasted = self.losses[sent.by] == sent.losses
+                let keeps = |node: usize| self.world.losses(node) == sent.losses[node];
+                let lasted = keeps(sent.by)
+                    && keeps(node)
                     && sent.subscribed[node] == Some(self.periods[node][sent.room]);
                 let line = format!("{} {}:{}", ROOMS[sent.room], sent.by, sent.number);
                 assert!(

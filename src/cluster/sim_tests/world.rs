@@ -87,6 +87,7 @@ struct SimNode {
     runs: bool,
     reconnects: bool,
     stopped: bool,
+    losses: usize,
 }
 
 pub(super) struct World {
@@ -133,6 +134,7 @@ impl World {
                 runs: true,
                 reconnects: true,
                 stopped: false,
+                losses: 0,
             }
         };
         Self {
@@ -215,13 +217,21 @@ impl World {
     pub(super) fn cut(&mut self, node: usize, server: usize) {
         self.servers[server].disconnect(node);
         let now = self.now;
-        self.nodes[node].node.disconnected(server, now);
+        let node = &mut self.nodes[node];
+        node.node.disconnected(server, now);
+        node.losses += 1;
+    }
+
+    /// How often a node has lost a connection, for whatever reason.
+    pub(super) fn losses(&self, node: usize) -> usize {
+        self.nodes[node].losses
     }
 
     pub(super) fn restart(&mut self, server: usize) {
         self.servers[server].restart();
         for node in &mut self.nodes {
             node.node.disconnected(server, self.now);
+            node.losses += 1;
         }
     }
 
