@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::broker::Channel;
-use super::peers::NODES_MAX;
 
 /// After this time without a message of this node to a channel, its count may begin anew.
 pub(super) const COUNTS_KEPT: Duration = Duration::from_secs(120);
+/// The most other nodes. Whoever may publish to the broker can make nodes up.
+pub(super) const NODES_MAX: usize = 1_024;
 /// The most channels of each generation of counts. Clients may choose the rooms that handlers broadcast to, so the number of
 /// channels in [`COUNTS_KEPT`] has no other bound.
 const CHANNELS_MAX: usize = 1 << 17;

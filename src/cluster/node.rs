@@ -3,6 +3,8 @@
 //! A node is a state machine: events of the brokers, changes of interest and the time are arguments, and commands are
 //! the result. So several nodes run in a simulation without sockets and threads.
 
+mod deadlines;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,12 +14,12 @@ use bytes::Bytes;
 
 use super::broker::{Channel, Command, Event, Incarnation, Kind, Refused};
 use super::counters::ClusterCounters;
-use super::counts::{Counts, SentCounts};
+use super::counts::{Counts, NODES_MAX, SentCounts};
 use super::interest::Interest;
 use super::members::Members;
 use super::outgoing::Queued;
-use super::parked::{self, Arrived, Parked};
-use super::peers::{Heard, NODES_MAX, Peers};
+use super::parked::{Arrived, Parked};
+use super::peers::{Heard, Peers};
 use super::queries::Queries;
 use super::servers::{ServerShared, server_of};
 use super::wire::{self, Content, Envelope, Heartbeat};
@@ -25,13 +27,9 @@ use crate::report::{Limited, limited};
 
 /// How often a node sends a heartbeat through each broker server.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// After this silence a node is gone, and a connection whose own heartbeats don't come back is replaced.
-pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// How long a node stays subscribed to a room that it no longer needs, so that a room whose last member reloads a page
 /// is not subscribed anew.
 const LINGER: Duration = Duration::from_secs(5);
-/// Queued messages are not sent when they are older than this.
-const QUEUED_MAX: Duration = Duration::from_secs(30);
 /// The most rooms that are subscribed to without need. Clients may join and leave rooms much faster than [`LINGER`].
 const LINGERING_MAX: usize = 10_000;
 /// If this node's own heartbeat did not return for so long, the silence of other nodes may be caused by its link.
@@ -42,8 +40,6 @@ const RESUBSCRIBE_INTERVAL: Duration = Duration::from_secs(1);
 const UNANSWERED_MAX: usize = 8_192;
 /// The most unanswered messages with which questions of other nodes are answered, which are not in the queue.
 const UNANSWERED_REPLIES_MAX: usize = 2 * UNANSWERED_MAX;
-/// A node that was not run for longer than this does not judge the silence of others before it has read what came.
-const STANDSTILL: Duration = Duration::from_millis(250);
 /// The most channels of one command, so that a broker with many subscriptions serves others in between.
 const SUBSCRIBED_AT_ONCE: usize = 1_000;
 
@@ -621,96 +617,6 @@ impl Node {
             return 0;
         }
         self.sent.next(channel, now)
-    }
-
-    /// Does what is due. Call it after what was received has been handled.
-    pub(crate) fn on_time(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let stood_still = now.saturating_duration_since(self.now);
-        self.now = now;
-        if stood_still > STANDSTILL + HEARTBEAT_INTERVAL {
-            // What others have sent meanwhile may not have been read yet.
-            for server in &mut self.servers {
-                server.echoed = (server.echoed + stood_still).min(now);
-            }
-            self.peers.excuse(stood_still, now);
-        }
-        for at in 0..self.servers.len() {
-            self.judge_server(at, now, actions);
-        }
-        self.judge_peers(now);
-        self.unsubscribe_unneeded(now, actions);
-        self.parked.retry(&*self.members);
-        if self.sent.on_time(now) {
-            self.prune_counts();
-        }
-    }
-
-    /// Drops the counts of nodes that are not known, such as those whose last messages have overtaken their last heartbeat.
-    fn prune_counts(&mut self) {
-        let rooms = self.rooms.values_mut().map(|room| &mut room.counts);
-        for counts in rooms.chain([&mut self.everyone, &mut self.direct]) {
-            counts.retain(|node| self.peers.is_known(node));
-        }
-    }
-
-    fn judge_server(&mut self, at: usize, now: Instant, actions: &mut Vec<Action>) {
-        let server = &mut self.servers[at];
-        if let Some(before) = now.checked_sub(QUEUED_MAX) {
-            let expired = server.shared.outgoing.expire(before);
-            self.counters.dropped_broker.add(expired as u64);
-        }
-        if server.incarnation.is_none() {
-            return;
-        }
-        if now.saturating_duration_since(server.echoed) >= SILENCE_MAX {
-            self.counters.silences.add(1);
-            actions.push(Action::Reconnect(at));
-            return;
-        }
-        if server.resubscribe_at.is_some_and(|at| at <= now) {
-            server.resubscribe_at = None;
-            self.resubscribe(at, actions);
-        }
-        let server = &mut self.servers[at];
-        // The last heartbeat must remain the last one.
-        if server.heartbeat_due <= now && !self.is_stopping {
-            server.heartbeat_due = now + HEARTBEAT_INTERVAL;
-            server.unanswered.push_back(Published::Own);
-            let command = self.heartbeat_command(false);
-            actions.push(Action::Command(at, command));
-        }
-    }
-
-    fn heartbeat_command(&mut self, is_last: bool) -> Command {
-        self.heartbeats += 1;
-        let content = Content::Heartbeat(Heartbeat {
-            versions: (wire::VERSION_MIN, wire::VERSION),
-            is_last,
-        });
-        Command::Publish {
-            channel: Channel::Nodes,
-            envelope: content.encode().envelope(self.id, self.heartbeats),
-        }
-    }
-
-    /// When [`on_time`](Self::on_time) must be called next.
-    pub(crate) fn next_due(&self, now: Instant) -> Instant {
-        let heartbeats = self.servers.iter().map(|server| match server.incarnation {
-            // No further heartbeat is due.
-            Some(_) if self.is_stopping => now + HEARTBEAT_INTERVAL,
-            Some(_) => server.heartbeat_due.min(server.echoed + SILENCE_MAX),
-            None => now + HEARTBEAT_INTERVAL,
-        });
-        let resubscribe = self.servers.iter();
-        let resubscribe = resubscribe.filter_map(|server| server.resubscribe_at);
-        let lingering = self.lingering.front().map(|&(at, _)| at);
-        let parked = (!self.parked.is_empty()).then(|| now + parked::RETRY_INTERVAL);
-        heartbeats
-            .chain(resubscribe)
-            .chain(lingering)
-            .chain(parked)
-            .min()
-            .unwrap_or(now + HEARTBEAT_INTERVAL)
     }
 
     /// Tells the other nodes that this one stops. Messages that are still queued were sent before.

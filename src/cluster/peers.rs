@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::counts::COUNTS_KEPT;
-use super::node::SILENCE_MAX;
+use super::counts::{COUNTS_KEPT, NODES_MAX};
 
-/// The most other nodes. Whoever may publish to the broker can make nodes up.
-pub(super) const NODES_MAX: usize = 1_024;
+/// After this silence a node is gone, and a connection whose own heartbeats don't come back is replaced.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// Another node.
 struct Peer {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use self::world::World;
 use super::broker::{Channel, Event};
 use super::interest::Waited;
-use super::node::{HEARTBEAT_INTERVAL, SILENCE_MAX};
+use super::node::HEARTBEAT_INTERVAL;
+use super::peers::SILENCE_MAX;
 use super::queries::Answers;
 use super::wire::{Content, DirectAction};
 

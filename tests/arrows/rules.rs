@@ -21,8 +21,8 @@ pub(crate) const LAYERS: [Layers; 3] = [
             &["wire", "counters", "settings", "interest", "queries"],
             // The seam to a broker server.
             &["broker"],
-            &["redis", "outgoing", "members", "lost", "unsent"],
-            &["servers", "parked", "tls"],
+            &["redis", "outgoing", "members", "lost", "unsent", "counts"],
+            &["servers", "parked", "peers", "tls"],
             &["socket"],
             // What a node does, without I/O and clock.
             &["node"],
