@@ -5,7 +5,7 @@
 use crate::certificates::{Authority, Identity, VERSIONS, Validity, file};
 use crate::nodes::{Node, hear_each_other, joining, stop};
 use crate::redis_server::RedisServer;
-use crate::support::{self, DEADLINE, eventually};
+use crate::support::{DEADLINE, eventually};
 use crate::tls_servers as tls;
 
 use std::io::{self, Read as _};
@@ -268,7 +268,7 @@ fn system_authorities_are_trusted_and_a_refusal_is_logged() {
     if let Some(path) = std::env::var_os(CHILD) {
         let trusted = Authority::new();
         std::fs::write(path, &trusted.pem).unwrap();
-        let (address, server) = support::serve_one({
+        let (address, server) = crate::support::serve_one({
             let config = trusted.issue(&["127.0.0.1"]).server();
             move |socket| tls::accept(config, socket).map(drop)
         });
