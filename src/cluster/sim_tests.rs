@@ -405,6 +405,34 @@ fn rooms_that_are_joined_and_left_fast_are_bounded() {
     assert_eq!(world.subscriptions(), 0);
 }
 
+#[test]
+fn messages_between_two_subscriptions_are_not_missed() {
+    let mut world = World::new(2, 1);
+    world.need(1, "a");
+    world.settle();
+    world.unneed(1, "a");
+    world.pass(Duration::from_secs(6));
+    // Unsubscribes, which the broker has not executed when the next message arrives there.
+    world.turn(1);
+    let publish = |world: &mut World, text: &str| {
+        world.publish(0, world::room("a"), text);
+        world.turn(0);
+        world.execute(0, 10);
+    };
+    publish(&mut world, "1");
+    let interest = world.need(1, "a");
+    world.receive(1, 10);
+    assert!(world.delivered(1).is_empty(), "it is not subscribed yet");
+    world.execute(1, 1);
+    publish(&mut world, "2");
+    world.settle();
+    assert_eq!(world.waited(1, &interest), Waited::Subscribed);
+    publish(&mut world, "3");
+    world.settle();
+    assert_eq!(world.delivered(1), ["a 3"]);
+    assert_eq!(world.counters(1).missed_remote.get(), 0);
+}
+
 /// While a room is subscribed, everything that is published to it arrives; when it was not, nothing is missed.
 #[test]
 fn every_message_to_a_subscribed_room_is_delivered() {

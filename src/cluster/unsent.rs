@@ -48,3 +48,24 @@ impl Unsent {
         *self = Self::default();
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unsent_bytes_are_bounded_though_they_are_never_all_sent() {
+        let mut unsent = Unsent::default();
+        let mut numbers = (0..=u8::MAX).cycle();
+        let mut sent = (0..=u8::MAX).cycle();
+        for _ in 0..10_000 {
+            unsent.end().extend(numbers.by_ref().take(1_000));
+            let all_but_one = unsent.len() - 1;
+            let expected: Vec<u8> = sent.by_ref().take(all_but_one).collect();
+            assert_eq!(unsent.bytes()[..all_but_one], expected);
+            unsent.advance(all_but_one);
+            assert_eq!(unsent.len(), 1);
+        }
+        assert!(unsent.end().capacity() < 10_000);
+    }
+}
