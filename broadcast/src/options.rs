@@ -192,7 +192,7 @@ pub(crate) struct Options {
 
     #[cfg(feature = "cluster")]
     /// Share rooms and lines with other processes through this Redis or Valkey server:
-    /// redis://[[user]:password@]host[:port][/db][?app=prefix], or rediss:// for TLS. Several URLs, separated by commas, divide the rooms among the
+    /// redis://USER:PASSWORD@HOST:PORT/DB?app=PREFIX, of which only the host is needed, or rediss:// for TLS. Several URLs, separated by commas, divide the rooms among the
     /// servers. Other users of this machine can see a password in the process list: prefer --cluster-url-file. Default: this
     /// process is alone
     #[arg(long, help_heading = heading::CLUSTER, value_name = "URL", conflicts_with_all = ["cluster_url_file", "history"])]
