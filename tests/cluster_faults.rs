@@ -6,12 +6,16 @@ use crate::redis_server::RedisServer;
 use crate::support::{Client, eventually};
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 const NODES: usize = 3;
 const ROOMS: [&str; 4] = ["a", "b", "c", "d"];
+/// The time between two messages of a node to a room.
+const LOAD_INTERVAL: Duration = Duration::from_millis(1);
+/// If a message has not arrived everywhere after this time, another one follows, which tells what was missed.
+const ARRIVAL_MAX: Duration = Duration::from_millis(500);
 
 /// What one client has received of a sender in a room: the number of messages, and the last one's.
 #[derive(Default)]
@@ -31,7 +35,7 @@ enum Connections {
 fn check_accounts(
     redis: &mut RedisServer,
     connections: Connections,
-    fault: impl FnOnce(&mut RedisServer),
+    fault: impl FnOnce(&mut RedisServer, &[Node]),
 ) {
     let nodes = [0; NODES].map(|_| Node::joining(redis.url()));
     let all: Vec<&Node> = nodes.iter().collect();
@@ -46,42 +50,39 @@ fn check_accounts(
     eventually("the first messages arrive", || {
         nodes.iter().all(|node| node.metrics().received == expected)
     });
-    let is_over = AtomicBool::new(false);
+    let (end, is_over) = channel::<()>();
     let (sent, readers) = thread::scope(|scope| {
         let readers: Vec<_> = (clients.into_iter().enumerate())
             .map(|(node, client)| scope.spawn(move || read_all(client, node)))
             .collect();
-        let senders = scope.spawn(|| {
+        let nodes = &nodes;
+        let senders = scope.spawn(move || {
             let mut number = 1;
-            while !is_over.load(Ordering::Relaxed) {
+            loop {
                 number += 1;
-                send_to_all(&nodes, number);
-                thread::sleep(Duration::from_millis(1));
+                send_to_all(nodes, number);
+                if is_over.recv_timeout(LOAD_INTERVAL) != Err(RecvTimeoutError::Timeout) {
+                    return number;
+                }
             }
-            number
         });
-        fault(redis);
-        for node in &nodes {
+        fault(redis, nodes);
+        for node in nodes {
             node.wait_until_connected();
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(end);
         let mut number = senders.join().unwrap();
         // Each further message tells what was missed before it. The last one has arrived everywhere.
-        let deadline = Instant::now() + crate::support::DEADLINE;
-        loop {
+        eventually("the accounts balance", || {
             number += 1;
-            send_to_all(&nodes, number);
-            let is_settled = settled(&nodes, number);
-            if is_settled {
-                break;
+            send_to_all(nodes, number);
+            let until = Instant::now() + ARRIVAL_MAX;
+            while !balances(nodes, number) && Instant::now() < until {
+                thread::yield_now();
             }
-            assert!(
-                Instant::now() < deadline,
-                "the accounts never balance: {}",
-                show(&nodes)
-            );
-        }
-        for node in &nodes {
+            balances(nodes, number)
+        });
+        for node in nodes {
             node.sender.broadcast("end");
         }
         let readers: Vec<_> = readers
@@ -132,24 +133,22 @@ fn send_to_all(nodes: &[Node], number: u64) {
 }
 
 /// Whether every node has received or missed all messages so far.
-fn settled(nodes: &[Node], sent: u64) -> bool {
+fn balances(nodes: &[Node], sent: u64) -> bool {
     let expected = (ROOMS.len() * (NODES - 1)) as u64 * sent;
-    let until = Instant::now() + Duration::from_millis(500);
-    loop {
-        let is_settled = nodes.iter().all(|node| {
-            let metrics = node.metrics();
-            metrics.received + metrics.missed_remote == expected
-        });
-        if is_settled || Instant::now() > until {
-            return is_settled;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
+    nodes.iter().all(|node| {
+        let metrics = node.metrics();
+        metrics.received + metrics.missed_remote == expected
+    })
 }
 
-fn show(nodes: &[Node]) -> String {
-    let metrics: Vec<_> = nodes.iter().map(Node::metrics).collect();
-    format!("{metrics:#?}")
+/// Waits until each node has received this many further messages.
+fn receive_more(nodes: &[Node], messages: u64) {
+    for node in nodes {
+        let before = node.metrics().received;
+        eventually("further messages arrive", || {
+            node.metrics().received >= before + messages
+        });
+    }
 }
 
 /// Reads until each node has said that it has ended.
@@ -183,10 +182,15 @@ fn broken_connections_lose_nothing_that_is_not_counted() {
     let Some(mut redis) = RedisServer::start(&[]) else {
         return;
     };
-    check_accounts(&mut redis, Connections::Break, |redis| {
-        for _ in 0..20 {
+    check_accounts(&mut redis, Connections::Break, |redis, nodes| {
+        for kills in 1..=20 {
             redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
-            thread::sleep(Duration::from_millis(100));
+            for node in nodes {
+                eventually("the node has connected again", || {
+                    node.metrics().connections > kills
+                });
+            }
+            receive_more(nodes, 1);
         }
     });
 }
@@ -196,12 +200,13 @@ fn restarts_of_redis_lose_nothing_that_is_not_counted() {
     let Some(mut redis) = RedisServer::start(&[]) else {
         return;
     };
-    check_accounts(&mut redis, Connections::Break, |redis| {
+    check_accounts(&mut redis, Connections::Break, |redis, nodes| {
         for _ in 0..3 {
             redis.kill();
-            thread::sleep(Duration::from_millis(300));
+            nodes.iter().for_each(Node::wait_until_disconnected);
             redis.restart();
-            thread::sleep(Duration::from_secs(1));
+            nodes.iter().for_each(Node::wait_until_connected);
+            receive_more(nodes, 100);
         }
     });
 }
@@ -211,14 +216,21 @@ fn frozen_redis_loses_nothing_that_is_not_counted() {
     let Some(mut redis) = RedisServer::start(&[]) else {
         return;
     };
-    check_accounts(&mut redis, Connections::Break, |redis| {
-        // Less than the silence that is noticed, and more.
-        for seconds in [1, 5] {
-            redis.freeze();
-            thread::sleep(Duration::from_secs(seconds));
-            redis.thaw();
-            thread::sleep(Duration::from_millis(500));
+    check_accounts(&mut redis, Connections::Break, |redis, nodes| {
+        // For less time than the nodes notice.
+        redis.freeze();
+        let published = nodes[0].metrics().published;
+        eventually("messages are sent to the frozen server", || {
+            nodes[0].metrics().published >= published + 100
+        });
+        redis.thaw();
+        receive_more(nodes, 1_000);
+        redis.freeze();
+        for node in nodes {
+            eventually("the silence is noticed", || node.metrics().silences > 0);
         }
+        redis.thaw();
+        receive_more(nodes, 100);
     });
 }
 
@@ -227,11 +239,12 @@ fn flushed_and_full_redis_loses_no_message() {
     let Some(mut redis) = RedisServer::start(&[]) else {
         return;
     };
-    check_accounts(&mut redis, Connections::Last, |redis| {
+    check_accounts(&mut redis, Connections::Last, |redis, nodes| {
         redis.command(&["FLUSHALL"]);
         // Without a history, nothing is kept there.
         redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
-        thread::sleep(Duration::from_millis(500));
+        receive_more(nodes, 1_000);
         redis.command(&["FLUSHALL"]);
+        receive_more(nodes, 100);
     });
 }
