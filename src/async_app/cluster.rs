@@ -14,7 +14,6 @@ use crate::engine::{ConnectionId, Hub};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
-use crate::user_threads;
 
 impl Unkept<'_> {
     fn channel(&self) -> Channel {
@@ -107,11 +106,11 @@ impl AppShared {
         cluster: &ClusterHandle,
         id: ConnectionId,
         action: DirectAction<'_>,
-    ) -> Result<(), NotQueued> {
+    ) -> Result<(), SendErrorReason> {
         if !cluster.hears(id.node.number) {
-            return Err(NotQueued::Stopped);
+            return Err(SendErrorReason::Closed);
         }
-        cluster.act(remote(id), action)
+        cluster.act(remote(id), action).map_err(refused)
     }
 
     /// Counts the members of a room, or all clients, on the other nodes.
@@ -166,7 +165,7 @@ fn refused(refused: NotQueued) -> SendErrorReason {
     }
 }
 
-/// A connection, as it is named among nodes.
+/// Names a connection for other nodes.
 fn remote(id: ConnectionId) -> RemoteConnection {
     RemoteConnection {
         node: id.node.number,
@@ -176,6 +175,7 @@ fn remote(id: ConnectionId) -> RemoteConnection {
     }
 }
 
+/// Names a connection for the engine.
 fn local(connection: RemoteConnection) -> ConnectionId {
     ConnectionId::of_node(
         connection.node,
@@ -202,9 +202,7 @@ impl LocalMembers {
     /// The app and its engine, while it runs.
     fn running<R>(&self, act: impl FnOnce(&AppShared, &Hub) -> R) -> Option<R> {
         let shared = self.shared.upgrade()?;
-        let hub = shared.running()?.clone();
-        // The link must not wait: not for a mailbox, and not for a subscription that it makes itself.
-        Some(user_threads::while_nonblocking(|| act(&shared, &hub)))
+        Some(act(&shared, shared.running()?))
     }
 }
 
@@ -241,7 +239,7 @@ impl Members for LocalMembers {
     fn act(&self, to: RemoteConnection, action: DirectAction<'_>) -> Delivered {
         let id = local(to);
         let acted = self.running(|shared, hub| match action {
-            // What is not a message would be lost.
+            // A refused message can be sent again later, but a refused close, join or leave would be lost.
             _ if !hub.has_room(Some(to.shard)) => Delivered::Full,
             DirectAction::Send(payload) => {
                 let to = Recipients::Connection(id);

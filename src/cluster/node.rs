@@ -63,7 +63,6 @@ pub(crate) enum Action {
 
 /// A broker server, as the node sees it.
 struct Server {
-    shared: Arc<ServerShared>,
     /// The number of connections so far.
     connections: u64,
     /// The server's life on the current connection; `None` while there is none.
@@ -98,6 +97,7 @@ struct RoomState {
 pub(crate) struct Node {
     id: u32,
     servers: Vec<Server>,
+    /// What other threads see of the servers.
     shared: Vec<Arc<ServerShared>>,
     rooms: HashMap<Arc<str>, RoomState>,
     /// The unneeded rooms in the order of their `unsubscribe_at`, and some that are needed again.
@@ -127,8 +127,7 @@ impl Node {
         (queries, counters): (Arc<Queries>, Arc<ClusterCounters>),
         now: Instant,
     ) -> Self {
-        let server = |shared| Server {
-            shared,
+        let server = |_: &Arc<ServerShared>| Server {
             connections: 0,
             incarnation: None,
             heartbeat_due: now,
@@ -138,7 +137,7 @@ impl Node {
         };
         Self {
             id,
-            servers: servers.iter().cloned().map(server).collect(),
+            servers: servers.iter().map(server).collect(),
             shared: servers,
             rooms: HashMap::new(),
             lingering: VecDeque::new(),
@@ -197,12 +196,9 @@ impl Node {
         server.heartbeat_due = now;
         server.echoed = now;
         server.resubscribe_at = None;
-        let shared = server.shared.clone();
         // Subscribe first: so what is published from now on, also by this node's threads, finds the subscriptions.
-        let channels: Vec<_> = self.channels_of(at).collect();
-        for channels in channels.chunks(SUBSCRIBED_AT_ONCE) {
-            actions.push(Action::Command(at, Command::Subscribe(channels.to_vec())));
-        }
+        self.subscribe(at, |_| true, actions);
+        let shared = &self.shared[at];
         shared.status.set_connection(self.servers[at].connections);
         shared.outgoing.set_down_since(None);
         self.counters.connections.add(1);
@@ -228,13 +224,13 @@ impl Node {
     }
 
     /// Handles the loss of a connection, or a failed attempt to connect.
-    pub(crate) fn disconnected(&mut self, server: usize, now: Instant) {
-        let server = &mut self.servers[server];
+    pub(crate) fn disconnected(&mut self, at: usize, now: Instant) {
+        let server = &mut self.servers[at];
         if server.incarnation.take().is_none() {
             return;
         }
-        server.shared.status.set_connection(0);
-        server.shared.outgoing.set_down_since(Some(now));
+        self.shared[at].status.set_connection(0);
+        self.shared[at].outgoing.set_down_since(Some(now));
         self.counters.servers_connected.fetch_sub(1, Relaxed);
         let unanswered = std::mem::take(&mut server.unanswered).into_iter();
         let messages = unanswered.filter(|&published| published == Published::Message);
@@ -245,10 +241,7 @@ impl Node {
         if let Channel::Room(name) = channel
             && let Some(room) = self.rooms.get(name)
         {
-            self.servers[server]
-                .shared
-                .status
-                .subscribed(&room.interest);
+            self.shared[server].status.subscribed(&room.interest);
         }
     }
 
@@ -264,7 +257,7 @@ impl Node {
                 server.resubscribe_at = Some(now + RESUBSCRIBE_INTERVAL);
                 let rooms = self.rooms.values();
                 for room in rooms.filter(|room| room.interest.server == at) {
-                    server.shared.status.refused(&room.interest);
+                    self.shared[at].status.refused(&room.interest);
                 }
                 limited!(
                     UNSUBSCRIBED,
@@ -290,7 +283,7 @@ impl Node {
 
     /// Subscribes again to what a server has refused.
     fn resubscribe(&mut self, at: usize, actions: &mut Vec<Action>) {
-        let status = &self.servers[at].shared.status;
+        let status = &self.shared[at].status;
         let is_missing = |channel: &Channel| match channel {
             Channel::Room(name) => {
                 let room = self.rooms.get(name);
@@ -299,6 +292,16 @@ impl Node {
             // Subscribing twice has no effect.
             _ => true,
         };
+        self.subscribe(at, is_missing, actions);
+    }
+
+    /// Subscribes to those channels of a server that this node needs and that are missing.
+    fn subscribe(
+        &self,
+        at: usize,
+        is_missing: impl Fn(&Channel) -> bool,
+        actions: &mut Vec<Action>,
+    ) {
         let channels: Vec<_> = self.channels_of(at).filter(is_missing).collect();
         for channels in channels.chunks(SUBSCRIBED_AT_ONCE) {
             actions.push(Action::Command(at, Command::Subscribe(channels.to_vec())));
@@ -315,7 +318,7 @@ impl Node {
         match change {
             InterestChange::Needed(name, interest) => {
                 let server = interest.server;
-                let shared = &self.servers[server].shared;
+                let shared = &self.shared[server];
                 match self.rooms.get_mut(&name) {
                     Some(room) => {
                         room.unsubscribe_at = None;
@@ -447,8 +450,8 @@ impl Node {
             Channel::Node(_) => &mut self.direct,
             Channel::Room(name) => match self.rooms.get_mut(name) {
                 Some(room) => {
-                    let server = &self.servers[room.interest.server];
-                    if !server.shared.status.is_subscribed(&room.interest) {
+                    let server = &self.shared[room.interest.server];
+                    if !server.status.is_subscribed(&room.interest) {
                         return false;
                     }
                     &mut room.counts
@@ -588,7 +591,7 @@ impl Node {
             return;
         }
         let mut taken = std::mem::take(&mut self.taken);
-        self.servers[at].shared.outgoing.take(bytes, &mut taken);
+        self.shared[at].outgoing.take(bytes, &mut taken);
         for queued in taken.drain(..) {
             let command = self.publish(queued, now);
             self.servers[at].unanswered.push_back(Published::Message);

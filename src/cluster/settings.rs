@@ -1,5 +1,6 @@
 //! The settings of a cluster.
 
+use std::io;
 #[cfg(feature = "__cluster-tls")]
 use std::path::PathBuf;
 use std::time::Duration;
@@ -122,4 +123,9 @@ impl From<String> for Cluster {
     fn from(urls: String) -> Self {
         Self::new(urls)
     }
+}
+
+/// The error of settings that can't be used.
+pub(super) fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
 }

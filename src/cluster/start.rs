@@ -19,7 +19,7 @@ use super::queries::Queries;
 use super::redis::url::RedisUrl;
 use super::redis::{Redis, RedisSettings};
 use super::servers::{ServerShared, server_key};
-use super::settings::Cluster;
+use super::settings::{Cluster, invalid};
 use super::socket::TlsServer;
 #[cfg(feature = "__cluster-tls")]
 use super::tls::tls_servers;
@@ -114,7 +114,7 @@ impl PreparedCluster {
         let link = Link::new(self.poll, shared, node, self.connections);
         let thread = thread::Builder::new()
             .name("humphrey_ws cluster".into())
-            // A logger that broadcasts must not wait for the link on its own thread.
+            // The link must not wait: not for a mailbox, nor for itself, as when a logger broadcasts its log lines.
             .spawn(move || crate::user_threads::while_nonblocking(|| link.run()))?;
         *crate::sync::lock(&self.handle.thread) = Some(thread);
         Ok(())
@@ -130,10 +130,6 @@ fn tls_servers(urls: &[RedisUrl], _: &Cluster) -> io::Result<Vec<Option<TlsServe
         )),
         false => Ok(vec![None; urls.len()]),
     }
-}
-
-fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
 fn has_duplicates(keys: impl Iterator<Item = u64>) -> bool {

@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ClientConnection};
 
 use super::lost::Lost;
 use super::redis::url::RedisUrl;
-use super::settings::Cluster;
+use super::settings::{Cluster, invalid};
 use super::unsent::Unsent;
 use crate::tls_client::{TlsError, trusting_pem_file, trusting_platform};
 
@@ -40,15 +40,12 @@ pub(super) fn tls_servers(
     urls: &[RedisUrl],
     settings: &Cluster,
 ) -> io::Result<Vec<Option<TlsServer>>> {
-    let invalid = |error: Box<dyn std::error::Error + Send + Sync>| {
-        io::Error::new(ErrorKind::InvalidInput, error)
-    };
     let roots = settings.root_certificates.as_deref();
     if !urls.iter().any(|url| url.tls) {
         // Whoever sets authorities expects encryption.
         if roots.is_some() {
             let why = "Cluster::root_certificates is for rediss:// URLs, and there is none: redis:// is not encrypted";
-            return Err(invalid(why.into()));
+            return Err(invalid(why));
         }
         return Ok(vec![None; urls.len()]);
     }
@@ -56,14 +53,14 @@ pub(super) fn tls_servers(
         Some(path) => trusting_pem_file(path),
         None => trusting_platform(),
     };
-    let config = Arc::new(config.map_err(|error| invalid(error.into()))?);
+    let config = Arc::new(config.map_err(invalid)?);
     let server = |url: &RedisUrl| {
         if !url.tls {
             return Ok(None);
         }
         let name = ServerName::try_from(url.host.clone()).map_err(|_| {
             let why = "the host of a rediss:// URL is neither a DNS name nor an IP address, so no certificate is valid for it";
-            invalid(why.into())
+            invalid(why)
         })?;
         let config = config.clone();
         Ok(Some(TlsServer { config, name }))

@@ -45,11 +45,11 @@ impl Node {
     }
 
     fn judge_server(&mut self, at: usize, now: Instant, actions: &mut Vec<Action>) {
-        let server = &mut self.servers[at];
         if let Some(before) = now.checked_sub(QUEUED_MAX) {
-            let expired = server.shared.outgoing.expire(before);
+            let expired = self.shared[at].outgoing.expire(before);
             self.counters.dropped_broker.add(expired as u64);
         }
+        let server = &mut self.servers[at];
         if server.incarnation.is_none() {
             return;
         }
