@@ -14,6 +14,7 @@ mod id_turns;
 pub(crate) mod procedures;
 mod program;
 mod publish;
+mod recipients;
 mod rendering;
 mod replay_frames;
 mod room;

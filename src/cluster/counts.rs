@@ -7,9 +7,9 @@ use super::broker::Channel;
 
 /// After this time without a message of this node to a channel, its count may begin anew.
 pub(super) const COUNTS_KEPT: Duration = Duration::from_secs(120);
-/// The most other nodes. Whoever may publish to the broker can make nodes up.
+/// The maximum number of other nodes. Any program that may publish to the broker can pretend to be a node.
 pub(super) const NODES_MAX: usize = 1_024;
-/// The most channels of each generation of counts. Clients may choose the rooms that handlers broadcast to, so the number of
+/// The maximum number of channels in each generation of counts. Clients may choose the rooms that handlers broadcast to, so the number of
 /// channels in [`COUNTS_KEPT`] has no other bound.
 const CHANNELS_MAX: usize = 1 << 17;
 
@@ -29,7 +29,7 @@ impl Counts {
                 .saturating_sub(1)
                 .saturating_sub(std::mem::replace(last, count)),
             None => {
-                // Whoever may publish to the broker can make nodes up.
+                // Any program that may publish to the broker can pretend to be a node.
                 if self.0.len() < NODES_MAX {
                     self.0.push((node, count));
                 }

@@ -116,7 +116,7 @@ impl ClusterHandle {
         outgoing.try_reserve(content, Instant::now())
     }
 
-    /// Sends something to the other nodes. Waits while the queue is full. What can't be queued is counted.
+    /// Queues content for other nodes. Waits while the queue is full. Content that can't be queued is counted as dropped.
     pub(crate) fn publish(&self, channel: Channel, content: Outbound) -> Result<(), NotQueued> {
         let outgoing = &self.server(&channel).outgoing;
         let reserved = match user_threads::must_not_block() {
@@ -239,7 +239,7 @@ impl ClusterHandle {
         &self.shared.counters
     }
 
-    /// Ends the link once what is queued has been sent, or after this time.
+    /// Ends the link once it has sent the queued messages, or after this time.
     pub(crate) fn stop(&self, wait: Duration) {
         let now = Instant::now();
         let by = now.checked_add(wait).unwrap_or(now + STOP_WAIT_MAX);
@@ -247,7 +247,7 @@ impl ClusterHandle {
         let earliest = stop_by.map_or(by, |earlier| earlier.min(by));
         *stop_by = Some(earliest.min(now + STOP_WAIT_MAX));
         drop(stop_by);
-        // Whether the app stops is no work that the link looks for before it sleeps.
+        // The link does not check `stop_by` again before it sleeps.
         self.shared.waker.wake_always();
     }
 
@@ -261,5 +261,5 @@ impl ClusterHandle {
     }
 }
 
-/// What is queued when the app stops is sent for at most this long.
+/// The maximum time for which a stopping link sends queued messages.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(5);

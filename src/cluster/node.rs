@@ -394,7 +394,7 @@ impl Node {
             (Content::Heartbeat(heartbeat), Channel::Nodes) => {
                 self.heartbeat(server, (node, serial), heartbeat, now);
             }
-            // Its own members have been sent it already.
+            // This node's own members have received it already.
             _ if node == self.id => {}
             (
                 Content::Message(payload, except),
@@ -431,7 +431,7 @@ impl Node {
     }
 
     fn is_bad(&self, reason: &dyn std::fmt::Display) {
-        /// Whoever may publish to the broker can cause it.
+        /// Any program that may publish to the broker can cause it.
         static BAD: Limited = Limited::new();
         self.counters.bad_envelopes.add(1);
         limited!(

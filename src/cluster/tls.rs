@@ -83,7 +83,7 @@ impl TlsServer {
 pub(super) struct TlsSocket<S: Read + Write> {
     session: ClientConnection,
     stream: BufReader<S>,
-    /// The error after which nothing more can be received. [`read`](Self::read) first returns what was received before it.
+    /// The error that has ended the connection. [`read`](Self::read) returns it after the bytes that were received before it.
     failure: Option<TlsError>,
 }
 

@@ -51,7 +51,13 @@ pub(crate) const LAYERS: [Layers; 3] = [
     Layers {
         folder: "src/async_app",
         layers: &[
-            &["directory", "history", "rendering", "id_turns"],
+            &[
+                "directory",
+                "history",
+                "recipients",
+                "rendering",
+                "id_turns",
+            ],
             &[
                 "room_entry",
                 "procedures/cancellation",

@@ -20,7 +20,7 @@ pub(super) struct TlsStream {
     unfinished: usize,
     /// Whether the socket has accepted bytes since the last call of [`take_progress`](Self::take_progress).
     has_progressed: bool,
-    /// The TLS error after which nothing more can be received. `read` first returns what was received before it.
+    /// The TLS error that has ended the connection. `read` returns it after the bytes that were received before it.
     failure: Option<TlsError>,
 }
 

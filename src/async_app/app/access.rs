@@ -114,8 +114,8 @@ where
     /// broadcasts of one thread arrive at every client in the order in which they were made (with several broker
     /// servers: in the order within each room). A node receives the messages of those rooms only that it has members of.
     ///
-    /// While a broker server can't be reached, every node serves its own clients; what is published then for other nodes
-    /// is queued, and beyond a limit counted ([`ClusterMetrics`](crate::ClusterMetrics)). Starting the app fails if a URL
+    /// While a broker server can't be reached, every node serves its own clients. Messages for other nodes are queued, and
+    /// dropped and counted once the queue is full ([`ClusterMetrics`](crate::ClusterMetrics)). Starting the app fails if a URL
     /// can't be used, but not if a broker server can't be reached yet.
     ///
     /// Rooms with a history ([`with_history`](Self::with_history)) exist on one node only, so an app that has some can't be

@@ -2,7 +2,7 @@
 //! test checks the engine's invariants.
 //!
 //! A failure prints its seed. `SEED=<n> cargo test --lib sim_tests::game` runs that seed alone, and `SEEDS=<n>` runs
-//! this many seeds.
+//! this many seeds. The file is long because the player, its choices and the checks are one game.
 
 use std::collections::HashMap;
 use std::sync::Arc;
