@@ -106,12 +106,14 @@ pub mod websocket_client;
 #[cfg(feature = "cluster")]
 pub use async_app::Everywhere;
 pub use async_app::procedures::Procedures;
-pub use async_app::{AsyncSender, AsyncStream, AsyncWebsocketApp, Room, RunningApp, Subscription};
+pub use async_app::{
+    AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, Room, RunningApp, Subscription,
+};
 #[cfg(feature = "cluster")]
 pub use cluster::Cluster;
 #[cfg(feature = "deflate")]
 pub use compression::Compression;
-pub use engine::{ConnectionId, Presence};
+pub use engine::Presence;
 pub use error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 #[cfg(feature = "deflate")]
 pub use handler::websocket_handler_with_compression;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::connection_id::{ConnectionId, NodeId};
 use super::publish::{AppShared, Blocking, Here, Recipients, Unkept, join_error};
 use super::room_entry::RoomEntry;
 use super::rooms::NAME_BYTES_MAX;
@@ -10,7 +11,7 @@ use crate::cluster::{
     Answers, Channel, ClusterHandle, Delivered, DirectAction, Members, NotQueued, Outbound,
     Payload, RemoteConnection,
 };
-use crate::engine::{ConnectionId, Hub};
+use crate::engine::{Hub, LocalId};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
@@ -51,8 +52,6 @@ impl AppShared {
         }
         let channel = to.channel();
         let content = Outbound::Message(message.clone(), except.map(remote));
-        // Another node's connection has nothing to be left out of here.
-        let except = except.filter(|id| id.node == hub.node());
         match blocking {
             Blocking::Try => {
                 let reserved = cluster.try_reserve(&channel, &content).map_err(refused)?;
@@ -70,9 +69,9 @@ impl AppShared {
 
     /// Returns the cluster if a connection belongs to another node.
     pub(super) fn elsewhere(&self, id: ConnectionId) -> Option<&ClusterHandle> {
-        let hub = self.running()?;
+        self.running()?;
         let cluster = self.cluster.get()?;
-        (id.node != hub.node()).then_some(&**cluster)
+        (id.node.number != cluster.node()).then_some(&**cluster)
     }
 
     /// Sends a message to a connection of another node. Whether the connection is still open is known there only.
@@ -169,19 +168,14 @@ fn refused(refused: NotQueued) -> SendErrorReason {
 fn remote(id: ConnectionId) -> RemoteConnection {
     RemoteConnection {
         node: id.node.number,
-        shard: id.shard,
-        slot: id.key.slot,
-        generation: id.key.generation,
+        shard: id.local.shard,
+        slot: id.local.key.slot,
+        generation: id.local.key.generation,
     }
 }
 
-/// Names a connection for the engine.
-fn local(connection: RemoteConnection) -> ConnectionId {
-    ConnectionId::of_node(
-        connection.node,
-        connection.shard,
-        (connection.slot, connection.generation),
-    )
+fn local(connection: RemoteConnection) -> LocalId {
+    LocalId::new(connection.shard, connection.slot, connection.generation)
 }
 
 /// Delivers the messages of other nodes.
@@ -227,7 +221,12 @@ impl Members for LocalMembers {
                 Some(room) => Here::Room(&room.members),
                 None => Here::Everyone,
             };
-            let except = except.map(local).filter(|id| id.node == hub.node());
+            let except = except.map(|except| ConnectionId {
+                node: NodeId {
+                    number: except.node,
+                },
+                local: local(except),
+            });
             match shared.broadcast_here(hub, Some(here), except, message, Blocking::Try) {
                 Err(SendErrorReason::Full) => Delivered::Full,
                 _ => Delivered::Done,
@@ -250,7 +249,7 @@ impl Members for LocalMembers {
             }
             DirectAction::Close { code, reason } => {
                 if let Ok(code) = CloseCode::try_from(code) {
-                    shared.close(id, code, reason);
+                    shared.close_here(id, code, reason);
                 }
                 Delivered::Done
             }

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, RwLock};
 
-use crate::engine::{ConnectionId, Session};
+use crate::engine::{LocalId, Session};
 use crate::sync::ignore_poison;
 
 /// The number of stripes with their own lock. A shard that adds or removes a session waits for one stripe only, at most
@@ -51,7 +51,7 @@ struct SessionIndex {
 }
 
 impl SessionIndex {
-    fn of(id: ConnectionId) -> Self {
+    fn of(id: LocalId) -> Self {
         Self {
             slot: id.key().slot.to_ne_bytes(),
             shard: id.shard.to_ne_bytes(),
@@ -172,14 +172,14 @@ impl Directory {
         self.at(index).filter(|session| session.peer() == address)
     }
 
-    pub(super) fn find_id(&self, id: ConnectionId) -> Option<Arc<Session>> {
+    pub(super) fn find_id(&self, id: LocalId) -> Option<Arc<Session>> {
         self.at(SessionIndex::of(id))
             .filter(|session| session.id == id)
     }
 
     /// Returns the ids of all sessions. It copies a few at a time, so that a connect or disconnect waits no longer than
     /// for one such batch.
-    pub(super) fn ids(&self) -> Vec<ConnectionId> {
+    pub(super) fn ids(&self) -> Vec<LocalId> {
         let mut ids = Vec::new();
         for stripe in &self.sessions {
             let (mut shard, mut from) = (0, 0);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     fn session(slot: u32, generation: u32, peer: &str) -> Arc<Session> {
-        let mut id = ConnectionId::NOBODY;
+        let mut id = LocalId::NOBODY;
         id.shard = 0;
         (id.key.slot, id.key.generation) = (slot, generation);
         let peer: SocketAddr = peer.parse().unwrap();

@@ -6,6 +6,7 @@
 mod app;
 #[cfg(feature = "cluster")]
 mod cluster;
+mod connection_id;
 mod directory;
 mod event_stream;
 mod handler;
@@ -27,6 +28,7 @@ mod sender;
 mod stream;
 
 pub use self::app::{AsyncWebsocketApp, HumphreyLink};
+pub use self::connection_id::ConnectionId;
 pub use self::event_stream::{EventStreamHandler, Subscription};
 pub use self::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
 pub use self::procedures::JoinHandler;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use super::connection_id::{ConnectionId, NodeId};
 use super::directory::Directory;
 use super::history::HistoryPatterns;
 pub(super) use super::recipients::{Here, Recipients, Unkept};
@@ -17,9 +18,7 @@ use super::rooms::{NAME_BYTES_MAX, RoomDirectory, RoomSettings};
 
 #[cfg(feature = "cluster")]
 use crate::cluster::{ClusterHandle, DirectAction};
-use crate::engine::{
-    self, Command, ConnectionId, Expiry, Hub, NodeId, NotJoined, PushError, Session, Status,
-};
+use crate::engine::{self, Command, Expiry, Hub, LocalId, NotJoined, PushError, Session, Status};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::host::ConnectHook;
@@ -143,7 +142,7 @@ impl AppShared {
     fn send(
         &self,
         hub: &Hub,
-        id: ConnectionId,
+        id: LocalId,
         session: Option<&Session>,
         message: Message,
         blocking: Blocking,
@@ -226,7 +225,7 @@ impl AppShared {
         let event = streams.map(|streams| (streams, event(message, None)));
         let to = engine::Destination {
             room,
-            except,
+            except: except.and_then(|id| self.local_id(id)),
             with_ids: None,
             event: event.as_ref().map(|(streams, event)| (*streams, event)),
             uncompressed: message.is_uncompressed(),
@@ -266,6 +265,7 @@ impl AppShared {
                 self.broadcast_unkept(hub, to, except, &message, blocking)?;
                 return Ok(None);
             };
+            let except = except.and_then(|id| self.local_id(id));
             if let Some(id) = self.broadcast_and_keep(hub, kept, except, content, blocking)? {
                 return Ok(Some(id));
             }
@@ -288,13 +288,33 @@ impl AppShared {
     }
 
     /// The number of this node, if the app is part of a cluster.
-    pub(super) fn node(&self) -> NodeId {
-        self.hub.get().map_or(NodeId::NONE, |hub| hub.node())
+    #[cfg_attr(not(feature = "cluster"), allow(clippy::unused_self))]
+    fn node(&self) -> NodeId {
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = self.cluster.get() {
+            return NodeId {
+                number: cluster.node(),
+            };
+        }
+        NodeId::NONE
     }
 
-    /// Whether a connection belongs to this node.
-    pub(super) fn is_here(&self, id: ConnectionId) -> bool {
-        id.node == self.node()
+    /// Returns the id that programs have of a connection.
+    pub(super) fn id_of(&self, local: LocalId) -> ConnectionId {
+        ConnectionId {
+            node: self.node(),
+            local,
+        }
+    }
+
+    /// Returns the id that the engine has of a connection. `None` if it belongs to another node.
+    pub(super) fn local_id(&self, id: ConnectionId) -> Option<LocalId> {
+        (id.node == self.node()).then_some(id.local)
+    }
+
+    /// Finds an open connection of this node.
+    pub(super) fn find(&self, id: ConnectionId) -> Option<Arc<Session>> {
+        self.directory.find_id(self.local_id(id)?)
     }
 
     /// Whether a room may have members on other nodes.
@@ -486,7 +506,7 @@ impl AppShared {
         }
     }
 
-    /// Closes a connection after the messages that were sent to it before.
+    /// Closes a connection, of this node or another one, after the messages that were sent to it before.
     pub(super) fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) {
         #[cfg(feature = "cluster")]
         if let Some(cluster) = self.elsewhere(id) {
@@ -495,6 +515,13 @@ impl AppShared {
             let _ = self.act_elsewhere(cluster, id, DirectAction::Close { code, reason });
             return;
         }
+        if let Some(id) = self.local_id(id) {
+            self.close_here(id, code, reason);
+        }
+    }
+
+    /// Closes a connection of this node after the messages that were sent to it before.
+    pub(super) fn close_here(&self, id: LocalId, code: CloseCode, reason: &str) {
         if let Some(hub) = self.hub.get() {
             let command = Command::Close(id.key(), code, reason_prefix(reason).into());
             // A stopping engine also refuses the command, but it closes every connection anyway.
@@ -505,7 +532,7 @@ impl AppShared {
     }
 
     /// The open WebSocket connections of a user.
-    pub(super) fn connections_of(&self, user: &str) -> Vec<ConnectionId> {
+    pub(super) fn connections_of(&self, user: &str) -> Vec<LocalId> {
         let hub = self.hub.get();
         hub.map_or_else(Vec::new, |hub| hub.users.connections_of(user))
     }
@@ -526,7 +553,7 @@ impl AppShared {
         let reason = reason_prefix(reason);
         let ids = hub.users.close(user, code, reason);
         for &id in &ids {
-            self.close(id, code, reason);
+            self.close_here(id, code, reason);
         }
         ids.len()
     }

@@ -6,8 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::async_app::{AsyncSender, AsyncWebsocketApp};
-use crate::engine::ConnectionId;
+use crate::async_app::{AsyncSender, AsyncWebsocketApp, ConnectionId};
 use crate::error::{JoinError, JoinErrorReason};
 use crate::limits::{HistoryLimits, Limits};
 use crate::protocol::close::CloseCode;

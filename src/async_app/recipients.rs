@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::engine::{self, ConnectionId, Session};
+use super::connection_id::ConnectionId;
+use crate::engine::{self, LocalId, Session};
 
 /// The recipients of a message.
 pub(super) enum Recipients<'a> {
     Session(&'a Session),
-    Connection(ConnectionId),
+    Connection(LocalId),
     /// No client has that address.
     Nobody,
     Everyone {

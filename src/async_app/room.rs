@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use super::connection_id::ConnectionId;
 use super::publish::{AppShared, Blocking, Recipients};
 #[cfg(feature = "cluster")]
 use super::rooms::NAME_BYTES_MAX;
 #[cfg(feature = "cluster")]
 use crate::cluster::DirectAction;
-use crate::engine::ConnectionId;
 use crate::error::{JoinError, SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::message::Message;
@@ -101,7 +101,7 @@ impl Room {
         if let (Some(name), Some(cluster)) = (&self.name, self.shared.elsewhere(id)) {
             return self.shared.join_elsewhere(cluster, id, name);
         }
-        let session = self.shared.directory.find_id(id);
+        let session = self.shared.find(id);
         self.shared.join(self.name.as_deref(), session.as_deref())
     }
 
@@ -120,7 +120,7 @@ impl Room {
         id: ConnectionId,
         since: Option<HistoryId>,
     ) -> Result<usize, JoinError> {
-        let session = self.shared.directory.find_id(id);
+        let session = self.shared.find(id);
         self.shared
             .join_since(self.name.as_deref(), session.as_deref(), since)
     }
@@ -141,7 +141,7 @@ impl Room {
             let _ = self.shared.act_elsewhere(cluster, id, action);
             return;
         }
-        if let (Some(name), Some(session)) = (&self.name, self.shared.directory.find_id(id)) {
+        if let (Some(name), Some(session)) = (&self.name, self.shared.find(id)) {
             self.shared.leave(name, &session);
         }
     }
@@ -331,9 +331,11 @@ impl Room {
         match &self.name {
             Some(name) => {
                 let room = self.shared.rooms.find(name);
-                room.is_some_and(|room| self.shared.is_here(id) && room.members.contains(id))
+                let id = self.shared.local_id(id);
+                room.zip(id)
+                    .is_some_and(|(room, id)| room.members.contains(id))
             }
-            None => self.shared.directory.find_id(id).is_some(),
+            None => self.shared.find(id).is_some(),
         }
     }
 
@@ -341,13 +343,14 @@ impl Room {
     /// leaves during the call may be included for one shard and not for another. The connections of other nodes of a cluster
     /// are not included.
     pub fn members(&self) -> Vec<ConnectionId> {
-        match &self.name {
+        let ids = match &self.name {
             Some(name) => {
                 let room = self.shared.rooms.find(name);
-                room.map_or_else(Vec::new, |room| room.members.members(self.shared.node()))
+                room.map_or_else(Vec::new, |room| room.members.members())
             }
             None => self.shared.directory.ids(),
-        }
+        };
+        ids.into_iter().map(|id| self.shared.id_of(id)).collect()
     }
 }
 

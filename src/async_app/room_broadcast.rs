@@ -8,7 +8,7 @@ use super::id_turns::IdTurn;
 use super::publish::{AppShared, Blocking};
 use super::rendering::{Content, WithId};
 use super::room_entry::{RoomEntry, RoomHistory};
-use crate::engine::{self, ConnectionId, Hub};
+use crate::engine::{self, Hub, LocalId};
 use crate::error::SendErrorReason;
 use crate::history_id::HistoryId;
 use crate::message::Message;
@@ -59,7 +59,7 @@ impl PreparedMessage {
     fn destination<'a>(
         &'a self,
         room: &'a RoomEntry,
-        except: Option<ConnectionId>,
+        except: Option<LocalId>,
     ) -> engine::Destination<'a> {
         let framed = self
             .framed
@@ -84,7 +84,7 @@ impl AppShared {
         &self,
         hub: &Hub,
         (room, kept): (&RoomEntry, &RoomHistory),
-        except: Option<ConnectionId>,
+        except: Option<LocalId>,
         content: &Content<'_>,
         blocking: Blocking,
     ) -> Result<Option<HistoryId>, SendErrorReason> {

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::connection_id::ConnectionId;
 use super::publish::{AppShared, Blocking, Recipients};
 use super::room::Room;
-use crate::engine::ConnectionId;
 use crate::error::SendError;
 use crate::message::Message;
 use crate::metrics::Metrics;
@@ -126,11 +126,14 @@ impl AsyncSender {
         // `try` has to know whether the connection exists, and how full its outbox is.
         let session = match blocking {
             Blocking::Wait => None,
-            Blocking::Try => self.0.directory.find_id(id),
+            Blocking::Try => self.0.find(id),
         };
         let to = match (&session, blocking) {
             (Some(session), _) => Recipients::Session(session),
-            (None, Blocking::Wait) => Recipients::Connection(id),
+            (None, Blocking::Wait) => match self.0.local_id(id) {
+                Some(id) => Recipients::Connection(id),
+                None => Recipients::Nobody,
+            },
             (None, Blocking::Try) => Recipients::Nobody,
         };
         self.0.publish(to, message, blocking)
@@ -188,7 +191,8 @@ impl AsyncSender {
     /// }
     /// ```
     pub fn connections_of(&self, user: &str) -> Vec<ConnectionId> {
-        self.0.connections_of(user)
+        let ids = self.0.connections_of(user).into_iter();
+        ids.map(|id| self.0.id_of(id)).collect()
     }
 
     /// Closes all connections of a user, each after the messages that were sent to it before, and ends the user's event
@@ -227,7 +231,7 @@ impl AsyncSender {
     /// }
     /// ```
     pub fn set_expires_at(&self, id: ConnectionId, time: impl Into<Option<SystemTime>>) {
-        if let Some(session) = self.0.directory.find_id(id) {
+        if let Some(session) = self.0.find(id) {
             self.0.set_expires_at(&session, time.into());
         }
     }

@@ -5,9 +5,10 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
+use super::connection_id::ConnectionId;
 use super::publish::{AppShared, Blocking, Recipients, join_error};
 use super::room::Room;
-use crate::engine::{ConnectionId, Session};
+use crate::engine::Session;
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::HistoryId;
 use crate::message::Message;
@@ -351,7 +352,7 @@ where
     /// ```
     pub fn close(&self, code: CloseCode, reason: &str) {
         if let Backend::Engine { session, shared } = &self.backend {
-            shared.close(session.id, code, reason);
+            shared.close_here(session.id, code, reason);
         }
     }
 
@@ -416,7 +417,7 @@ where
     /// id that belongs to no connection.
     pub fn id(&self) -> ConnectionId {
         match &self.backend {
-            Backend::Engine { session, .. } => session.id,
+            Backend::Engine { session, shared } => shared.id_of(session.id),
             Backend::Channel(_) => ConnectionId::NOBODY,
         }
     }

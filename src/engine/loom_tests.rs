@@ -24,7 +24,6 @@ use crate::engine::model::request::{Request, Response};
 use crate::engine::model::room::{Presence, SharedRoom};
 use crate::engine::model::session::Session;
 use crate::engine::model::settings::Settings;
-use crate::engine::parts::id::NodeId;
 use crate::engine::parts::mailbox::{Mailbox, Wake, Weigh};
 use crate::engine::parts::sync::{Condvar, Mutex, lock, wait};
 use crate::engine::reactor::Core;
@@ -180,7 +179,6 @@ fn hub_with_handlers_max(
     events: Arc<dyn Program>,
 ) -> (Arc<Hub>, Vec<Arc<Alarm>>) {
     let settings = Settings {
-        node: NodeId::NONE,
         limits: Limits::default(),
         slow_consumer: SlowConsumer::Disconnect,
         heartbeat: None,

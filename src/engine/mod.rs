@@ -52,8 +52,7 @@ pub(crate) use self::model::verdict::{AcceptedHandshake, Verdict};
 pub(crate) use self::parts::clock::Clock;
 pub(crate) use self::parts::encoding::Encoding;
 pub(crate) use self::parts::expiry::Expiry;
-pub use self::parts::id::ConnectionId;
-pub(crate) use self::parts::id::NodeId;
+pub(crate) use self::parts::id::LocalId;
 use self::parts::lease::Lease;
 pub(crate) use self::parts::mailbox::PushError;
 use self::parts::mailbox::Wake;
@@ -67,7 +66,7 @@ pub(crate) use crate::protocol::http::Head;
 use crate::report::warning;
 use crate::transport::{self, ShardSocket, ShardTransport};
 
-/// Most shards an engine can have: the values that a [`ConnectionId`] has room for, without the one that names no
+/// Most shards an engine can have: the values that a [`LocalId`] has room for, without the one that names no
 /// connection.
 const SHARDS_MAX: usize = u16::MAX as usize;
 

@@ -52,12 +52,13 @@ pub(crate) const LAYERS: [Layers; 3] = [
         folder: "src/async_app",
         layers: &[
             &[
+                "connection_id",
                 "directory",
                 "history",
-                "recipients",
                 "rendering",
                 "id_turns",
             ],
+            &["recipients"],
             &[
                 "room_entry",
                 "procedures/cancellation",

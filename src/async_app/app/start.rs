@@ -17,7 +17,7 @@ use crate::async_app::publish::AppShared;
 use crate::async_app::running::RunningApp;
 #[cfg(feature = "cluster")]
 use crate::cluster::PreparedCluster;
-use crate::engine::{NodeId, Prepared, Settings};
+use crate::engine::{Prepared, Settings};
 use crate::host::{self, Routes};
 use crate::proxies::{Proxies, TrustedProxies};
 use crate::report;
@@ -106,12 +106,6 @@ where
         let calls_max = self.limits.connection_calls_max;
         let serving = Serving::of(self.procedures, self.on_join, calls_max);
         let settings = Settings {
-            #[cfg(feature = "cluster")]
-            node: cluster.as_ref().map_or(NodeId::NONE, |cluster| NodeId {
-                number: cluster.handle.node(),
-            }),
-            #[cfg(not(feature = "cluster"))]
-            node: NodeId::NONE,
             limits: self.limits,
             slow_consumer: self.slow_consumer,
             heartbeat: self.heartbeat,

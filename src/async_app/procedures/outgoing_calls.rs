@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::payload::{CallError, CallErrorReason, Payload};
 use super::peer::{CallOutcome, OnOutcome, OutcomeWaiter, OutgoingCall, ProcedurePeer};
+use crate::async_app::connection_id::ConnectionId;
 use crate::async_app::publish::{AppShared, Blocking, Recipients};
 use crate::async_app::room::Room;
 use crate::async_app::stream::AsyncStream;
-use crate::engine::{ConnectionId, Session};
+use crate::engine::Session;
 use crate::error::{SendError, SendErrorReason};
 use crate::message::Message;
 use crate::protocol::procedures::{self, NAME_BYTES_MAX};

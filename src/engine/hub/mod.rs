@@ -27,7 +27,7 @@ use crate::engine::model::session::{Session, Status};
 use crate::engine::model::settings::Settings;
 use crate::engine::model::verdict::CountConnections;
 use crate::engine::parts::expiry::{Expiries, Expiry};
-use crate::engine::parts::id::{ConnectionId, NodeId};
+use crate::engine::parts::id::LocalId;
 use crate::engine::parts::mailbox::{Mailbox, PushError, Wake, Weigh, When};
 use crate::engine::parts::pace::WastedWaits;
 use crate::engine::parts::peer_limits::PeerLimits;
@@ -103,7 +103,7 @@ pub(crate) struct Destination<'a> {
     /// The room; `None`: every connection.
     pub(crate) room: Option<&'a Arc<SharedRoom>>,
     /// A connection that must not receive the message.
-    pub(crate) except: Option<ConnectionId>,
+    pub(crate) except: Option<LocalId>,
     /// The frame with room and id, for members that receive ids.
     pub(crate) with_ids: Option<&'a Bytes>,
     /// The event stream room that receives the message too, and the message as an event.
@@ -133,7 +133,7 @@ impl Destination<'_> {
         let except = self
             .except
             .filter(|id| usize::from(id.shard) == shard)
-            .map(ConnectionId::key);
+            .map(LocalId::key);
         Some(match (self.room, except, event) {
             (None, None, None) if form.is_any() => Command::Broadcast(frame.clone()),
             (room, except, event) => Command::Publish(Box::new(Publication {
@@ -199,11 +199,6 @@ impl Hub {
         self.settings.limits.rooms_max
     }
 
-    /// The number of this node, if the app is part of a cluster.
-    pub(crate) fn node(&self) -> NodeId {
-        self.settings.node
-    }
-
     pub(crate) fn message_bytes_max(&self) -> usize {
         self.settings.limits.message_bytes_max
     }
@@ -212,7 +207,7 @@ impl Hub {
     /// set and the thread may block, and otherwise fails.
     pub(crate) fn post(
         &self,
-        to: ConnectionId,
+        to: LocalId,
         command: Command,
         blocks: bool,
     ) -> Result<(), PushError> {
@@ -224,7 +219,7 @@ impl Hub {
     #[inline]
     fn push_command(
         &self,
-        to: ConnectionId,
+        to: LocalId,
         command: Command,
         blocks: bool,
     ) -> Result<(), (Command, PushError)> {
@@ -265,7 +260,7 @@ impl Hub {
     #[inline]
     pub(crate) fn send(
         &self,
-        to: ConnectionId,
+        to: LocalId,
         frame: Bytes,
         blocks: bool,
     ) -> Result<(), (Bytes, PushError)> {
@@ -375,7 +370,7 @@ impl Hub {
 
     /// Makes a connection's handlers call `Program::nudged`, in order with its other events. Has no effect if the
     /// connection has ended.
-    pub(crate) fn nudge(&self, id: ConnectionId) {
+    pub(crate) fn nudge(&self, id: LocalId) {
         if usize::from(id.shard) < self.shards.len() {
             self.send_control(id.shard, Control::Nudge(id.key()), job_port::when(self));
         }

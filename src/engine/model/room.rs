@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use crate::engine::parts::id::{ConnectionId, Key, NodeId};
+use crate::engine::parts::id::{Key, LocalId};
 use crate::engine::parts::small_set::Members;
 use crate::sync::lock;
 
@@ -190,19 +190,18 @@ impl SharedRoom {
         }
     }
 
-    pub(crate) fn contains(&self, id: ConnectionId) -> bool {
+    pub(crate) fn contains(&self, id: LocalId) -> bool {
         self.shards
             .get(usize::from(id.shard))
             .is_some_and(|on| lock(&on.members).contains(id.key()))
     }
 
-    pub(crate) fn members(&self, node: NodeId) -> Vec<ConnectionId> {
+    pub(crate) fn members(&self) -> Vec<LocalId> {
         (0..)
             .zip(self.shards.iter())
             .flat_map(|(shard, on)| {
                 let keys: Vec<Key> = lock(&on.members).iter().collect();
-                keys.into_iter()
-                    .map(move |key| ConnectionId { node, shard, key })
+                keys.into_iter().map(move |key| LocalId { shard, key })
             })
             .collect()
     }
@@ -284,14 +283,14 @@ impl SharedRoom {
             .is_ok()
     }
 
-    pub(crate) fn add(&self, id: ConnectionId) {
+    pub(crate) fn add(&self, id: LocalId) {
         let on = &self.shards[usize::from(id.shard)];
         lock(&on.members).insert(id.key());
         // Counted before the room's next message is put into any mailbox.
         on.reached.fetch_add(1, SeqCst);
     }
 
-    pub(crate) fn remove(&self, id: ConnectionId, takes_ids: bool) {
+    pub(crate) fn remove(&self, id: LocalId, takes_ids: bool) {
         lock(&self.shards[usize::from(id.shard)].members).remove(id.key());
         if self.sends_ids(takes_ids) {
             self.members_with_ids.fetch_sub(1, SeqCst);

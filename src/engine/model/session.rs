@@ -11,7 +11,7 @@ use crate::engine::model::memberships::{Membership, Memberships};
 use crate::engine::model::room::SharedRoom;
 use crate::engine::parts::compression::Ability;
 use crate::engine::parts::encoding::Encoding;
-use crate::engine::parts::id::ConnectionId;
+use crate::engine::parts::id::LocalId;
 use crate::engine::parts::users::{CloseReason, UserSlot};
 use crate::report::Span;
 use crate::request::RequestHead;
@@ -19,7 +19,7 @@ use crate::sync::lock;
 
 /// One WebSocket connection or event stream, as the layers above the engine see it.
 pub(crate) struct Session {
-    pub(crate) id: ConnectionId,
+    pub(crate) id: LocalId,
     peer: PeerAddr,
     cold: Option<Box<ColdSession>>,
     /// The form of its outgoing messages.
@@ -88,7 +88,7 @@ pub(crate) enum Status {
 
 impl Session {
     pub(crate) fn new(
-        id: ConnectionId,
+        id: LocalId,
         request: &RequestHead,
         subprotocol: Option<String>,
         takes_ids: bool,

@@ -1,6 +1,5 @@
 //! The settings of an engine.
 
-use crate::engine::parts::id::NodeId;
 use crate::hosts::AllowedHosts;
 use crate::limits::{Limits, SlowConsumer};
 use crate::option_names::OptionNames;
@@ -11,8 +10,6 @@ use crate::proxies::Proxies;
 /// The settings of an engine.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The number of this node, if the app is part of a cluster.
-    pub(crate) node: NodeId,
     pub(crate) limits: Limits,
     pub(crate) slow_consumer: SlowConsumer,
     pub(crate) heartbeat: Option<Heartbeat>,

@@ -9,7 +9,7 @@ use std::ops::Bound::{Excluded, Included};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::engine::parts::encoding::Encoding;
-use crate::engine::parts::id::{ConnectionId, Key, NodeId};
+use crate::engine::parts::id::{Key, LocalId};
 use crate::protocol::close::CloseCode;
 use crate::sync::lock;
 
@@ -33,7 +33,7 @@ pub(crate) struct Users {
 struct UserStripe {
     users: HashMap<Arc<str>, User>,
     /// The open connections of the stripe's users. Those of one user are adjacent.
-    open: BTreeMap<(Arc<str>, ConnectionId), Open>,
+    open: BTreeMap<(Arc<str>, LocalId), Open>,
 }
 
 /// A user with connections or accepted handshakes.
@@ -59,7 +59,7 @@ pub(crate) struct UserSlot {
     user: Arc<str>,
     closings: u64,
     /// `None` until the connection is open.
-    id: Option<ConnectionId>,
+    id: Option<LocalId>,
 }
 
 impl Users {
@@ -95,13 +95,13 @@ impl Users {
     }
 
     /// The open WebSocket connections of a user.
-    pub(crate) fn connections_of(&self, user: &str) -> Vec<ConnectionId> {
+    pub(crate) fn connections_of(&self, user: &str) -> Vec<LocalId> {
         self.ids(user, |open| !open.is_stream)
     }
 
     /// Records that all connections of a user are closed, and returns the open ones, event streams included.
     /// Connections that were accepted and are not open yet learn of it when they open ([`UserSlot::open`]).
-    pub(crate) fn close(&self, user: &str, code: CloseCode, reason: &str) -> Vec<ConnectionId> {
+    pub(crate) fn close(&self, user: &str, code: CloseCode, reason: &str) -> Vec<LocalId> {
         let mut stripe = self.stripe(user);
         let Some(known) = stripe.users.get_mut(user) else {
             return Vec::new();
@@ -114,9 +114,8 @@ impl Users {
         self.ids(user, |open| open.closings < closings)
     }
 
-    fn ids(&self, user: &str, is_wanted: impl Fn(Open) -> bool) -> Vec<ConnectionId> {
-        let first = ConnectionId {
-            node: NodeId::NONE,
+    fn ids(&self, user: &str, is_wanted: impl Fn(Open) -> bool) -> Vec<LocalId> {
+        let first = LocalId {
             shard: 0,
             key: Key {
                 slot: 0,
@@ -124,7 +123,7 @@ impl Users {
             },
         };
         let name: Arc<str> = user.into();
-        let last = (name.clone(), ConnectionId::NOBODY);
+        let last = (name.clone(), LocalId::NOBODY);
         let mut from = Included((name, first));
         let mut ids = Vec::new();
         loop {
@@ -132,7 +131,7 @@ impl Users {
             let mut copied = 0;
             let mut seen = None;
             let range = (from.as_ref(), Included(&last));
-            for ((_, id), open) in stripe.open.range::<(Arc<str>, ConnectionId), _>(range) {
+            for ((_, id), open) in stripe.open.range::<(Arc<str>, LocalId), _>(range) {
                 if copied == COPIED_MAX {
                     break;
                 }
@@ -169,7 +168,7 @@ impl UserSlot {
 
     /// Lists the connection, which is open now. Returns a close reason if the user's connections were closed since its
     /// handshake was accepted.
-    pub(crate) fn open(&mut self, id: ConnectionId, encoding: Encoding) -> Option<CloseReason> {
+    pub(crate) fn open(&mut self, id: LocalId, encoding: Encoding) -> Option<CloseReason> {
         self.id = Some(id);
         let open = Open {
             closings: self.closings,
@@ -207,8 +206,8 @@ impl Drop for UserSlot {
 mod tests {
     use super::*;
 
-    fn id(slot: u32) -> ConnectionId {
-        let mut id = ConnectionId::NOBODY;
+    fn id(slot: u32) -> LocalId {
+        let mut id = LocalId::NOBODY;
         id.shard = (slot % 3) as u16;
         (id.key.slot, id.key.generation) = (slot, 0);
         id

@@ -9,7 +9,7 @@ use super::world::{Setup, World, echo};
 use crate::engine::handlers::pool::{RunOn, simulate};
 use crate::engine::hub::{Destination, Hub};
 use crate::engine::model::job::{Job, SessionEvent, Work};
-use crate::engine::parts::id::{ConnectionId, Key, NodeId};
+use crate::engine::parts::id::{Key, LocalId};
 use crate::engine::parts::mailbox::Wake;
 use crate::limits::Limits;
 use crate::message::Message;
@@ -309,11 +309,7 @@ fn room_broadcast_wakes_only_shards_with_members() {
             slot,
             generation: 0,
         };
-        room.add(ConnectionId {
-            node: NodeId::NONE,
-            shard: 1,
-            key,
-        });
+        room.add(LocalId { shard: 1, key });
     }
     let to = Destination {
         room: Some(&room),

@@ -15,10 +15,8 @@ use crate::report::Span;
 const SLOT_BYTES: usize = 160 + COMPRESSION_BYTES;
 /// The negotiated compression parameters, and the shared compression history that the connection uses.
 const COMPRESSION_BYTES: usize = if cfg!(feature = "deflate") { 8 } else { 0 };
-/// Two counts before it and the allocator's word make 128 of it, or with the node's number 144.
-const SESSION_BYTES: usize = 104 + CLUSTER_BYTES;
-/// The node's number in the connection's id, and its alignment.
-const CLUSTER_BYTES: usize = if cfg!(feature = "cluster") { 8 } else { 0 };
+/// Two counts before it and the allocator's word make 128 of it.
+const SESSION_BYTES: usize = 104;
 
 #[test]
 fn idle_connection_has_its_documented_size() {

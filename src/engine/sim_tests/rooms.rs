@@ -10,7 +10,6 @@ use super::world::{Setup, Told, World, panic_quietly, send};
 use crate::engine::hub::Destination;
 use crate::engine::model::program::{HandshakeAccept, Subscriptions};
 use crate::engine::model::room::{Presence, SharedRoom};
-use crate::engine::parts::id::NodeId;
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::fuzz::dice::Dice;
@@ -395,7 +394,7 @@ impl RoomsGame {
         }
         for (room, members) in self.rooms.iter().zip(&members) {
             assert_eq!(room.len(), *members);
-            assert_eq!(room.members(NodeId::NONE).len(), *members);
+            assert_eq!(room.members().len(), *members);
             assert_eq!(room.reaches(0), *members > 0);
         }
         for (room, numbered) in self.rooms.iter().zip(numbered) {

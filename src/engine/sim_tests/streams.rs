@@ -10,7 +10,6 @@ use super::world::{Setup, Told, World};
 use crate::engine::hub::event_streams::Beginning;
 use crate::engine::hub::{Destination, Hub};
 use crate::engine::model::room::SharedRoom;
-use crate::engine::parts::id::NodeId;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
 use crate::protocol::event_stream::tests::Parser;
@@ -153,7 +152,7 @@ fn room_members_get_frames_and_event_streams_get_events() {
     assert_eq!(scene.world.all_frames(other), []);
     assert_eq!(numbers(&scene.events(stream)), [0, 1, 2, 3, 4]);
     assert_eq!(room.len(), 1, "a stream is no member");
-    assert_eq!(room.members(NodeId::NONE), [scene.world.id(member)]);
+    assert_eq!(room.members(), [scene.world.id(member)]);
     // Joined messages leave in one write per client.
     let writes = scene.world.pipe(stream).writes;
     scene.publish("a");

@@ -22,7 +22,7 @@ use crate::engine::model::session::Session;
 use crate::engine::model::settings::Settings;
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::expiry::Expiry;
-use crate::engine::parts::id::{ConnectionId, Key, NodeId};
+use crate::engine::parts::id::{Key, LocalId};
 use crate::engine::parts::mailbox::{PushError, Wake, When};
 use crate::engine::reactor::{Core, Readiness, Stage};
 use crate::limits::{Limits, SlowConsumer};
@@ -278,7 +278,6 @@ const TURNS_MAX: usize = 100_000;
 impl World {
     pub(super) fn new(setup: Setup) -> Self {
         let settings = Settings {
-            node: NodeId::NONE,
             limits: setup.limits.clone(),
             slow_consumer: setup.slow_consumer,
             heartbeat: setup.heartbeat,
@@ -510,9 +509,8 @@ impl World {
         self.clients[client].key
     }
 
-    pub(super) fn id(&self, client: usize) -> ConnectionId {
-        ConnectionId {
-            node: NodeId::NONE,
+    pub(super) fn id(&self, client: usize) -> LocalId {
+        LocalId {
             shard: 0,
             key: self.key(client),
         }

@@ -28,7 +28,7 @@ use crate::engine::model::settings::Settings;
 use crate::engine::model::verdict::PendingAttachment;
 use crate::engine::parts::compression::ConnCompression;
 use crate::engine::parts::encoding::Encoding;
-use crate::engine::parts::id::ConnectionId;
+use crate::engine::parts::id::LocalId;
 use crate::engine::parts::outbox::Outbox;
 use crate::engine::parts::pace::Pace;
 use crate::engine::parts::timers::Tick;
@@ -351,8 +351,7 @@ impl WebSocket {
             preface,
             encoding,
         } = opening;
-        let id = ConnectionId {
-            node: cx.shard.hub.settings.node,
+        let id = LocalId {
             shard: cx.shard.index,
             key: cx.key,
         };
