@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::wire::{client_frame, client_ping, client_text, status, text};
-use super::world::{Setup, World, echo};
+use super::world::{Setup, World};
 use crate::engine::model::command::Command;
 use crate::engine::model::job::SessionEvent;
 use crate::engine::model::program::Subscriptions;
@@ -18,19 +18,11 @@ use crate::protocol::fuzz::dice::Dice;
 
 const KIB: usize = 1 << 10;
 
-fn world(limits: Limits) -> World {
-    World::new(Setup {
-        limits,
-        handler: Box::new(echo),
-        ..Setup::default()
-    })
-}
-
 // --------------------------------------------------------------------------------------------------------- outboxes
 
 #[test]
 fn echo_with_unread_tail_counts_in_full() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_bytes_max: 16 * KIB,
         outboxes_bytes_max: 64 * KIB,
         ..Limits::default()
@@ -149,7 +141,7 @@ fn piece_of_a_batch_does_not_hold_the_whole_batch() {
 
 #[test]
 fn trickling_reader_is_disconnected_like_a_nonreader() {
-    let mut world = world(Limits::default());
+    let mut world = World::echoing(Limits::default());
     let (trickles, reads) = (world.join(), world.join());
     for client in [trickles, reads] {
         world.stall(client, 0);
@@ -171,7 +163,7 @@ fn trickling_reader_is_disconnected_like_a_nonreader() {
 
 #[test]
 fn trickling_reader_before_a_close_frame_is_disconnected() {
-    let mut world = world(Limits::default());
+    let mut world = World::echoing(Limits::default());
     let client = world.join();
     world.stall(client, 0);
     world.sends(client, &"x".repeat(10_000));
@@ -217,7 +209,7 @@ fn handshakes_of_disconnected_clients_are_bounded() {
 
 #[test]
 fn ended_connections_are_bounded_while_handlers_block() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         connections_max: 10,
         ..Limits::default()
     });
@@ -270,7 +262,7 @@ fn attachments_of_ended_connections_are_bounded() {
 
 #[test]
 fn evicting_unfinished_messages_visits_only_the_victims() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_bytes_max: 4 * KIB,
         received_bytes_max: 512 * KIB,
         ..Limits::default()
@@ -287,7 +279,7 @@ fn evicting_unfinished_messages_visits_only_the_victims() {
 
 #[test]
 fn evictions_are_reported_a_few_per_turn() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_bytes_max: 4 * KIB,
         received_bytes_max: 512 * KIB,
         ..Limits::default()
@@ -313,7 +305,7 @@ fn evictions_are_reported_a_few_per_turn() {
 
 #[test]
 fn evicting_nonreaders_visits_only_the_victims() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_bytes_max: 4 * KIB,
         outboxes_bytes_max: 256 * KIB,
         ..Limits::default()
@@ -336,7 +328,7 @@ fn evicting_nonreaders_visits_only_the_victims() {
 
 #[test]
 fn evicting_clients_with_queued_input_visits_only_them() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_bytes_max: 16 * KIB,
         received_bytes_max: 2_048 * KIB,
         outbox_bytes_max: 32 * KIB,
@@ -358,7 +350,7 @@ fn evicting_clients_with_queued_input_visits_only_them() {
 
 #[test]
 fn turn_over_the_send_budget_tries_each_client_once() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_bytes_max: 4 * KIB,
         outboxes_bytes_max: 8 * KIB,
         ..Limits::default()

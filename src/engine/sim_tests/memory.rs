@@ -9,14 +9,6 @@ use crate::limits::{Limits, SlowConsumer};
 
 const KIB: usize = 1 << 10;
 
-fn world(limits: Limits) -> World {
-    World::new(Setup {
-        limits,
-        handler: Box::new(echo),
-        ..Setup::default()
-    })
-}
-
 /// Limits with 64 KiB for unfinished messages and 64 KiB for finished ones.
 fn narrow() -> Limits {
     Limits {
@@ -35,7 +27,7 @@ fn message_not_finished_in_time_ends_its_connection() {
         vec![0x81],
         fragment(0x01),
     ] {
-        let mut world = world(Limits {
+        let mut world = World::echoing(Limits {
             message_timeout: Duration::from_secs(10),
             ..Limits::default()
         });
@@ -66,7 +58,7 @@ fn message_not_finished_in_time_ends_its_connection() {
 
 #[test]
 fn each_message_has_its_own_deadline() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_timeout: Duration::from_secs(10),
         ..Limits::default()
     });
@@ -84,7 +76,7 @@ fn each_message_has_its_own_deadline() {
 
 #[test]
 fn message_deadline_is_paused_while_reading_is_paused() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_timeout: Duration::from_secs(10),
         pending_bytes_max: 1,
         ..Limits::default()
@@ -104,7 +96,7 @@ fn message_deadline_is_paused_while_reading_is_paused() {
 
 #[test]
 fn largest_unfinished_message_is_evicted_over_the_budget() {
-    let mut world = world(narrow());
+    let mut world = World::echoing(narrow());
     let clients = world.joined(8);
     let message = |len: usize| client_text(&"x".repeat(len));
     let lens: Vec<usize> = (0..8).map(|n| (9 + n % 4) * KIB).collect();
@@ -132,7 +124,7 @@ fn largest_unfinished_message_is_evicted_over_the_budget() {
 
 #[test]
 fn reading_pauses_until_handlers_have_caught_up() {
-    let mut world = world(narrow());
+    let mut world = World::echoing(narrow());
     let clients = world.joined(16);
     let payload = "x".repeat(15 * KIB);
     for &client in &clients {
@@ -159,7 +151,7 @@ fn reading_pauses_until_handlers_have_caught_up() {
 
 #[test]
 fn nonreaders_of_replies_do_not_block_reading_others() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         pending_bytes_max: 64 * KIB,
         ..narrow()
     });
@@ -190,7 +182,7 @@ fn nonreaders_of_replies_do_not_block_reading_others() {
 
 #[test]
 fn connection_lost_mid_message_leaks_nothing() {
-    let mut world = world(Limits::default());
+    let mut world = World::echoing(Limits::default());
     let begun = &client_frame(0x82, &[0; 10_000])[..9_000];
     let clients = world.joined(3);
     for &client in &clients {
@@ -207,7 +199,7 @@ fn connection_lost_mid_message_leaks_nothing() {
 
 #[test]
 fn unread_replies_are_bounded_and_readers_unaffected() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_bytes_max: 16 * KIB,
         outboxes_bytes_max: 64 * KIB,
         ..Limits::default()
@@ -241,7 +233,7 @@ fn unread_replies_are_bounded_and_readers_unaffected() {
 
 #[test]
 fn burst_of_replies_to_readers_disconnects_nobody() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_bytes_max: 16 * KIB,
         outboxes_bytes_max: 32 * KIB,
         ..Limits::default()
@@ -261,7 +253,7 @@ fn burst_of_replies_to_readers_disconnects_nobody() {
 
 #[test]
 fn back_to_back_messages_have_their_own_deadlines() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_timeout: Duration::from_secs(10),
         ..Limits::default()
     });
@@ -284,7 +276,7 @@ fn back_to_back_messages_have_their_own_deadlines() {
 
 #[test]
 fn pongs_do_not_pause_the_message_deadline() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_timeout: Duration::from_secs(10),
         ..Limits::default()
     });
@@ -302,7 +294,7 @@ fn pongs_do_not_pause_the_message_deadline() {
 
 #[test]
 fn nonreaders_with_queued_input_do_not_block_others() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         pending_bytes_max: 64 * KIB,
         ..narrow()
     });
@@ -329,7 +321,7 @@ fn nonreaders_with_queued_input_do_not_block_others() {
 
 #[test]
 fn slightly_slow_clients_survive_slow_handlers() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         pending_bytes_max: 64 * KIB,
         ..narrow()
     });
@@ -374,7 +366,7 @@ fn client_paused_longest_is_read_first() {
 
 #[test]
 fn unshared_broadcast_copies_are_counted() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         outboxes_bytes_max: 64 * KIB,
         message_bytes_max: 16 * KIB,
         ..Limits::default()
@@ -418,7 +410,7 @@ fn messages_not_queued_are_not_counted() {
 
 #[test]
 fn delivered_replies_before_broadcasts_are_not_counted() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_bytes_max: 16 * KIB,
         outbox_bytes_max: 64 * KIB,
         ..Limits::default()
@@ -435,7 +427,7 @@ fn delivered_replies_before_broadcasts_are_not_counted() {
 
 #[test]
 fn reader_of_earlier_broadcasts_is_not_a_nonreader() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_bytes_max: 16 * KIB,
         outboxes_bytes_max: 32 * KIB,
         outbox_bytes_max: 64 * KIB,
@@ -462,7 +454,7 @@ fn reader_of_earlier_broadcasts_is_not_a_nonreader() {
 
 #[test]
 fn messages_right_after_a_handshake_are_bounded() {
-    let mut world = world(narrow());
+    let mut world = World::echoing(narrow());
     let message = client_text(&"x".repeat(15 * KIB));
     let mut most = 0;
     for _ in 0..32 {
@@ -579,7 +571,7 @@ fn extreme_limits_are_supported() {
 
 #[test]
 fn address_with_the_largest_sum_is_evicted_first() {
-    let mut world = world(narrow());
+    let mut world = World::echoing(narrow());
     world.come_from = [127, 0, 0, 2];
     let honest = world.join();
     let upload = client_text(&"x".repeat(12 * KIB));

@@ -10,17 +10,9 @@ use crate::ping::Heartbeat;
 
 const KIB: usize = 1 << 10;
 
-fn world(limits: Limits) -> World {
-    World::new(Setup {
-        limits,
-        handler: Box::new(echo),
-        ..Setup::default()
-    })
-}
-
 #[test]
 fn costly_reads_of_a_turn_are_bounded_and_delay_nobody() {
-    let mut world = world(Limits::default());
+    let mut world = World::echoing(Limits::default());
     let other = world.join();
     // Each shard affords work for 2 in a turn, or one read that costs more.
     for (cost, reads_per_turn) in [(1, 2), (4, 1)] {
@@ -67,7 +59,7 @@ fn costly_reads_of_a_turn_are_bounded_and_delay_nobody() {
 
 #[test]
 fn pending_bytes_are_sent_before_the_connection_ends() {
-    let mut world = world(Limits::default());
+    let mut world = World::echoing(Limits::default());
     let client = world.join();
     world.pipe(client).pending_max = KIB;
     world.stall(client, 5);
@@ -85,7 +77,7 @@ fn pending_bytes_are_sent_before_the_connection_ends() {
 
 #[test]
 fn close_frame_that_is_pending_is_sent_before_the_end() {
-    let mut world = world(Limits::default());
+    let mut world = World::echoing(Limits::default());
     let client = world.join();
     world.pipe(client).pending_max = KIB;
     world.stall(client, 1);
@@ -101,7 +93,7 @@ fn close_frame_that_is_pending_is_sent_before_the_end() {
 
 #[test]
 fn pending_bytes_count_against_the_send_budget() {
-    let mut world = world(Limits {
+    let mut world = World::echoing(Limits {
         message_bytes_max: 16 * KIB,
         outboxes_bytes_max: 64 * KIB,
         ..Limits::default()
@@ -121,7 +113,7 @@ fn pending_bytes_count_against_the_send_budget() {
 
 #[test]
 fn pending_share_of_a_broadcast_counts_until_it_is_sent() {
-    let mut world = world(Limits::default());
+    let mut world = World::echoing(Limits::default());
     let clients = world.joined(5);
     for &client in &clients {
         world.pipe(client).pending_max = 16 * KIB;
@@ -140,7 +132,7 @@ fn pending_share_of_a_broadcast_counts_until_it_is_sent() {
 
 #[test]
 fn broadcast_that_sends_pending_bytes_ends_their_count() {
-    let mut world = world(Limits::default());
+    let mut world = World::echoing(Limits::default());
     let client = world.join();
     world.pipe(client).pending_max = KIB;
     world.stall(client, 0);

@@ -276,6 +276,15 @@ pub(super) struct World {
 const TURNS_MAX: usize = 100_000;
 
 impl World {
+    /// A world whose program echoes messages.
+    pub(super) fn echoing(limits: Limits) -> Self {
+        Self::new(Setup {
+            limits,
+            handler: Box::new(echo),
+            ..Setup::default()
+        })
+    }
+
     pub(super) fn new(setup: Setup) -> Self {
         let settings = Settings {
             limits: setup.limits.clone(),

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::{Context, Report, mib};
 use crate::body::MessageCodec;
-use crate::check::{During, Outcome, ensure, eventually, join};
+use crate::check::{During, Outcome, ensure, join};
 use crate::client::frames::{self, BINARY, FIN};
 use crate::client::{self, End, Peer};
 use crate::machine;
@@ -109,9 +109,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
     let rate = (count - WARM_UP - VANISHED) as f64 / start.elapsed().as_secs_f64();
     let figures = settled(&mut server, done, VANISHED)?;
     drop(vanished);
-    eventually("the server has closed its descriptors", || {
-        Ok(machine::descriptors(server.pid())? == descriptors)
-    })?;
+    server.wait_for_descriptors(descriptors)?;
     let after = server.resident()?;
     ensure!(
         after <= before + GROWTH_BYTES_MAX,

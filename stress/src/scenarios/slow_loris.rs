@@ -13,7 +13,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::held::{self, Holder, Lives};
 use super::{Context, Report, mib};
-use crate::check::{During, Failure, Outcome, ensure, eventually};
+use crate::check::{During, Failure, Outcome, ensure};
 use crate::client::frames::{self, BINARY, CONTINUATION, FIN, PING, TEXT};
 use crate::client::{self, Peer};
 use crate::machine;
@@ -242,16 +242,8 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         ("heartbeat_timeouts", of(&[Silent, HalfFrame])),
         ("unfinished_messages", of(&[SlowFrame, EmptyFragments])),
     ];
-    for (name, expected) in expected {
-        ensure!(
-            figures.get(name) == expected,
-            "{name} is {} instead of {expected}",
-            figures.get(name)
-        );
-    }
-    eventually("the server has closed its descriptors", || {
-        Ok(machine::descriptors(server.pid())? == descriptors)
-    })?;
+    figures.expect(&expected)?;
+    server.wait_for_descriptors(descriptors)?;
     let peak = server.finish()?;
     let bound = memory_max(count, &lives);
     ensure!(

@@ -15,7 +15,7 @@ use super::held::{self, Holder, Lives};
 use super::slow_loris::{CONNECTION_BYTES_MAX, HOARDERS, SERVER_BYTES_MAX};
 use super::{Context, Report, mib};
 use crate::certificates::Certificates;
-use crate::check::{During, Failure, Outcome, ensure, eventually};
+use crate::check::{During, Failure, Outcome, ensure};
 use crate::client::frames::{self, BINARY, FIN, PING};
 use crate::client::tls::TlsStream;
 use crate::client::{self, End, Peer, Transport};
@@ -273,16 +273,8 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         ("tls_truncated", 0),
         ("tls_failures", 0),
     ];
-    for (name, expected) in expected {
-        ensure!(
-            figures.get(name) == expected,
-            "{name} is {} instead of {expected}; {figures:?}",
-            figures.get(name)
-        );
-    }
-    eventually("the server has closed its descriptors", || {
-        Ok(machine::descriptors(server.pid())? == descriptors)
-    })?;
+    figures.expect(&expected)?;
+    server.wait_for_descriptors(descriptors)?;
     let peak = server.finish()?;
     let bound =
         SERVER_BYTES_MAX + SHARDS_BYTES_MAX + count * (CONNECTION_BYTES_MAX + TLS_BYTES_MAX);

@@ -103,13 +103,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         ("tls_aborted", 0),
         ("slow_consumers", 0),
     ];
-    for (name, expected) in expected {
-        ensure!(
-            figures.get(name) == expected,
-            "{name} is {} instead of {expected}; {figures:?}",
-            figures.get(name)
-        );
-    }
+    figures.expect(&expected)?;
     let echoes: u64 = traffic.members.iter().map(|member| member.sent).sum();
     Ok(Report {
         held: format!("{connections} TLS connections"),

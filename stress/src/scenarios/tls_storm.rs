@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::{Context, Report, mib};
 use crate::body::MessageCodec;
 use crate::certificates::{Certificates, TlsClients};
-use crate::check::{During, Failure, Outcome, ensure, eventually, join};
+use crate::check::{During, Failure, Outcome, ensure, join};
 use crate::client::frames::{BINARY, FIN, TEXT};
 use crate::client::tls::TlsStream;
 use crate::client::{self, Incoming, Peer};
@@ -142,9 +142,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Report> {
         calm.took
     );
     settled(&mut server, done)?;
-    eventually("the server has closed its descriptors", || {
-        Ok(machine::descriptors(pid)? == descriptors)
-    })?;
+    server.wait_for_descriptors(descriptors)?;
     let after = server.resident()?;
     ensure!(
         after <= before + GROWTH_BYTES_MAX,
@@ -187,13 +185,7 @@ fn settled(server: &mut Server, done: StormCounts) -> Outcome<Figures> {
         ("handshake_failures", 0),
         ("refused", 0),
     ];
-    for (name, expected) in expected {
-        ensure!(
-            figures.get(name) == expected,
-            "{name} is {} instead of {expected}; {done:?}, and {figures:?}",
-            figures.get(name)
-        );
-    }
+    figures.expect(&expected)?;
     ensure!(
         done.resumed > 0 && done.resumed < done.completed,
         "not both full and resumed handshakes were made: {done:?}"

@@ -38,6 +38,18 @@ impl Figures {
         }
     }
 
+    /// Checks the values of counters.
+    pub(crate) fn expect(&self, expected: &[(&str, u64)]) -> Outcome {
+        for &(name, expected) in expected {
+            ensure!(
+                self.get(name) == expected,
+                "{name} is {} instead of {expected}; {self:?}",
+                self.get(name)
+            );
+        }
+        Ok(())
+    }
+
     /// Messages that were delivered or counted as dropped, each once for each recipient.
     pub(crate) fn accounted(&self) -> u64 {
         let dropped = ["slow_consumer", "closed", "no_recipient", "not_running"];
@@ -69,6 +81,13 @@ impl Server {
         let line = server.answer().during("the server did not start")?;
         server.address = line.parse().during("the server's address")?;
         Ok(server)
+    }
+
+    /// Waits until the server has as many open descriptors as at an earlier time.
+    pub(crate) fn wait_for_descriptors(&self, descriptors: u64) -> Outcome {
+        eventually("the server has closed its descriptors", || {
+            Ok(machine::descriptors(self.pid())? == descriptors)
+        })
     }
 
     pub(crate) fn pid(&self) -> u32 {
