@@ -61,7 +61,8 @@ pub enum SendErrorReason {
     /// [`Limits::rooms_max`](crate::Limits::rooms_max) rooms, and none of them can be evicted.
     Rooms,
     /// The message can't reach the other nodes of the cluster: the broker has been unreachable for longer than
-    /// [`Cluster::outage_wait_max`](crate::Cluster::outage_wait_max), and the queue is full.
+    /// [`Cluster::outage_wait_max`](crate::Cluster::outage_wait_max), and the queue is full. Or, where the caller waits for a
+    /// message's id in the history of a room, the broker has refused the message or has not answered.
     #[cfg(feature = "cluster")]
     Broker,
 }
@@ -136,6 +137,9 @@ pub enum JoinErrorReason {
     /// The connection is closed, or the app is not running. Also returned, with a warning in the log, if the call would have
     /// to wait for a full mailbox where the library must not block, such as in a `tracing` subscriber.
     Closed,
+    /// The room's history can't be read, because a broker server of the cluster can't be reached. Retry later.
+    #[cfg(feature = "cluster")]
+    Broker,
 }
 
 impl fmt::Display for JoinError {
@@ -150,6 +154,10 @@ impl fmt::Display for JoinError {
                 "its history does not reach back to the given id; reload the data, and join without an id"
             }
             JoinErrorReason::Closed => "the connection is closed, or the app is not running",
+            #[cfg(feature = "cluster")]
+            JoinErrorReason::Broker => {
+                "its history can't be read, because the cluster's broker can't be reached; retry later"
+            }
         };
         write!(f, "room {:?} not joined: {reason}", self.room)
     }

@@ -266,6 +266,14 @@ pub struct ClusterMetrics {
     pub dropped_full: u64,
     /// Messages from the broker that could not be read.
     pub bad_envelopes: u64,
+    /// Reads of a room's history from a broker server. A room is read once when it is first used on this node, and after
+    /// each lost connection.
+    pub history_reads: u64,
+    /// Times that a room with a history had a gap on this node, which its members were told: the broker no longer kept all
+    /// messages that were missed here.
+    pub gaps: u64,
+    /// The same where the broker server had restarted or was replaced, so that it is not known whether messages were lost.
+    pub gaps_server_changed: u64,
 }
 
 /// Messages that were not delivered, by cause; part of [`Metrics`]. A message counts once for each recipient that

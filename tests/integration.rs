@@ -43,6 +43,8 @@ mod client_tls_cuts;
 mod cluster;
 #[cfg(feature = "cluster")]
 mod cluster_faults;
+#[cfg(feature = "cluster")]
+mod cluster_histories;
 #[cfg(feature = "cluster-tls")]
 mod cluster_tls;
 #[cfg(all(feature = "client", feature = "deflate"))]

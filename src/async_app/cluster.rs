@@ -8,11 +8,12 @@ use super::publish::{AppShared, Blocking, Here, Recipients, Unkept, join_error};
 use super::room_entry::RoomEntry;
 use super::rooms::NAME_BYTES_MAX;
 use crate::cluster::{
-    Answers, Channel, ClusterHandle, Delivered, DirectAction, Members, NotQueued, Outbound,
-    Payload, RemoteConnection,
+    Answers, Channel, ClusterHandle, CopyBeginning, Delivered, DirectAction, Members, NotQueued,
+    Outbound, Payload, RemoteConnection, Waited,
 };
 use crate::engine::{Hub, LocalId};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
+use crate::history_id::HistoryId;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 
@@ -146,17 +147,18 @@ impl AppShared {
         }
     }
 
-    /// Waits until this node receives the messages that other nodes send to a room, but not for long.
-    pub(super) fn wait_for_subscription(&self, room: &RoomEntry) {
-        if let (Some(cluster), Some(interest)) = (self.cluster.get(), &room.interest) {
-            // A room without a history can be joined during an outage, since it has nothing to miss that could be
-            // known.
-            let _ = cluster.wait_for(interest);
-        }
+    /// Waits until this node receives the messages that other nodes send to a room, and its copy of the room's history is
+    /// complete, but not for long. Returns whether the room can be joined.
+    pub(super) fn wait_for_messages(&self, room: &RoomEntry) -> bool {
+        let (Some(cluster), Some(interest)) = (self.cluster.get(), &room.interest) else {
+            return true;
+        };
+        // A room without a history can be joined during an outage, since it has nothing to miss that could be known.
+        cluster.wait_for(interest) == Waited::Subscribed || room.kept.is_none()
     }
 }
 
-fn refused(refused: NotQueued) -> SendErrorReason {
+pub(super) fn refused(refused: NotQueued) -> SendErrorReason {
     match refused {
         NotQueued::Full => SendErrorReason::Full,
         NotQueued::Unreachable => SendErrorReason::Broker,
@@ -165,7 +167,7 @@ fn refused(refused: NotQueued) -> SendErrorReason {
 }
 
 /// Names a connection for other nodes.
-fn remote(id: ConnectionId) -> RemoteConnection {
+pub(super) fn remote(id: ConnectionId) -> RemoteConnection {
     RemoteConnection {
         node: id.node.number,
         shard: id.local.shard,
@@ -176,6 +178,15 @@ fn remote(id: ConnectionId) -> RemoteConnection {
 
 fn local(connection: RemoteConnection) -> LocalId {
     LocalId::new(connection.shard, connection.slot, connection.generation)
+}
+
+fn connection_id(connection: RemoteConnection) -> ConnectionId {
+    ConnectionId {
+        node: NodeId {
+            number: connection.node,
+        },
+        local: local(connection),
+    }
 }
 
 /// Delivers the messages of other nodes.
@@ -221,18 +232,34 @@ impl Members for LocalMembers {
                 Some(room) => Here::Room(&room.members),
                 None => Here::Everyone,
             };
-            let except = except.map(|except| ConnectionId {
-                node: NodeId {
-                    number: except.node,
-                },
-                local: local(except),
-            });
+            let except = except.map(connection_id);
             match shared.broadcast_here(hub, Some(here), except, message, Blocking::Try) {
                 Err(SendErrorReason::Full) => Delivered::Full,
                 _ => Delivered::Done,
             }
         });
         delivered.unwrap_or(Delivered::Done)
+    }
+
+    fn begin_copy(&self, room: &str, copy: &CopyBeginning) -> Delivered {
+        let begun = self.running(|shared, hub| shared.begin_copy(hub, room, copy));
+        begun.unwrap_or(Delivered::Done)
+    }
+
+    fn keep(
+        &self,
+        room: &str,
+        id: HistoryId,
+        message: &Message,
+        except: Option<RemoteConnection>,
+    ) -> Delivered {
+        let except = except.map(connection_id);
+        let kept = self.running(|shared, hub| shared.keep_copy(hub, room, id, message, except));
+        kept.unwrap_or(Delivered::Done)
+    }
+
+    fn drop_idle_copies(&self, idle: Duration) {
+        self.running(|shared, _| shared.rooms.evict_idle(idle));
     }
 
     fn act(&self, to: RemoteConnection, action: DirectAction<'_>) -> Delivered {
@@ -255,7 +282,14 @@ impl Members for LocalMembers {
             }
             DirectAction::Join { room } => {
                 let session = shared.directory.find_id(id);
-                shared.warn_of(shared.join(Some(room), session.as_deref()));
+                let joined = shared.join(Some(room), session.as_deref());
+                if let Err(error) = &joined
+                    && error.reason == JoinErrorReason::Broker
+                {
+                    // The history has to be read first, for which this thread can't wait.
+                    return Delivered::Later;
+                }
+                shared.warn_of(joined);
                 Delivered::Done
             }
             DirectAction::Leave { room } => {

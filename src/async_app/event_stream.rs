@@ -451,7 +451,11 @@ impl AppShared {
                 Err(_) => return Err(too_many("in all")),
             };
             #[cfg(feature = "cluster")]
-            self.wait_for_subscription(&room);
+            if !self.wait_for_messages(&room) {
+                return Err(Reject::new(503).with_header("Retry-After", "1").with_body(
+                    "the broker of the cluster can't be reached, so the history can't be read\n",
+                ));
+            }
             // If the room has ended just now, retry: the next look-up creates another of the same name.
             if let Some(streams) = hub.follow(&room.members) {
                 return Ok(Followed { room, streams });

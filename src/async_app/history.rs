@@ -48,6 +48,25 @@ impl History {
         }
     }
 
+    /// Begins anew with the messages of another copy, which were assigned their ids elsewhere: the kept ones up to this
+    /// position, oldest first and without gaps. `next_stamp` is called for each.
+    #[cfg(feature = "cluster")]
+    pub(super) fn begin_at(
+        &mut self,
+        position: HistoryId,
+        messages: impl ExactSizeIterator<Item = Message>,
+        mut next_stamp: impl FnMut() -> u64,
+    ) {
+        *self = Self::with_epoch(position.epoch(), self.messages_max, self.bytes_max);
+        // Whoever has seen events of this process only up to here can't know what is before the first message.
+        self.dropped_stamp = next_stamp();
+        self.last = position.sequence().saturating_sub(messages.len() as u64);
+        for message in messages {
+            let stamp = next_stamp();
+            self.push(message, stamp);
+        }
+    }
+
     /// Treats all messages up to this stamp as dropped.
     pub(super) fn since_stamp(mut self, stamp: u64) -> Self {
         self.dropped_stamp = stamp;
@@ -185,6 +204,17 @@ pub(super) struct HistoryBounds {
     pub(super) pinned: bool,
 }
 
+#[cfg(feature = "cluster")]
+impl HistoryBounds {
+    /// About the most bytes of the messages with what accompanies each between nodes.
+    pub(super) fn envelope_bytes_max(self) -> usize {
+        let more = self
+            .messages_max
+            .saturating_mul(crate::cluster::OVERHEAD_BYTES_MAX);
+        self.bytes_max.saturating_add(more)
+    }
+}
+
 impl HistoryPatterns {
     /// Sets the bounds of rooms whose name matches this pattern and no earlier one. With 0 messages, they keep no
     /// history.
@@ -195,11 +225,6 @@ impl HistoryPatterns {
             pinned: !pattern.contains('*'),
         };
         self.patterns.push((pattern.into(), bounds));
-    }
-
-    #[cfg(feature = "cluster")]
-    pub(super) fn is_empty(&self) -> bool {
-        self.patterns.is_empty()
     }
 
     /// Returns the bounds of the history of a room. `None` if it keeps none.

@@ -25,6 +25,8 @@ mod room_names;
 mod rooms;
 mod running;
 mod sender;
+#[cfg(feature = "cluster")]
+mod shared_history;
 mod stream;
 
 pub use self::app::{AsyncWebsocketApp, HumphreyLink};

@@ -228,6 +228,7 @@ impl AppShared {
             except: except.and_then(|id| self.local_id(id)),
             with_ids: None,
             event: event.as_ref().map(|(streams, event)| (*streams, event)),
+            only_with_ids: false,
             uncompressed: message.is_uncompressed(),
         };
         self.broadcast(hub, to, message.frame(), blocking)
@@ -242,6 +243,10 @@ impl AppShared {
         content: &Content<'_>,
         blocking: Blocking,
     ) -> Result<Option<HistoryId>, SendErrorReason> {
+        #[cfg(feature = "cluster")]
+        if let Some(kept) = self.kept_on_all_nodes(name, except) {
+            return self.keep_content(hub, &kept, content, blocking);
+        }
         loop {
             let room = match self.rooms.find_to_send(hub, name) {
                 Ok(room) => room,
@@ -270,6 +275,37 @@ impl AppShared {
                 return Ok(Some(id));
             }
         }
+    }
+
+    /// Sends a message to a room, and returns its id if the room keeps it.
+    pub(super) fn broadcast_confirmed(
+        &self,
+        name: &str,
+        message: Message,
+    ) -> Result<Option<HistoryId>, SendError> {
+        let sent = match self.running() {
+            Some(hub) => self.try_broadcast_confirmed(hub, name, &message),
+            None => {
+                self.counters.dropped_not_running.add(1);
+                Err(SendErrorReason::Closed)
+            }
+        };
+        sent.map_err(|reason| SendError { message, reason })
+    }
+
+    fn try_broadcast_confirmed(
+        &self,
+        hub: &Hub,
+        name: &str,
+        message: &Message,
+    ) -> Result<Option<HistoryId>, SendErrorReason> {
+        #[cfg(feature = "cluster")]
+        if let Some(kept) = self.kept_on_all_nodes(name, None) {
+            return self.keep_confirmed(hub, &kept, message).map(Some);
+        }
+        self.check_len(hub, message)?;
+        let blocking = Blocking::Wait.unless_nonblocking();
+        self.broadcast_to_room(hub, name, None, &Content::Message(message), blocking)
     }
 
     /// Sends a message that a closure creates for its id.
@@ -427,7 +463,9 @@ impl AppShared {
                 Err(reason) => return refuse(reason),
             };
             #[cfg(feature = "cluster")]
-            self.wait_for_subscription(&room);
+            if !self.wait_for_messages(&room) {
+                return refuse(JoinErrorReason::Broker);
+            }
             let reason = match join(hub, &room, session) {
                 Ok(joined) => return Ok(joined),
                 // The last member has just left. The next look-up creates another room with this name.
@@ -456,7 +494,7 @@ impl AppShared {
         name: Option<&str>,
         since: Option<HistoryId>,
     ) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
-        let room = name.and_then(|name| self.rooms.find(name));
+        let room = name.and_then(|name| self.find_history(name));
         match room.as_ref().and_then(RoomEntry::history) {
             Some(history) => Ok(history
                 .since(since)?
@@ -467,7 +505,16 @@ impl AppShared {
     }
 
     pub(super) fn last_id(&self, name: &str) -> Option<HistoryId> {
-        self.rooms.find(name)?.history()?.last_id()
+        self.find_history(name)?.history()?.last_id()
+    }
+
+    /// Finds a room to read its history.
+    fn find_history(&self, name: &str) -> Option<RoomEntry> {
+        #[cfg(feature = "cluster")]
+        if self.is_clustered() {
+            return self.find_shared_history(name);
+        }
+        self.rooms.find(name)
     }
 
     /// Makes a connection leave a room.

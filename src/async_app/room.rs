@@ -193,12 +193,50 @@ impl Room {
             .publish(self.recipients_except(id), message.into(), Blocking::Try)
     }
 
+    /// Sends a message to all members of the room, with the backpressure of [`broadcast`](Self::broadcast), and returns its id
+    /// in the room's history; `None` if the room keeps none.
+    ///
+    /// In a cluster, it waits until the broker has assigned the id. Then the message is not lost with this node. It waits for
+    /// at most about 35 seconds, if the broker can't be reached.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, SendErrorReason};
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new().with_history("orders", HistoryLimits::messages(50).bytes(64 * 1024));
+    /// let orders = app.sender().room("orders");
+    /// let error = orders.broadcast_confirmed("one coffee").unwrap_err();
+    /// assert_eq!(error.reason, SendErrorReason::Closed, "the app does not run yet");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The reasons of [`try_broadcast`](Self::try_broadcast), except that it waits where that is full, and
+    /// [`Rooms`](SendErrorReason::Rooms) if no further room can keep a history. In a cluster, `SendErrorReason::Broker`: the
+    /// broker has refused the message, or the connection to it was lost and it is not known whether the broker has it. Where
+    /// the library must not block, such as in a `tracing` subscriber, it fails with [`Full`](SendErrorReason::Full) rather
+    /// than wait.
+    pub fn broadcast_confirmed(
+        &self,
+        message: impl Into<Message>,
+    ) -> Result<Option<HistoryId>, SendError> {
+        let message = message.into();
+        match &self.name {
+            Some(name) => self.shared.broadcast_confirmed(name, message),
+            None => self
+                .shared
+                .publish(self.recipients(), message, Blocking::Wait)
+                .map(|()| None),
+        }
+    }
+
     /// Sends a message that contains its own id in the room's history, so that a client knows where to resume. Applies
     /// the backpressure of [`broadcast`](Self::broadcast). Returns the id, or `None` if the message was not kept.
     ///
     /// If the room keeps no history, as the room of all clients, the closure gets `None`. If another producer takes the
     /// id first, the closure is called again; from then on the room's producers take turns. So the closure must only
-    /// create the message: other producers of the room may wait for it, for up to five seconds.
+    /// create the message: other producers of the room may wait for it, for up to five seconds. In a cluster, it waits for the
+    /// broker, at most as long as [`broadcast_confirmed`](Self::broadcast_confirmed), and producers do not take turns: while
+    /// others send more than one message to the room in the time of a round trip to the broker, it may never succeed.
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, Message};
@@ -218,7 +256,7 @@ impl Room {
     }
 
     /// Sends a message that contains its own id in the room's history, unless a mailbox of the engine is full. Returns
-    /// the id, or `None` if the room keeps no history. Never waits for the engine; see
+    /// the id, or `None` if the room keeps no history. Never waits for the engine, but in a cluster for the broker's answer; see
     /// [`broadcast_with`](Self::broadcast_with) for the closure.
     ///
     /// # Errors
@@ -265,12 +303,13 @@ impl Room {
     /// # Errors
     ///
     /// If a message after that id is no longer kept, or the id is from another history, for example from before a
-    /// restart.
+    /// restart. Also if a broker server of the cluster can't be reached; with `None` the result is empty then.
     pub fn since(&self, id: Option<HistoryId>) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
         self.shared.since(self.name.as_deref(), id)
     }
 
-    /// Returns the id of the room's last message; `None` if there was none, or the room keeps no history.
+    /// Returns the id of the room's last message; `None` if there was none, or the room keeps no history. In a cluster, it may
+    /// wait for the broker, for at most two seconds; `None` if that can't be reached.
     pub fn last_id(&self) -> Option<HistoryId> {
         self.shared.last_id(self.name.as_deref()?)
     }

@@ -14,7 +14,7 @@ use crate::history_id::HistoryId;
 use crate::message::Message;
 
 /// A message and its renderings, prepared without a lock.
-struct PreparedMessage {
+pub(super) struct PreparedMessage {
     id: HistoryId,
     message: Message,
     event: Option<WithId>,
@@ -22,7 +22,7 @@ struct PreparedMessage {
 }
 
 impl PreparedMessage {
-    fn new(message: Message, id: HistoryId) -> Self {
+    pub(super) fn new(message: Message, id: HistoryId) -> Self {
         Self {
             id,
             message,
@@ -32,7 +32,7 @@ impl PreparedMessage {
     }
 
     /// Renders the missing forms that the room's recipients need.
-    fn render_for(&mut self, room: &engine::SharedRoom) {
+    pub(super) fn render_for(&mut self, room: &engine::SharedRoom) {
         if room.streams().is_some() && self.event.is_none() {
             self.event = Some(WithId::event(&self.message, self.id));
         }
@@ -42,7 +42,7 @@ impl PreparedMessage {
     }
 
     /// Returns whether every recipient's form is rendered.
-    fn covers(&self, room: &engine::SharedRoom) -> bool {
+    pub(super) fn covers(&self, room: &engine::SharedRoom) -> bool {
         (room.streams().is_none() || self.event.is_some())
             && (!room.has_members_with_ids() || self.framed.is_some())
     }
@@ -56,7 +56,7 @@ impl PreparedMessage {
         }
     }
 
-    fn destination<'a>(
+    pub(super) fn destination<'a>(
         &'a self,
         room: &'a RoomEntry,
         except: Option<LocalId>,
@@ -72,6 +72,7 @@ impl PreparedMessage {
             except,
             with_ids: framed.map(WithId::bytes),
             event: streams.zip(event.map(WithId::bytes)),
+            only_with_ids: false,
             uncompressed: self.message.is_uncompressed(),
         }
     }

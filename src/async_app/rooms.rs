@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+#[cfg(feature = "cluster")]
+use std::time::{Duration, Instant};
 
 use super::history::{History, HistoryBounds, HistoryPatterns};
 use super::room_entry::{RoomEntry, RoomHistory};
@@ -41,10 +43,26 @@ pub(super) struct RoomDirectory {
 /// when they reach the front. So no eviction scans all rooms.
 #[derive(Default)]
 struct Deserted {
-    /// Rooms without kept messages at the time of enqueuing.
-    unused: VecDeque<Arc<str>>,
+    /// Rooms without kept messages at the time of enqueuing. In a cluster, all.
+    unused: VecDeque<DesertedRoom>,
     /// Rooms with kept messages.
     kept: VecDeque<Arc<str>>,
+}
+
+struct DesertedRoom {
+    name: Arc<str>,
+    #[cfg(feature = "cluster")]
+    since: Instant,
+}
+
+impl DesertedRoom {
+    fn now(name: &Arc<str>) -> Self {
+        Self {
+            name: name.clone(),
+            #[cfg(feature = "cluster")]
+            since: Instant::now(),
+        }
+    }
 }
 
 /// Why a room is needed when `rooms_max` is reached.
@@ -86,13 +104,16 @@ impl RoomDirectory {
         if let Some(room) = self.find(name) {
             return Ok(Some(room));
         }
-        let keeps = |setup: &RoomSettings| {
-            name.len() <= NAME_BYTES_MAX && setup.histories.find(name).is_some()
-        };
-        if !self.setup.get().is_some_and(keeps) {
+        if self.bounds(name).is_none() {
             return Ok(None);
         }
         self.find_or_make_for(hub, name, Wanted::ToKeep).map(Some)
+    }
+
+    /// Returns the bounds of the history of a room, whether it exists or not. `None` if it keeps none.
+    pub(super) fn bounds(&self, name: &str) -> Option<HistoryBounds> {
+        let setup = self.setup.get().filter(|_| name.len() <= NAME_BYTES_MAX)?;
+        setup.histories.find(name)
     }
 
     /// Returns the room of that name, or creates it.
@@ -135,8 +156,9 @@ impl RoomDirectory {
             }
         };
         // The caller may never join the room, so it is enqueued as deserted.
-        if !is_pinned && room.kept.is_some() && room.members.enqueue() {
-            self.deserted().unused.push_back(room.members.name.clone());
+        if self.may_be_evicted(&room.members) && room.kept.is_some() && room.members.enqueue() {
+            let deserted = DesertedRoom::now(&room.members.name);
+            self.deserted().unused.push_back(deserted);
         }
         Ok(room)
     }
@@ -151,7 +173,10 @@ impl RoomDirectory {
         let members = hub.new_room(name.into(), kept.is_some());
         RoomEntry {
             #[cfg(feature = "cluster")]
-            interest: self.cluster().map(|cluster| cluster.need(&members.name)),
+            interest: self.cluster().map(|cluster| {
+                let bytes_max = bounds.map(|bounds| bounds.envelope_bytes_max());
+                cluster.need(&members.name, bytes_max)
+            }),
             members,
             kept,
         }
@@ -173,9 +198,43 @@ impl RoomDirectory {
     pub(super) fn emptied(&self, room: &engine::SharedRoom) {
         if room.is_retired() {
             self.forget(room);
-        } else if !self.is_pinned(room) && room.enqueue() {
+        } else if self.may_be_evicted(room) && room.enqueue() {
             // Whether the room keeps messages is checked when it reaches the front.
-            self.deserted().unused.push_back(room.name.clone());
+            let deserted = DesertedRoom::now(&room.name);
+            self.deserted().unused.push_back(deserted);
+        }
+    }
+
+    /// Whether a room may be evicted when it has no members. In a cluster that loses nothing, since the broker keeps the
+    /// messages.
+    fn may_be_evicted(&self, room: &engine::SharedRoom) -> bool {
+        self.is_clustered() || !self.is_pinned(room)
+    }
+
+    #[cfg_attr(not(feature = "cluster"), allow(clippy::unused_self))]
+    fn is_clustered(&self) -> bool {
+        #[cfg(feature = "cluster")]
+        if self.cluster().is_some() {
+            return true;
+        }
+        false
+    }
+
+    /// Evicts the rooms that have had no members for this time.
+    #[cfg(feature = "cluster")]
+    pub(super) fn evict_idle(&self, idle: Duration) {
+        let Some(before) = Instant::now().checked_sub(idle) else {
+            return;
+        };
+        let mut deserted = self.deserted();
+        while let Some(first) = deserted.unused.pop_front() {
+            if first.since > before {
+                deserted.unused.push_front(first);
+                return;
+            }
+            if let Some(room) = self.still_deserted(&first.name) {
+                self.retire_if_empty(&room);
+            }
         }
     }
 
@@ -219,13 +278,13 @@ impl RoomDirectory {
     fn evict_one(&self, wanted: Wanted) -> bool {
         let mut deserted = self.deserted();
         for _ in 0..LOOKED_AT_MAX {
-            let Some(name) = deserted.unused.pop_front() else {
+            let Some(DesertedRoom { name, .. }) = deserted.unused.pop_front() else {
                 break;
             };
             let Some(room) = self.still_deserted(&name) else {
                 continue;
             };
-            if room.used() > 0 {
+            if room.used() > 0 && !self.is_clustered() {
                 deserted.kept.push_back(name);
             } else if self.retire_if_empty(&room) {
                 return true;

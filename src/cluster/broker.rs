@@ -32,13 +32,10 @@ pub(crate) enum Command {
     Unsubscribe(Vec<Channel>),
     /// Sends an envelope to the subscribers of a channel. Answered by [`Event::Published`].
     Publish { channel: Channel, envelope: Bytes },
-    // Nodes don't share histories yet.
-    #[cfg_attr(not(test), allow(dead_code))]
     /// Appends an envelope to the history of a room, and sends it to the room's subscribers with its id. Answered by
     /// [`Event::Appended`].
     Append(Append),
-    #[cfg_attr(not(test), allow(dead_code))]
-    /// Reads the history of a room. Answered by [`Event::History`].
+    /// Reads the history of a room, and begins it if there is none. Answered by [`Event::History`].
     Read(Read),
 }
 
@@ -68,6 +65,8 @@ pub(crate) struct Read {
     pub(crate) room: Arc<str>,
     /// `None` for all that is kept.
     pub(crate) since: Option<HistoryId>,
+    /// The epoch of the history if the broker has none of this room, or one of another incarnation.
+    pub(crate) new_epoch: u64,
 }
 
 /// What a broker server reports.
@@ -121,9 +120,10 @@ pub(crate) enum Appended {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct History {
     pub(crate) room: Arc<str>,
-    /// The id of the last message, whether it is kept or not. `None` if the broker has no history of the room, or one
-    /// of another incarnation, which no longer counts.
-    pub(crate) position: Option<HistoryId>,
+    /// The id of the last message, whether it is kept or not. Sequence 0 if there was none yet.
+    pub(crate) position: HistoryId,
+    /// The sequence at which the epoch began. Messages up to it have survived from an earlier epoch, under other ids.
+    pub(crate) base: u64,
     /// The sequence of the first of `messages`.
     pub(crate) first: u64,
     /// The kept envelopes, oldest first and without gaps, up to the position. It begins after the requested id; if

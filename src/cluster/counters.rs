@@ -20,6 +20,9 @@ pub(crate) struct ClusterCounters {
     pub(crate) dropped_broker: Counter,
     pub(crate) dropped_full: Counter,
     pub(crate) bad_envelopes: Counter,
+    pub(crate) history_reads: Counter,
+    pub(crate) gaps: Counter,
+    pub(crate) gaps_server_changed: Counter,
 }
 
 impl ClusterCounters {
@@ -38,6 +41,9 @@ impl ClusterCounters {
             dropped_broker: self.dropped_broker.get(),
             dropped_full: self.dropped_full.get(),
             bad_envelopes: self.bad_envelopes.get(),
+            history_reads: self.history_reads.get(),
+            gaps: self.gaps.get(),
+            gaps_server_changed: self.gaps_server_changed.get(),
         };
     }
 }

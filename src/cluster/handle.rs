@@ -202,10 +202,15 @@ impl ClusterHandle {
     }
 
     /// Records that this node needs the messages of a room from now on. Calls for the same room must not overlap.
-    pub(crate) fn need(&self, room: &Arc<str>) -> Arc<Interest> {
+    /// If the room keeps a history, `history_bytes_max` is about the most bytes of it.
+    pub(crate) fn need(&self, room: &Arc<str>, history_bytes_max: Option<usize>) -> Arc<Interest> {
         let server = server_of(&Channel::Room(room.clone()), &self.shared.servers);
         let interest = Arc::new(Interest::new(server));
-        self.change(InterestChange::Needed(room.clone(), interest.clone()));
+        self.change(InterestChange::Needed {
+            room: room.clone(),
+            interest: interest.clone(),
+            history_bytes_max,
+        });
         interest
     }
 

@@ -66,7 +66,12 @@ impl ServerStatus {
 
     /// Records that a room is subscribed on the current connection.
     pub(super) fn subscribed(&self, interest: &Interest) {
-        self.set(interest, self.connection.load(Acquire));
+        self.subscribed_on(interest, self.connection.load(Acquire));
+    }
+
+    /// Records that a room is subscribed on this connection, which may have been lost.
+    pub(super) fn subscribed_on(&self, interest: &Interest, connection: u64) {
+        self.set(interest, connection);
     }
 
     /// Records that a subscription was refused, if the room is not subscribed.

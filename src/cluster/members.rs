@@ -1,7 +1,10 @@
-//! The app's side of a node: its local members.
+//! The app's side of a node: its local members, and its copies of histories.
+
+use std::time::Duration;
 
 use super::broker::Channel;
 use super::wire::{DirectAction, RemoteConnection};
+use crate::history_id::HistoryId;
 use crate::message::Message;
 
 /// The members of this node, on whom other nodes act. No method may wait.
@@ -14,6 +17,22 @@ pub(crate) trait Members: Send + Sync {
         except: Option<RemoteConnection>,
     ) -> Delivered;
 
+    /// Begins this node's copy of a room's history, in place of what it contains.
+    fn begin_copy(&self, room: &str, copy: &CopyBeginning) -> Delivered;
+
+    /// Delivers a message to the local members of a room with a history, and keeps it in the copy, if its id follows the
+    /// copy's position.
+    fn keep(
+        &self,
+        room: &str,
+        id: HistoryId,
+        message: &Message,
+        except: Option<RemoteConnection>,
+    ) -> Delivered;
+
+    /// Drops the copies of histories whose rooms have had no members for this time.
+    fn drop_idle_copies(&self, idle: Duration);
+
     /// Acts on a connection of this node, if it is still open.
     fn act(&self, to: RemoteConnection, action: DirectAction<'_>) -> Delivered;
 
@@ -24,10 +43,23 @@ pub(crate) trait Members: Send + Sync {
     fn count(&self, room: Option<&str>) -> u64;
 }
 
+/// The beginning of a node's copy of a room's history.
+#[derive(Debug, Clone)]
+pub(crate) struct CopyBeginning {
+    /// The id of the last message, or sequence 0 if there was none yet.
+    pub(crate) position: HistoryId,
+    /// The kept messages up to the position, oldest first and without gaps.
+    pub(crate) messages: Vec<Message>,
+    /// The room's members may have missed messages before what follows.
+    pub(crate) has_gap: bool,
+}
+
 /// The outcome of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Delivered {
     Done,
     /// A mailbox is full. Nobody has received the message, and nothing was done.
     Full,
+    /// The action has to wait for a room's history.
+    Later,
 }

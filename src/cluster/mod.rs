@@ -6,6 +6,7 @@
 //! - `wire`: the envelopes that nodes send to each other;
 //! - `broker`: the seam to a broker server, a state machine without I/O; `redis` implements it;
 //! - `node`: which rooms and nodes this node hears, with `peers`, `counts` and `parked`; also without I/O and clock;
+//! - `replica`: a node's copy of a room's history;
 //! - `outgoing`, `interest`, `handle`: what the app's threads share with the link;
 //! - `link`: the thread with the sockets; `socket` and `tls`: one of them.
 
@@ -23,6 +24,7 @@ mod parked;
 mod peers;
 mod queries;
 mod redis;
+mod replica;
 mod servers;
 mod settings;
 mod socket;
@@ -36,12 +38,13 @@ pub use self::settings::Cluster;
 
 pub(crate) use self::broker::Channel;
 pub(crate) use self::handle::ClusterHandle;
-pub(crate) use self::interest::Interest;
-pub(crate) use self::members::{Delivered, Members};
-pub(crate) use self::outgoing::{NotQueued, Outbound};
+pub(crate) use self::interest::{Interest, Waited};
+pub(crate) use self::members::{CopyBeginning, Delivered, Members};
+pub(crate) use self::outgoing::{Keep, Kept, NotQueued, Outbound};
 pub(crate) use self::queries::Answers;
+pub(crate) use self::servers::new_epoch;
 pub(crate) use self::start::PreparedCluster;
-pub(crate) use self::wire::{DirectAction, Payload, RemoteConnection};
+pub(crate) use self::wire::{DirectAction, OVERHEAD_BYTES_MAX, Payload, RemoteConnection};
 
 #[cfg(all(test, not(loom)))]
 mod sim_tests;

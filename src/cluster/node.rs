@@ -3,7 +3,9 @@
 //! A node is a state machine: events of the brokers, changes of interest and the time are arguments, and commands are
 //! the result. So several nodes run in a simulation without sockets and threads.
 
+mod appends;
 mod deadlines;
+mod histories;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use self::appends::{Appends, InFlight};
+use self::histories::{Reads, WaitingAction};
 use super::broker::{Channel, Command, Event, Incarnation, Kind, Refused};
 use super::counters::ClusterCounters;
 use super::counts::{Counts, NODES_MAX, SentCounts};
@@ -21,8 +25,10 @@ use super::outgoing::Queued;
 use super::parked::{Arrived, Parked};
 use super::peers::{Heard, Peers};
 use super::queries::Queries;
+use super::replica::Replica;
 use super::servers::{ServerShared, server_of};
 use super::wire::{self, Content, Envelope, Heartbeat};
+use crate::history_id::HistoryId;
 use crate::report::{Limited, limited};
 
 /// How often a node sends a heartbeat through each broker server.
@@ -40,6 +46,8 @@ const RESUBSCRIBE_INTERVAL: Duration = Duration::from_secs(1);
 const UNANSWERED_MAX: usize = 8_192;
 /// The most unanswered messages with which questions of other nodes are answered, which are not in the queue.
 const UNANSWERED_REPLIES_MAX: usize = 2 * UNANSWERED_MAX;
+/// Queued messages are not sent when they are older than this.
+const QUEUED_MAX: Duration = Duration::from_secs(30);
 /// The most channels of one command, so that a broker with many subscriptions serves others in between.
 const SUBSCRIBED_AT_ONCE: usize = 1_000;
 
@@ -47,7 +55,12 @@ const SUBSCRIBED_AT_ONCE: usize = 1_000;
 #[derive(Debug)]
 pub(crate) enum InterestChange {
     /// The room has local members, or a local thread reads it.
-    Needed(Arc<str>, Arc<Interest>),
+    Needed {
+        room: Arc<str>,
+        interest: Arc<Interest>,
+        /// If the room keeps a history, about the most bytes of it. This node's copy of it is empty.
+        history_bytes_max: Option<usize>,
+    },
     /// The room has no local members.
     Unneeded(Arc<str>),
 }
@@ -70,19 +83,29 @@ struct Server {
     heartbeat_due: Instant,
     /// When the last of this node's heartbeats came back.
     echoed: Instant,
-    /// What was published and not answered, oldest first.
+    /// The number of different incarnations so far, and the last one.
+    incarnations: u64,
+    last_incarnation: Option<Incarnation>,
+    /// The commands that were not answered, oldest first, except subscriptions.
     unanswered: VecDeque<Published>,
+    appends: Appends,
+    reads: Reads,
     /// When to subscribe again to what the server has refused.
     resubscribe_at: Option<Instant>,
 }
 
-/// What a node has published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A command that is not answered.
 enum Published {
     /// A message of the app, which the metrics count.
     Message,
     /// A heartbeat or an answer.
     Own,
+    /// A message of the app to a room with a history.
+    Append(Box<InFlight>),
+    /// A read of a room's history, and about the most bytes of the answer.
+    Read { room: Arc<str>, bytes: usize },
+    /// A read for the id of a message.
+    Find(Box<InFlight>),
 }
 
 /// A room that this node is subscribed to, or about to be.
@@ -91,6 +114,8 @@ struct RoomState {
     /// When to unsubscribe; `None` while the room is needed.
     unsubscribe_at: Option<Instant>,
     counts: Counts,
+    /// `None` if the room keeps no history.
+    replica: Option<Replica>,
 }
 
 /// A node of a cluster.
@@ -116,6 +141,15 @@ pub(crate) struct Node {
     now: Instant,
     is_stopping: bool,
     taken: Vec<Queued>,
+    /// Rooms whose copies lack messages that did not fit into the mailboxes.
+    behind: Vec<Arc<str>>,
+    /// Actions that wait for the histories of rooms.
+    waiting: Vec<WaitingAction>,
+    /// When all histories were last read to keep them, and unused copies dropped.
+    refreshed: Instant,
+    copies_dropped: Instant,
+    /// The number of epochs that were drawn.
+    epochs: u64,
 }
 
 impl Node {
@@ -132,7 +166,11 @@ impl Node {
             incarnation: None,
             heartbeat_due: now,
             echoed: now,
+            incarnations: 0,
+            last_incarnation: None,
             unanswered: VecDeque::new(),
+            appends: Appends::default(),
+            reads: Reads::default(),
             resubscribe_at: None,
         };
         Self {
@@ -153,6 +191,11 @@ impl Node {
             now,
             is_stopping: false,
             taken: Vec::new(),
+            behind: Vec::new(),
+            waiting: Vec::new(),
+            refreshed: now,
+            copies_dropped: now,
+            epochs: 0,
         }
     }
 
@@ -166,20 +209,31 @@ impl Node {
     ) {
         match event {
             Event::Ready(incarnation) => self.connected(server, incarnation, now, actions),
-            Event::Subscribed(channel) => self.subscribed(server, &channel),
+            Event::Subscribed(channel) => self.subscribed(server, &channel, actions),
+            Event::Message {
+                channel: Channel::Room(name),
+                id: Some(id),
+                envelope,
+            } => self.received_kept(server, name, id, envelope, now, actions),
             Event::Message {
                 channel,
                 id: _,
                 envelope,
             } => self.received(server, channel, envelope, now, actions),
             Event::Published { receivers: _ } => {
-                if self.servers[server].unanswered.pop_front() == Some(Published::Message) {
+                if let Some(Published::Message) = self.servers[server].unanswered.pop_front() {
                     self.counters.confirmed.add(1);
                 }
             }
             Event::Refused(refused) => self.refused(server, &refused, now),
-            // This node neither appends nor reads.
-            Event::Appended(_) | Event::History(_) => {}
+            Event::Appended(appended) => self.appended(server, appended, actions),
+            Event::History(history) => match self.servers[server].unanswered.pop_front() {
+                Some(Published::Read { bytes, .. }) => {
+                    self.on_history(server, &history, bytes, actions);
+                }
+                Some(Published::Find(in_flight)) => self.found(&in_flight, &history),
+                _ => {}
+            },
         }
     }
 
@@ -191,6 +245,11 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         let server = &mut self.servers[at];
+        let same_server = server.last_incarnation.as_ref() == Some(&incarnation);
+        if !same_server {
+            server.incarnations += 1;
+            server.last_incarnation = Some(incarnation.clone());
+        }
         server.incarnation = Some(incarnation);
         server.connections += 1;
         server.heartbeat_due = now;
@@ -198,6 +257,7 @@ impl Node {
         server.resubscribe_at = None;
         // Subscribe first: so what is published from now on, also by this node's threads, finds the subscriptions.
         self.subscribe(at, |_| true, actions);
+        self.append_again(at, same_server, actions);
         let shared = &self.shared[at];
         shared.status.set_connection(self.servers[at].connections);
         shared.outgoing.set_down_since(None);
@@ -232,16 +292,39 @@ impl Node {
         self.shared[at].status.set_connection(0);
         self.shared[at].outgoing.set_down_since(Some(now));
         self.counters.servers_connected.fetch_sub(1, Relaxed);
-        let unanswered = std::mem::take(&mut server.unanswered).into_iter();
-        let messages = unanswered.filter(|&published| published == Published::Message);
-        self.counters.unconfirmed.add(messages.count() as u64);
+        server.reads.disconnected();
+        for published in std::mem::take(&mut server.unanswered) {
+            match published {
+                Published::Message => self.counters.unconfirmed.add(1),
+                Published::Append(in_flight) => self.append_disconnected(at, in_flight),
+                Published::Own | Published::Read { .. } | Published::Find(_) => {}
+            }
+        }
+        if self.is_stopping {
+            self.give_up_appends(at);
+        }
+        let rooms = self.rooms.values_mut();
+        for room in rooms.filter(|room| room.interest.server == at) {
+            if let Some(replica) = &mut room.replica {
+                replica.disconnected();
+            }
+        }
     }
 
-    fn subscribed(&mut self, server: usize, channel: &Channel) {
+    fn subscribed(&mut self, server: usize, channel: &Channel, actions: &mut Vec<Action>) {
         if let Channel::Room(name) = channel
-            && let Some(room) = self.rooms.get(name)
+            && let Some(room) = self.rooms.get_mut(name)
         {
-            self.shared[server].status.subscribed(&room.interest);
+            match &mut room.replica {
+                // It can be joined once its history has been read.
+                Some(replica) => {
+                    if replica.subscribed() {
+                        self.queue_read(server, name.clone());
+                        self.send_reads(server, actions);
+                    }
+                }
+                None => self.shared[server].status.subscribed(&room.interest),
+            }
         }
     }
 
@@ -268,8 +351,14 @@ impl Node {
                 );
             }
             _ => {
-                if server.unanswered.pop_front() == Some(Published::Message) {
-                    self.counters.dropped_broker.add(1);
+                match server.unanswered.pop_front() {
+                    Some(Published::Message) => self.counters.dropped_broker.add(1),
+                    Some(Published::Append(in_flight)) => self.append_refused(at, &in_flight),
+                    Some(Published::Read { room, bytes }) => {
+                        self.read_refused(at, room, bytes, refused, now);
+                        return;
+                    }
+                    _ => {}
                 }
                 limited!(
                     REFUSED,
@@ -316,22 +405,36 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         match change {
-            InterestChange::Needed(name, interest) => {
+            InterestChange::Needed {
+                room: name,
+                interest,
+                history_bytes_max,
+            } => {
                 let server = interest.server;
                 let shared = &self.shared[server];
                 match self.rooms.get_mut(&name) {
                     Some(room) => {
                         room.unsubscribe_at = None;
-                        if shared.status.is_subscribed(&room.interest) {
-                            shared.status.subscribed(&interest);
+                        let was = std::mem::replace(&mut room.interest, interest);
+                        match &mut room.replica {
+                            Some(replica) => {
+                                if replica.renewed() {
+                                    self.queue_read(server, name);
+                                    self.send_reads(server, actions);
+                                }
+                            }
+                            None if shared.status.is_subscribed(&was) => {
+                                shared.status.subscribed(&room.interest);
+                            }
+                            None => {}
                         }
-                        room.interest = interest;
                     }
                     None => {
                         let room = RoomState {
                             interest,
                             unsubscribe_at: None,
                             counts: Counts::default(),
+                            replica: history_bytes_max.map(Replica::new),
                         };
                         self.rooms.insert(name.clone(), room);
                         if self.servers[server].incarnation.is_some() {
@@ -409,7 +512,10 @@ impl Node {
                 }
             }
             (Content::Direct(to, _), channel @ Channel::Node(_)) if to.node == self.id => {
-                if self.has_counted(&channel, node, serial) {
+                if !self.has_counted(&channel, node, serial) {
+                } else if self.is_waiting(to) {
+                    self.wait(envelope, now);
+                } else {
                     self.deliver(Arrived::Action(envelope));
                 }
             }
@@ -427,6 +533,29 @@ impl Node {
                 self.queries.answer(query, node, members);
             }
             _ => self.is_bad(&"it is not for this channel"),
+        }
+    }
+
+    /// Handles a message of a room with a history. This node's own members receive its own messages here, too, since the
+    /// broker decides about their order.
+    fn received_kept(
+        &mut self,
+        server: usize,
+        room: Arc<str>,
+        id: HistoryId,
+        envelope: Bytes,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Ok(decoded) = Envelope::decode(&envelope)
+            && decoded.node == self.id
+        {
+            let appends = &mut self.servers[server].appends;
+            appends.has_returned(decoded.serial, id);
+        }
+        if !self.kept_message(&room, id, &envelope, actions) {
+            // It keeps none here, because this node has another configuration.
+            self.received(server, Channel::Room(room), envelope, now, actions);
         }
     }
 
@@ -593,24 +722,25 @@ impl Node {
         let mut taken = std::mem::take(&mut self.taken);
         self.shared[at].outgoing.take(bytes, &mut taken);
         for queued in taken.drain(..) {
-            let command = self.publish(queued, now);
-            self.servers[at].unanswered.push_back(Published::Message);
+            let (published, command) = self.publish(at, queued, now);
+            self.servers[at].unanswered.push_back(published);
             actions.push(Action::Command(at, command));
         }
         self.taken = taken;
     }
 
-    fn publish(&mut self, queued: Queued, now: Instant) -> Command {
-        let Queued {
-            channel,
-            content,
-            at: _,
-        } = queued;
-        let serial = self.next_serial(&channel, now);
+    fn publish(&mut self, at: usize, queued: Queued, now: Instant) -> (Published, Command) {
+        let (encoded, keep) = queued.content.encode();
         self.counters.published.add(1);
-        Command::Publish {
-            channel,
-            envelope: content.encode().envelope(self.id, serial),
+        match (queued.channel, keep) {
+            (Channel::Room(room), Some(keep)) => {
+                self.append(at, room, (&encoded, *keep), queued.at)
+            }
+            (channel, _) => {
+                let serial = self.next_serial(&channel, now);
+                let envelope = encoded.envelope(self.id, serial);
+                (Published::Message, Command::Publish { channel, envelope })
+            }
         }
     }
 
@@ -639,7 +769,9 @@ impl Node {
     /// Whether a server takes further messages.
     pub(crate) fn takes(&self, server: usize) -> bool {
         let server = &self.servers[server];
-        server.incarnation.is_some() && server.unanswered.len() < UNANSWERED_MAX
+        server.incarnation.is_some()
+            && server.unanswered.len() < UNANSWERED_MAX
+            && server.appends.takes_more()
     }
 
     /// The number of unanswered messages, on all servers.

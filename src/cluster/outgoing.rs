@@ -4,11 +4,13 @@
 //! them for a limited time only; from then on, messages that don't fit are refused until the broker is back.
 
 use std::collections::VecDeque;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::broker::Channel;
 use super::wire::{Content, EncodedContent, OVERHEAD_BYTES_MAX, Payload, RemoteConnection};
+use crate::history_id::HistoryId;
 use crate::message::Message;
 use crate::sync::{ignore_poison, lock};
 
@@ -29,23 +31,59 @@ pub(crate) struct Queued {
 pub(crate) enum Outbound {
     /// A message for the members of a channel, which shares its bytes with the local recipients.
     Message(Message, Option<RemoteConnection>),
+    /// A message for the members of a room, which its history keeps.
+    Kept(Message, Option<RemoteConnection>, Box<Keep>),
     Encoded(EncodedContent),
 }
 
+/// How a message is appended to the history of its room.
+#[derive(Debug)]
+pub(crate) struct Keep {
+    /// Of the history, once the message has been appended.
+    pub(crate) messages_max: u32,
+    /// Of the history in bytes, once the message has been appended. Envelopes count with their whole length.
+    pub(crate) bytes_max: u64,
+    /// Appends the message only at this position. `HistoryId::new(new_epoch, 0)` stands for no history.
+    pub(crate) expected: Option<HistoryId>,
+    /// The epoch of the history if there is none.
+    pub(crate) new_epoch: u64,
+    /// The thread that waits for the outcome. If it is dropped without one, the message may have been appended or not.
+    pub(crate) waiting: Option<Sender<Kept>>,
+}
+
+/// The outcome of an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Id(HistoryId),
+    /// The history has another position than the expected one.
+    Conflict {
+        /// `None` if it is not known, or there is no history.
+        position: Option<HistoryId>,
+    },
+    /// The broker has refused the message, which nobody receives.
+    Refused,
+}
+
 impl Outbound {
-    /// Returns the content without the node and the serial.
-    pub(crate) fn encode(self) -> EncodedContent {
+    /// Returns the content without the node and the serial, and how it is appended to a history.
+    pub(crate) fn encode(self) -> (EncodedContent, Option<Box<Keep>>) {
         match self {
             Self::Message(message, except) => {
-                Content::Message(Payload::of(&message), except).encode()
+                let content = Content::Message(Payload::of(&message), except);
+                (content.encode(), None)
             }
-            Self::Encoded(encoded) => encoded,
+            Self::Kept(message, except, keep) => {
+                let content = Content::Message(Payload::of(&message), except);
+                (content.encode(), Some(keep))
+            }
+            Self::Encoded(encoded) => (encoded, None),
         }
     }
 
     fn weight(&self) -> usize {
         let bytes = match self {
             Self::Message(message, _) => message.bytes().len(),
+            Self::Kept(message, ..) => message.bytes().len() + size_of::<Keep>(),
             Self::Encoded(encoded) => encoded.len(),
         };
         bytes + MESSAGE_BYTES_MORE

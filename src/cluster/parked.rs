@@ -1,25 +1,28 @@
-//! Messages of other nodes that wait for room in the mailboxes of this node's shards.
+//! What has arrived for local members and waits for their mailboxes.
 //!
-//! The link never waits for a mailbox, so that the broker never takes this node for a slow consumer. Messages are parked
-//! in the order in which they came. Beyond a limit, they are dropped.
+//! All of it waits in one queue, since members may receive messages of several rooms in the order in which they were sent.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::broker::Channel;
-use super::members::{Delivered, Members};
+use super::interest::Interest;
+use super::members::{CopyBeginning, Delivered, Members};
+use super::servers::ServerShared;
 use super::wire::{Content, Envelope, RemoteConnection};
+use crate::history_id::HistoryId;
 use crate::message::Message;
 
-/// How often delivery of parked messages is tried again.
+/// After this time the delivery of parked messages is tried again.
 pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What a parked message takes in addition to its payload.
 const MESSAGE_BYTES_MORE: usize = size_of::<Arrived>();
 
-/// What another node has sent for local members.
+/// What has arrived for local members.
 pub(super) enum Arrived {
     Message {
         channel: Channel,
@@ -28,13 +31,37 @@ pub(super) enum Arrived {
     },
     /// The envelope of an action on one connection, or on those of a user.
     Action(Bytes),
+    /// A message of a room with a history.
+    Kept {
+        room: Arc<str>,
+        id: HistoryId,
+        message: Message,
+        except: Option<RemoteConnection>,
+    },
+    /// This node's copy of a room's history begins, or begins anew.
+    Begun {
+        room: Arc<str>,
+        copy: Box<CopyBeginning>,
+    },
+    /// The copy of a room's history is complete on this connection to its server: clients may join.
+    Live {
+        interest: Arc<Interest>,
+        server: Arc<ServerShared>,
+        connection: u64,
+    },
 }
 
 impl Arrived {
     fn weight(&self) -> usize {
         let bytes = match self {
-            Self::Message { message, .. } => message.bytes().len(),
+            Self::Message { message, .. } | Self::Kept { message, .. } => message.bytes().len(),
             Self::Action(envelope) => envelope.len(),
+            Self::Begun { copy, .. } => {
+                let messages = copy.messages.iter();
+                let bytes = messages.map(|message| message.bytes().len() + size_of::<Message>());
+                bytes.sum()
+            }
+            Self::Live { .. } => 0,
         };
         bytes + MESSAGE_BYTES_MORE
     }
@@ -46,15 +73,33 @@ impl Arrived {
                 message,
                 except,
             } => members.deliver(channel, message, *except),
-            Self::Action(envelope) => match Envelope::decode(envelope).map(|it| it.content) {
-                Ok(Content::Direct(to, action)) => members.act(to, action),
-                Ok(Content::CloseUser { user, code, reason }) => {
-                    members.close_user(user, code, reason)
-                }
-                // It was decoded when it arrived.
-                _ => Delivered::Done,
-            },
+            Self::Action(envelope) => act(envelope, members),
+            Self::Kept {
+                room,
+                id,
+                message,
+                except,
+            } => members.keep(room, *id, message, *except),
+            Self::Begun { room, copy } => members.begin_copy(room, copy),
+            Self::Live {
+                interest,
+                server,
+                connection,
+            } => {
+                server.status.subscribed_on(interest, *connection);
+                Delivered::Done
+            }
         }
+    }
+}
+
+/// Executes the action of an envelope.
+pub(super) fn act(envelope: &[u8], members: &dyn Members) -> Delivered {
+    match Envelope::decode(envelope).map(|it| it.content) {
+        Ok(Content::Direct(to, action)) => members.act(to, action),
+        Ok(Content::CloseUser { user, code, reason }) => members.close_user(user, code, reason),
+        // It was decoded when it arrived.
+        _ => Delivered::Done,
     }
 }
 
@@ -63,6 +108,8 @@ pub(super) struct Parked {
     queue: VecDeque<Arrived>,
     bytes: usize,
     bytes_max: usize,
+    /// The envelopes of actions that have to wait for a room's history.
+    pub(super) later: Vec<Bytes>,
 }
 
 impl Parked {
@@ -71,6 +118,7 @@ impl Parked {
             queue: VecDeque::new(),
             bytes: 0,
             bytes_max,
+            later: Vec::new(),
         }
     }
 
@@ -80,7 +128,7 @@ impl Parked {
 
     /// Delivers a message, or parks it behind those that are parked already. Returns false if it had to be dropped.
     pub(super) fn deliver(&mut self, message: Arrived, members: &dyn Members) -> bool {
-        if self.queue.is_empty() && message.deliver(members) == Delivered::Done {
+        if self.queue.is_empty() && self.is_done(&message, members) {
             return true;
         }
         // One message of any size may be parked.
@@ -93,14 +141,27 @@ impl Parked {
         true
     }
 
+    fn is_done(&mut self, message: &Arrived, members: &dyn Members) -> bool {
+        match message.deliver(members) {
+            Delivered::Done => true,
+            Delivered::Full => false,
+            Delivered::Later => {
+                if let Arrived::Action(envelope) = message {
+                    self.later.push(envelope.clone());
+                }
+                true
+            }
+        }
+    }
+
     /// Delivers parked messages until one doesn't fit.
     pub(super) fn retry(&mut self, members: &dyn Members) {
-        while let Some(first) = self.queue.front() {
-            if first.deliver(members) == Delivered::Full {
+        while let Some(first) = self.queue.pop_front() {
+            if !self.is_done(&first, members) {
+                self.queue.push_front(first);
                 return;
             }
             self.bytes -= first.weight();
-            self.queue.pop_front();
         }
         // Release the memory of a burst.
         if self.queue.capacity() > 1024 {

@@ -186,16 +186,7 @@ where
 
     #[cfg(feature = "cluster")]
     fn prepare_cluster(&self) -> io::Result<Option<PreparedCluster>> {
-        let Some(cluster) = &self.cluster else {
-            return Ok(None);
-        };
-        if !self.histories.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "rooms with a history can't be part of a cluster: leave out with_history or with_cluster",
-            ));
-        }
-        PreparedCluster::new(cluster).map(Some)
+        self.cluster.as_ref().map(PreparedCluster::new).transpose()
     }
 
     fn check_event_streams(&self) -> io::Result<()> {

@@ -2,14 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Action, HEARTBEAT_INTERVAL, Node, Published};
+use super::{Action, HEARTBEAT_INTERVAL, Node, Published, QUEUED_MAX};
 use crate::cluster::broker::{Channel, Command};
 use crate::cluster::parked;
 use crate::cluster::peers::SILENCE_MAX;
 use crate::cluster::wire::{self, Content, Heartbeat};
 
-/// Queued messages are not sent when they are older than this.
-const QUEUED_MAX: Duration = Duration::from_secs(30);
 /// A node that was not run for longer than this does not judge the silence of others before it has read what came.
 const STANDSTILL: Duration = Duration::from_millis(250);
 
@@ -31,6 +29,7 @@ impl Node {
         self.judge_peers(now);
         self.unsubscribe_unneeded(now, actions);
         self.parked.retry(&*self.members);
+        self.read_on_time(now, actions);
         if self.sent.on_time(now) {
             self.prune_counts();
         }
@@ -49,6 +48,7 @@ impl Node {
             let expired = self.shared[at].outgoing.expire(before);
             self.counters.dropped_broker.add(expired as u64);
         }
+        self.expire_appends(at, now);
         let server = &mut self.servers[at];
         if server.incarnation.is_none() {
             return;
@@ -95,9 +95,15 @@ impl Node {
         let resubscribe = self.servers.iter();
         let resubscribe = resubscribe.filter_map(|server| server.resubscribe_at);
         let lingering = self.lingering.front().map(|&(at, _)| at);
-        let parked = (!self.parked.is_empty()).then(|| now + parked::RETRY_INTERVAL);
+        let waits = !self.parked.is_empty() || !self.waiting.is_empty();
+        let parked = waits.then(|| now + parked::RETRY_INTERVAL);
+        let reads = self
+            .servers
+            .iter()
+            .filter_map(|server| server.reads.next_due());
         heartbeats
             .chain(resubscribe)
+            .chain(reads)
             .chain(lingering)
             .chain(parked)
             .min()

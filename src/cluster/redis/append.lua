@@ -30,6 +30,7 @@ if not is_known then
     seq = seq + 1
     bytes = bytes + #kept
   end
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', seq, 'run_id', run_id)
 end
 
 seq = seq + 1
@@ -48,11 +49,7 @@ while len > messages_max or bytes > bytes_max do
   len = len - 1
   bytes = bytes - #oldest
 end
-if is_known then
-  redis.call('HSET', KEYS[1], 'seq', seq, 'bytes', bytes)
-else
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'seq', seq, 'run_id', run_id, 'bytes', bytes)
-end
+redis.call('HSET', KEYS[1], 'seq', seq, 'bytes', bytes)
 redis.call('PEXPIRE', KEYS[1], expiry)
 redis.call('PEXPIRE', KEYS[2], expiry)
 local id = epoch .. '-' .. string.format('%.0f', seq)

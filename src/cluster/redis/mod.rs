@@ -4,10 +4,10 @@
 //! the envelope. A history is a list of envelopes and a hash with its position, which one script appends to, and another
 //! one reads:
 //!
-//! - The hash contains the epoch, the sequence of the last message, the bytes of the list, and the `run_id` of the server,
-//!   which changes when the server restarts or another one takes its place. An append by a server with another `run_id`
-//!   begins a new epoch, since acknowledged messages may have been lost. The messages that are still there remain, under
-//!   ids of the new epoch; until then, a read finds no history.
+//! - The hash contains the epoch, the sequences of its beginning and of the last message, the bytes of the list, and the
+//!   `run_id` of the server, which changes when the server restarts or another one takes its place. An append or a read on a
+//!   server with another `run_id` begins a new epoch, since acknowledged messages may have been lost. The messages that are
+//!   still there remain, under ids of the new epoch.
 //! - A string for each node contains the counter of its last append. An append whose counter is not higher is not executed
 //!   again. A [conflict](Appended::Conflict) uses up the counter, too. So an append that is repeated after a lost reply may
 //!   be answered with [`Appended::Before`] though there was a conflict; the history then does not contain its envelope.
@@ -57,6 +57,8 @@ use crate::history_id::HistoryId;
 
 /// The most channels of one command, so that a server with many subscriptions serves others in between.
 const CHANNELS_PER_COMMAND: usize = 1_000;
+/// The most bytes of a history that are read at once, by default.
+const HISTORY_READ_BYTES_MAX: usize = 16 << 20;
 /// How long a server remembers the counter of a node's last append.
 const COUNTER_EXPIRY_MS: u64 = 3_600_000;
 /// A server rejects expiries that end after the year 292 million.
@@ -85,7 +87,8 @@ impl RedisSettings {
         Self {
             url,
             message_bytes_max,
-            history_read_bytes_max: 64 << 20,
+            // Far less than `client-output-buffer-limit pubsub`, at which a server disconnects a subscriber.
+            history_read_bytes_max: HISTORY_READ_BYTES_MAX,
             history_expiry: Duration::from_secs(24 * 60 * 60),
         }
     }
@@ -141,7 +144,7 @@ impl Redis {
         let session = RedisSession {
             names: RedisNames::new(&settings.url.app),
             append: RedisScript::new(APPEND, 3, 10),
-            read: RedisScript::new(READ, 2, 5),
+            read: RedisScript::new(READ, 2, 7),
             unanswered: VecDeque::new(),
             incarnation: None,
             has_loaded: false,
@@ -252,14 +255,10 @@ impl RedisSession {
         put_argument(out, &[new_epoch.as_bytes()]);
         let expected = append.expected.map(|id| id.to_string());
         put_argument(out, &[expected.unwrap_or_default().as_bytes()]);
-        let expiry = self.settings.history_expiry.as_millis();
-        let expiry = u64::try_from(expiry)
-            .unwrap_or(u64::MAX)
-            .clamp(1, EXPIRY_MS_MAX);
         for number in [
             append.messages_max.into(),
             append.bytes_max,
-            expiry,
+            self.expiry_ms(),
             COUNTER_EXPIRY_MS,
         ] {
             put_argument(out, &[Decimal::new(number).bytes()]);
@@ -282,7 +281,17 @@ impl RedisSession {
         for number in [since, bytes_max, MESSAGE_OVERHEAD_BYTES] {
             put_argument(out, &[Decimal::new(number).bytes()]);
         }
+        let new_epoch = format!("{:x}", read.new_epoch);
+        put_argument(out, &[new_epoch.as_bytes()]);
+        put_argument(out, &[Decimal::new(self.expiry_ms()).bytes()]);
         self.unanswered.push_back(Unanswered::Read(read.room));
+    }
+
+    fn expiry_ms(&self) -> u64 {
+        let expiry = self.settings.history_expiry.as_millis();
+        u64::try_from(expiry)
+            .unwrap_or(u64::MAX)
+            .clamp(1, EXPIRY_MS_MAX)
     }
 
     /// Loads the scripts, if that was not done on this connection. An app without histories does not need the right to do
@@ -399,15 +408,7 @@ impl RedisSession {
                 let appended = appended(reply, frame).ok_or_else(|| protocol(BAD_APPEND))?;
                 events.push(Event::Appended(appended));
             }
-            (Some(Unanswered::Read(room)), RespValue::Array(0)) => {
-                events.push(Event::History(History {
-                    room,
-                    position: None,
-                    first: 0,
-                    messages: Vec::new(),
-                }));
-            }
-            (Some(Unanswered::Read(room)), RespValue::Array(3)) => {
+            (Some(Unanswered::Read(room)), RespValue::Array(4)) => {
                 let history = history(room, frame).ok_or_else(|| protocol(BAD_READ))?;
                 events.push(Event::History(history));
             }
@@ -561,10 +562,12 @@ fn appended(reply: RespValue<'_>, mut frame: RespFrame<'_>) -> Option<Appended> 
 /// Decodes the reply of the script `read`.
 fn history(room: Arc<str>, mut frame: RespFrame<'_>) -> Option<History> {
     let position = parse_id(frame.next_string()?)?;
-    let RespValue::Number(first) = frame.next()? else {
-        return None;
+    let mut sequence = || match frame.next()? {
+        RespValue::Number(number) => u64::try_from(number).ok(),
+        _ => None,
     };
-    let first = u64::try_from(first).ok().filter(|&first| first > 0)?;
+    let base = sequence()?;
+    let first = sequence().filter(|&first| first > 0)?;
     let RespValue::Array(len) = frame.next()? else {
         return None;
     };
@@ -579,7 +582,8 @@ fn history(room: Arc<str>, mut frame: RespFrame<'_>) -> Option<History> {
     let end = first.checked_add(len as u64)?;
     (position.sequence().checked_add(1)? == end).then_some(History {
         room,
-        position: Some(position),
+        position,
+        base,
         first,
         messages,
     })

@@ -1,20 +1,25 @@
--- Reads the history of a room after an id.
+-- Reads the history of a room after an id, and begins it if there is none.
 -- Keys: position, messages.
--- Returns the position, the sequence of the first message, and the messages; or an empty array if there is no history.
+-- Returns the position, the sequence at which the epoch began, the sequence of the first message, and the messages.
 local run_id, since_epoch, since = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local reply_max, message_overhead = tonumber(ARGV[4]), tonumber(ARGV[5])
+local new_epoch, expiry = ARGV[6], ARGV[7]
 
-local position = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'run_id', 'bytes')
+local position = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'run_id', 'bytes', 'base')
 local epoch, seq, bytes = position[1], tonumber(position[2]), tonumber(position[4])
-if not (epoch and seq and bytes and position[3] == run_id) then
-  return {}
-end
+local base = tonumber(position[5])
 local len = redis.call('LLEN', KEYS[2])
-local first = seq - len + 1
-if first < 1 then
-  -- Somebody else has written to these keys.
-  return {}
+if not (epoch and seq and bytes and base and position[3] == run_id) or len > seq then
+  -- The messages of the last epoch that are still there remain, under ids of the new one.
+  epoch, seq, base, bytes = new_epoch, len, len, 0
+  for _, kept in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
+    bytes = bytes + #kept
+  end
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', base, 'run_id', run_id, 'seq', seq, 'bytes', bytes)
 end
+redis.call('PEXPIRE', KEYS[1], expiry)
+redis.call('PEXPIRE', KEYS[2], expiry)
+local first = seq - len + 1
 if epoch == since_epoch and since <= seq and since >= first then
   first = since + 1
 end
@@ -39,4 +44,4 @@ if bytes + len * message_overhead > reply_max then
   end
   messages = newest
 end
-return { epoch .. '-' .. string.format('%.0f', seq), first, messages }
+return { epoch .. '-' .. string.format('%.0f', seq), base, first, messages }

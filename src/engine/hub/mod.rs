@@ -106,6 +106,8 @@ pub(crate) struct Destination<'a> {
     pub(crate) except: Option<LocalId>,
     /// The frame with room and id, for members that receive ids.
     pub(crate) with_ids: Option<&'a Bytes>,
+    /// Whether members that receive no ids don't receive the message.
+    pub(crate) only_with_ids: bool,
     /// The event stream room that receives the message too, and the message as an event.
     pub(crate) event: Option<(&'a Arc<SharedRoom>, &'a Bytes)>,
     /// Whether the message must not be compressed.
@@ -138,7 +140,7 @@ impl Destination<'_> {
             (None, None, None) if form.is_any() => Command::Broadcast(frame.clone()),
             (room, except, event) => Command::Publish(Box::new(Publication {
                 room: room.cloned(),
-                frame: has_members.then(|| frame.clone()),
+                frame: (has_members && !self.only_with_ids).then(|| frame.clone()),
                 form: form.clone(),
                 with_ids: self.with_ids.filter(|_| has_members).cloned(),
                 except,

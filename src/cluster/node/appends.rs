@@ -1,0 +1,217 @@
+//! Messages on their way into the histories of rooms.
+//!
+//! Each is numbered, so that the broker recognises one that is sent again after a connection was lost.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::{Action, Node, Published, QUEUED_MAX};
+use crate::cluster::broker::{Append, Appended, Command, History, Read};
+use crate::cluster::outgoing::{Keep, Kept};
+use crate::cluster::wire::Envelope;
+use crate::history_id::HistoryId;
+
+/// The most bytes of envelopes whose append is not answered. They are kept to be sent again.
+const BYTES_MAX: usize = 4 << 20;
+
+/// An append that is not answered.
+pub(super) struct InFlight {
+    append: Append,
+    waiting: Option<std::sync::mpsc::Sender<Kept>>,
+    /// When the message was queued.
+    at: Instant,
+}
+
+impl InFlight {
+    fn tell(&self, outcome: Kept) {
+        if let Some(waiting) = &self.waiting {
+            // The thread may have given up.
+            let _ = waiting.send(outcome);
+        }
+    }
+}
+
+/// The appends of this node on one server.
+#[derive(Default)]
+pub(super) struct Appends {
+    /// The number of the last one.
+    counter: u64,
+    /// The bytes of all unanswered envelopes.
+    bytes: usize,
+    /// To be sent again once the server is connected.
+    again: VecDeque<Box<InFlight>>,
+    /// The last message of this node that has come back, its number and id.
+    returned: Option<(u64, HistoryId)>,
+}
+
+impl Appends {
+    pub(super) fn takes_more(&self) -> bool {
+        self.bytes < BYTES_MAX
+    }
+
+    /// A message of this node has come back from the broker.
+    pub(super) fn has_returned(&mut self, counter: u64, id: HistoryId) {
+        self.returned = Some((counter, id));
+    }
+
+    fn has_been_executed(&self, counter: u64) -> bool {
+        self.returned
+            .is_some_and(|(returned, _)| counter <= returned)
+    }
+}
+
+impl Node {
+    /// Appends a message to the history of a room.
+    pub(super) fn append(
+        &mut self,
+        at: usize,
+        room: std::sync::Arc<str>,
+        (encoded, keep): (&crate::cluster::wire::EncodedContent, Keep),
+        queued_at: Instant,
+    ) -> (Published, Command) {
+        let appends = &mut self.servers[at].appends;
+        appends.counter += 1;
+        let counter = appends.counter;
+        let append = Append {
+            room,
+            envelope: encoded.envelope(self.id, counter),
+            node: self.id,
+            counter,
+            expected: keep.expected,
+            new_epoch: keep.new_epoch,
+            messages_max: keep.messages_max,
+            bytes_max: keep.bytes_max,
+        };
+        appends.bytes += append.envelope.len();
+        let in_flight = InFlight {
+            append: append.clone(),
+            waiting: keep.waiting,
+            at: queued_at,
+        };
+        let published = Published::Append(Box::new(in_flight));
+        (published, Command::Append(append))
+    }
+
+    /// Handles the answer to the oldest append.
+    pub(super) fn appended(&mut self, at: usize, appended: Appended, actions: &mut Vec<Action>) {
+        let server = &mut self.servers[at];
+        let Some(Published::Append(in_flight)) = server.unanswered.pop_front() else {
+            return;
+        };
+        server.appends.bytes -= in_flight.append.envelope.len();
+        match appended {
+            Appended::Id(id) => {
+                self.counters.confirmed.add(1);
+                in_flight.tell(Kept::Id(id));
+            }
+            Appended::Conflict { position } => {
+                self.counters.confirmed.add(1);
+                in_flight.tell(Kept::Conflict { position });
+            }
+            Appended::Before => {
+                self.counters.confirmed.add(1);
+                if in_flight.waiting.is_some() {
+                    self.find(at, in_flight, actions);
+                }
+            }
+        }
+    }
+
+    /// Finds the id of a message whose append was executed, but whose answer was lost.
+    fn find(&mut self, at: usize, in_flight: Box<InFlight>, actions: &mut Vec<Action>) {
+        let server = &mut self.servers[at];
+        if let Some((counter, id)) = server.appends.returned
+            && counter == in_flight.append.counter
+        {
+            in_flight.tell(Kept::Id(id));
+            return;
+        }
+        let read = Read {
+            room: in_flight.append.room.clone(),
+            since: None,
+            new_epoch: in_flight.append.new_epoch,
+        };
+        server.unanswered.push_back(Published::Find(in_flight));
+        actions.push(Action::Command(at, Command::Read(read)));
+    }
+
+    /// Handles the history in which a message is to be found.
+    pub(super) fn found(&self, in_flight: &InFlight, history: &History) {
+        let append = &in_flight.append;
+        let is_it = |envelope: &[u8]| {
+            Envelope::decode(envelope)
+                .is_ok_and(|it| it.node == self.id && it.serial == append.counter)
+        };
+        let found = history.messages.iter().position(|envelope| is_it(envelope));
+        match found {
+            Some(index) => {
+                let sequence = history.first + index as u64;
+                in_flight.tell(Kept::Id(HistoryId::new(history.position.epoch(), sequence)));
+            }
+            // It had expected another position.
+            None if append.expected.is_some() => in_flight.tell(Kept::Conflict {
+                position: Some(history.position),
+            }),
+            // It is no longer kept.
+            None => {}
+        }
+    }
+
+    pub(super) fn append_refused(&mut self, at: usize, in_flight: &InFlight) {
+        self.servers[at].appends.bytes -= in_flight.append.envelope.len();
+        self.counters.dropped_broker.add(1);
+        in_flight.tell(Kept::Refused);
+    }
+
+    /// The connection on which an append was sent is lost.
+    pub(super) fn append_disconnected(&mut self, at: usize, in_flight: Box<InFlight>) {
+        self.servers[at].appends.again.push_back(in_flight);
+    }
+
+    /// Sends unanswered appends again, unless the server has lost the numbers of those that it has executed.
+    pub(super) fn append_again(&mut self, at: usize, same_server: bool, actions: &mut Vec<Action>) {
+        for in_flight in std::mem::take(&mut self.servers[at].appends.again) {
+            if same_server {
+                let command = Command::Append(in_flight.append.clone());
+                let server = &mut self.servers[at];
+                server.unanswered.push_back(Published::Append(in_flight));
+                actions.push(Action::Command(at, command));
+            } else {
+                self.give_up_append(at, &in_flight);
+            }
+        }
+    }
+
+    /// Counts an append that is not sent again.
+    fn give_up_append(&mut self, at: usize, in_flight: &InFlight) {
+        let appends = &mut self.servers[at].appends;
+        appends.bytes -= in_flight.append.envelope.len();
+        match appends.has_been_executed(in_flight.append.counter) {
+            true => self.counters.confirmed.add(1),
+            false => self.counters.unconfirmed.add(1),
+        }
+    }
+
+    /// Gives up unanswered appends that are too old to be sent again.
+    pub(super) fn expire_appends(&mut self, at: usize, now: Instant) {
+        let is_old =
+            |in_flight: &InFlight| now.saturating_duration_since(in_flight.at) >= QUEUED_MAX;
+        while self.servers[at]
+            .appends
+            .again
+            .front()
+            .is_some_and(|it| is_old(it))
+        {
+            if let Some(in_flight) = self.servers[at].appends.again.pop_front() {
+                self.give_up_append(at, &in_flight);
+            }
+        }
+    }
+
+    /// Gives up all unanswered appends, because the node stops.
+    pub(super) fn give_up_appends(&mut self, at: usize) {
+        for in_flight in std::mem::take(&mut self.servers[at].appends.again) {
+            self.give_up_append(at, &in_flight);
+        }
+    }
+}

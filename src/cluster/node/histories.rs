@@ -1,0 +1,437 @@
+//! Rooms with a history: reading them, and keeping this node's copies complete.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Action, Node, Published};
+use crate::cluster::broker::{Command, History, Read, Refused};
+use crate::cluster::members::{CopyBeginning, Delivered};
+use crate::cluster::parked::{self, Arrived};
+use crate::cluster::replica::{Gap, OnHistory, OnMessage};
+use crate::cluster::wire::{Content, DirectAction, Envelope, Payload, RemoteConnection};
+use crate::history_id::HistoryId;
+use crate::message::Message;
+
+/// The most bytes of histories that are being read from one server, or one history: less than the output of a subscriber
+/// that a server keeps before it closes the connection (`client-output-buffer-limit pubsub`).
+const READ_BYTES_MAX: usize = 16 << 20;
+/// The most reads that are unanswered.
+const READS_MAX: usize = 512;
+/// How long after a refused read the node tries again.
+const READ_AGAIN_INTERVAL: Duration = Duration::from_secs(1);
+/// How often histories are read only to keep them from expiring.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(6 * 60 * 60);
+/// How long this node keeps the copy of a history without members. It is looked at once in an interval of the second.
+pub(super) const COPY_IDLE_MAX: Duration = Duration::from_secs(60);
+pub(super) const COPY_IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an action waits for the history of its room.
+const ACTION_WAIT_MAX: Duration = Duration::from_secs(2);
+/// The most actions that wait for histories.
+const ACTIONS_MAX: usize = 1_024;
+
+/// Reads of histories from one server.
+#[derive(Default)]
+pub(super) struct Reads {
+    /// The rooms that wait to be read.
+    queued: std::collections::VecDeque<Arc<str>>,
+    /// Rooms whose read was refused, and when they are read again.
+    refused: std::collections::VecDeque<(Instant, Arc<str>)>,
+    /// The number of unanswered reads, and about the most bytes of their answers.
+    unanswered: usize,
+    bytes: usize,
+}
+
+impl Reads {
+    pub(super) fn disconnected(&mut self) {
+        *self = Self::default();
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.unanswered == 0
+            || (self.unanswered < READS_MAX && self.bytes.saturating_add(bytes) <= READ_BYTES_MAX)
+    }
+
+    fn answered(&mut self, bytes: usize) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// When a refused read is tried again.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.refused.front().map(|&(at, _)| at)
+    }
+}
+
+/// An action that waits until the history of its room has been read.
+pub(super) struct WaitingAction {
+    until: Instant,
+    to: RemoteConnection,
+    envelope: Bytes,
+}
+
+/// The position after messages that were kept before it.
+struct Decoded {
+    message: Message,
+    except: Option<RemoteConnection>,
+}
+
+impl Node {
+    /// Queues a room to be read.
+    pub(super) fn queue_read(&mut self, at: usize, room: Arc<str>) {
+        self.servers[at].reads.queued.push_back(room);
+    }
+
+    /// Sends as many of the queued reads as the server may have at once.
+    pub(super) fn send_reads(&mut self, at: usize, actions: &mut Vec<Action>) {
+        while let Some(name) = self.servers[at].reads.queued.front().cloned() {
+            let server = &mut self.servers[at];
+            if server.incarnation.is_none() {
+                return;
+            }
+            let room = self.rooms.get_mut(&name);
+            let replica = room.and_then(|room| room.replica.as_mut());
+            let Some(replica) = replica else {
+                server.reads.queued.pop_front();
+                continue;
+            };
+            let bytes = replica.read_bytes_max;
+            if !server.reads.has_room(bytes) {
+                return;
+            }
+            server.reads.queued.pop_front();
+            let Some(since) = replica.begin_read() else {
+                continue;
+            };
+            server.reads.unanswered += 1;
+            server.reads.bytes += bytes;
+            server.unanswered.push_back(Published::Read {
+                room: name.clone(),
+                bytes,
+            });
+            self.counters.history_reads.add(1);
+            let new_epoch = self.new_epoch();
+            let read = Read {
+                room: name,
+                since,
+                new_epoch,
+            };
+            actions.push(Action::Command(at, Command::Read(read)));
+        }
+    }
+
+    /// Handles the answer to a read of a room.
+    pub(super) fn on_history(
+        &mut self,
+        at: usize,
+        history: &History,
+        bytes: usize,
+        actions: &mut Vec<Action>,
+    ) {
+        self.servers[at].reads.answered(bytes);
+        let incarnation = self.servers[at].incarnations;
+        let name = history.room.clone();
+        let room = self.rooms.get_mut(&name);
+        if let Some(replica) = room.and_then(|room| room.replica.as_mut()) {
+            match replica.on_history(history, incarnation) {
+                OnHistory::ReadAgain => self.queue_read(at, name),
+                OnHistory::Continue { from } => self.continue_copy(at, history, from),
+                OnHistory::Begin { from, gap } => self.begin_copy(at, history, from, gap),
+            }
+        }
+        self.send_reads(at, actions);
+    }
+
+    /// Begins this node's copy anew, and delivers the messages from a sequence on.
+    fn begin_copy(&mut self, at: usize, history: &History, from: u64, gap: Option<Gap>) {
+        let known = from.saturating_sub(history.first) as usize;
+        let mut messages = Vec::with_capacity(known);
+        for envelope in history.messages.iter().take(known) {
+            match self.decode(envelope) {
+                Some(decoded) => messages.push(decoded.message),
+                // The copy has no gaps.
+                None => messages.clear(),
+            }
+        }
+        let position = HistoryId::new(history.position.epoch(), from - 1);
+        let copy = CopyBeginning {
+            position,
+            messages,
+            has_gap: gap.is_some(),
+        };
+        let begun = Arrived::Begun {
+            room: history.room.clone(),
+            copy: Box::new(copy),
+        };
+        if !self.deliver_kept(&history.room, position, begun) {
+            return;
+        }
+        match gap {
+            Some(Gap::Lost) => self.counters.gaps.add(1),
+            Some(Gap::ServerChanged) => self.counters.gaps_server_changed.add(1),
+            None => {}
+        }
+        self.continue_copy(at, history, from);
+    }
+
+    /// Delivers the messages of a history from a sequence on. Then the copy is complete.
+    fn continue_copy(&mut self, at: usize, history: &History, from: u64) {
+        let skipped = from.saturating_sub(history.first) as usize;
+        for (envelope, sequence) in history.messages.iter().skip(skipped).zip(from..) {
+            let id = HistoryId::new(history.position.epoch(), sequence);
+            if !self.keep(&history.room, id, envelope) {
+                return;
+            }
+        }
+        let (incarnation, connection) =
+            (self.servers[at].incarnations, self.servers[at].connections);
+        let Some(room) = self.rooms.get_mut(&history.room) else {
+            return;
+        };
+        if let Some(replica) = &mut room.replica {
+            replica.completed(incarnation);
+        }
+        let live = Arrived::Live {
+            interest: room.interest.clone(),
+            server: self.shared[at].clone(),
+            connection,
+        };
+        if !self.parked.deliver(live, &*self.members) {
+            self.fall_behind(&history.room);
+        }
+    }
+
+    /// Handles a message of a room with a history, which another node has sent or this one. Returns false if the room has
+    /// none on this node.
+    pub(super) fn kept_message(
+        &mut self,
+        name: &Arc<str>,
+        id: HistoryId,
+        envelope: &Bytes,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let Some(room) = self.rooms.get_mut(name) else {
+            return true;
+        };
+        let at = room.interest.server;
+        let Some(replica) = &mut room.replica else {
+            return false;
+        };
+        match replica.on_message(id) {
+            OnMessage::Skip => {}
+            OnMessage::Deliver => {
+                self.keep(name, id, envelope);
+            }
+            OnMessage::Read => {
+                self.queue_read(at, name.clone());
+                self.send_reads(at, actions);
+            }
+        }
+        true
+    }
+
+    /// Delivers a message that follows the position of this node's copy. Returns whether it was delivered or parked.
+    fn keep(&mut self, name: &Arc<str>, id: HistoryId, envelope: &Bytes) -> bool {
+        let arrived = match self.decode(envelope) {
+            Some(Decoded { message, except }) => Arrived::Kept {
+                room: name.clone(),
+                id,
+                message,
+                except,
+            },
+            // What can't be read is missing, and counted already.
+            None => Arrived::Begun {
+                room: name.clone(),
+                copy: Box::new(CopyBeginning {
+                    position: id,
+                    messages: Vec::new(),
+                    has_gap: true,
+                }),
+            },
+        };
+        self.deliver_kept(name, id, arrived)
+    }
+
+    /// Delivers or parks what brings this node's copy to a position.
+    fn deliver_kept(&mut self, name: &Arc<str>, position: HistoryId, arrived: Arrived) -> bool {
+        if !self.parked.deliver(arrived, &*self.members) {
+            self.fall_behind(name);
+            return false;
+        }
+        let room = self.rooms.get_mut(name);
+        if let Some(replica) = room.and_then(|room| room.replica.as_mut()) {
+            replica.advance(position);
+        }
+        true
+    }
+
+    fn fall_behind(&mut self, name: &Arc<str>) {
+        let room = self.rooms.get_mut(name);
+        if let Some(replica) = room.and_then(|room| room.replica.as_mut()) {
+            replica.fall_behind();
+            self.behind.push(name.clone());
+        }
+    }
+
+    /// Decodes a message of a history. What can't be read is counted.
+    fn decode(&self, envelope: &[u8]) -> Option<Decoded> {
+        match Envelope::decode(envelope) {
+            Ok(Envelope {
+                node,
+                content: Content::Message(payload, except),
+                ..
+            }) => {
+                if node != self.id {
+                    self.counters.received.add(1);
+                }
+                Some(Decoded {
+                    message: Payload::to_message(payload),
+                    except,
+                })
+            }
+            Ok(_) => {
+                self.is_bad(&"it is not for this channel");
+                None
+            }
+            Err(bad) => {
+                self.is_bad(&bad);
+                None
+            }
+        }
+    }
+
+    /// A read was refused.
+    pub(super) fn read_refused(
+        &mut self,
+        at: usize,
+        name: Arc<str>,
+        bytes: usize,
+        refused: &Refused,
+        now: Instant,
+    ) {
+        /// It repeats while the broker refuses.
+        static REFUSED: super::Limited = super::Limited::new();
+        let server = &mut self.servers[at];
+        server.reads.answered(bytes);
+        let again = now + READ_AGAIN_INTERVAL;
+        server.reads.refused.push_back((again, name.clone()));
+        if let Some(room) = self.rooms.get(&name) {
+            self.shared[at].status.refused(&room.interest);
+        }
+        super::limited!(
+            REFUSED,
+            warning,
+            "the broker has refused to read the history of a room, which can't be joined on this node; it tries again every \
+             second: {}",
+            refused.error
+        );
+    }
+
+    /// Reads what is due to be read again.
+    pub(super) fn read_on_time(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for at in 0..self.servers.len() {
+            let refused = &mut self.servers[at].reads.refused;
+            let mut due = Vec::new();
+            while refused.front().is_some_and(|&(at, _)| at <= now) {
+                due.extend(refused.pop_front().map(|(_, name)| name));
+            }
+            due.into_iter().for_each(|name| self.read_again(name));
+        }
+        if self.parked.is_empty() && !self.behind.is_empty() {
+            let behind = std::mem::take(&mut self.behind);
+            behind.into_iter().for_each(|name| self.read_again(name));
+        }
+        if now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL {
+            self.refreshed = now;
+            let is_live = |room: &super::RoomState| {
+                room.replica
+                    .as_ref()
+                    .is_some_and(|replica| replica.is_live())
+            };
+            let rooms = self.rooms.iter().filter(|(_, room)| is_live(room));
+            let live: Vec<_> = rooms.map(|(name, _)| name.clone()).collect();
+            live.into_iter().for_each(|name| self.read_again(name));
+        }
+        for at in 0..self.servers.len() {
+            self.send_reads(at, actions);
+        }
+        if now.saturating_duration_since(self.copies_dropped) >= COPY_IDLE_INTERVAL {
+            self.copies_dropped = now;
+            self.members.drop_idle_copies(COPY_IDLE_MAX);
+        }
+        self.act_later(now);
+    }
+
+    fn read_again(&mut self, name: Arc<str>) {
+        if let Some(room) = self.rooms.get_mut(&name)
+            && let Some(replica) = &mut room.replica
+            && replica.read_again()
+        {
+            let at = room.interest.server;
+            self.queue_read(at, name);
+        }
+    }
+
+    /// Whether an action on this connection has to follow one that waits.
+    pub(super) fn is_waiting(&self, to: RemoteConnection) -> bool {
+        self.waiting.iter().any(|waiting| waiting.to == to)
+    }
+
+    /// Lets an action wait for a room's history.
+    pub(super) fn wait(&mut self, envelope: Bytes, now: Instant) {
+        let decoded = Envelope::decode(&envelope);
+        let Ok(Content::Direct(to, _)) = decoded.map(|it| it.content) else {
+            return;
+        };
+        if self.waiting.len() >= ACTIONS_MAX {
+            self.counters.dropped_full.add(1);
+            return;
+        }
+        self.waiting.push(WaitingAction {
+            until: now + ACTION_WAIT_MAX,
+            to,
+            envelope,
+        });
+    }
+
+    /// Executes the actions whose rooms have been read, and those that have waited for too long.
+    fn act_later(&mut self, now: Instant) {
+        for envelope in std::mem::take(&mut self.parked.later) {
+            self.wait(envelope, now);
+        }
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut still: Vec<WaitingAction> = Vec::new();
+        for waiting in std::mem::take(&mut self.waiting) {
+            let follows = still.iter().any(|earlier| earlier.to == waiting.to);
+            let is_over = waiting.until <= now;
+            if follows && !is_over {
+                still.push(waiting);
+                continue;
+            }
+            match parked::act(&waiting.envelope, &*self.members) {
+                Delivered::Done => {}
+                _ if is_over => {
+                    self.counters.dropped_full.add(1);
+                    if let Ok(Content::Direct(_, DirectAction::Join { room })) =
+                        Envelope::decode(&waiting.envelope).map(|it| it.content)
+                    {
+                        crate::report::debug!(
+                            "a connection does not join {room:?}, whose history could not be read in time"
+                        );
+                    }
+                }
+                _ => still.push(waiting),
+            }
+        }
+        self.waiting = still;
+    }
+
+    /// Draws the epoch of a new history.
+    fn new_epoch(&mut self) -> u64 {
+        self.epochs += 1;
+        crate::cluster::servers::new_epoch(self.id, self.epochs)
+    }
+}

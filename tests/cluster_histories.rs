@@ -1,0 +1,426 @@
+//! Rooms with a history over several nodes and a real Redis: one order, resume on any node, and gaps that are told.
+//!
+//! Without a `redis-server` on this machine, these tests say so and pass; `.ci/run` installs one.
+
+use crate::nodes::{Node, joining, stop};
+use crate::redis_server::RedisServer;
+use crate::support;
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+
+use humphrey_ws::{
+    Accept, AsyncStream, AsyncWebsocketApp, Cluster, HistoryId, HistoryLimits, JoinErrorReason,
+    Message, SendErrorReason,
+};
+use support::{Client, eventually, tcp};
+use tungstenite::WebSocket;
+use tungstenite::client::IntoClientRequest;
+
+const V1: &str = "humphrey_ws.procedures.v1";
+
+/// A node whose rooms keep their last 5,000 messages. Clients join the room in their path after the id in their query.
+fn keeping() -> AsyncWebsocketApp<()> {
+    AsyncWebsocketApp::new()
+        .with_shards(2)
+        .with_history("*", HistoryLimits::messages(5_000).bytes(1 << 20))
+        .with_handshake_handler(|request, _| {
+            let offered = request.subprotocols().next();
+            Ok(offered.map_or_else(Accept::new, |offered| {
+                Accept::new().with_subprotocol(offered)
+            }))
+        })
+        .with_connect_handler(join_since)
+}
+
+fn join_since(stream: AsyncStream, _: Arc<()>) {
+    let room = &stream.path()[1..];
+    let joined = match stream.query() {
+        "" => stream.try_join(room).map(|()| 0),
+        "all" => stream.join_since(room, None),
+        id => stream.join_since(room, Some(id.parse().expect("an id"))),
+    };
+    let outcome = match joined {
+        Ok(replayed) => format!("joined after {replayed}"),
+        Err(error) => format!("{:?}", error.reason),
+    };
+    stream.send(outcome);
+}
+
+fn node(cluster: impl Into<Cluster>) -> Node {
+    let node = Node::start(keeping().with_cluster(cluster));
+    node.wait_until_connected();
+    node
+}
+
+fn nodes<const N: usize>(redis: &RedisServer) -> [Node; N] {
+    [0; N].map(|_| node(redis.url()))
+}
+
+/// Connects a client that receives the ids of messages.
+fn connect_numbered(address: SocketAddr, target: &str) -> WebSocket<TcpStream> {
+    let url = format!("ws://{address}/{target}");
+    let mut request = url.into_client_request().unwrap();
+    let headers = request.headers_mut();
+    headers.insert("Sec-WebSocket-Protocol", V1.parse().unwrap());
+    tungstenite::client(request, tcp(address)).unwrap().0
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Received {
+    Message(HistoryId, String),
+    Gap(HistoryId),
+    Text(String),
+}
+
+fn receive(client: &mut WebSocket<TcpStream>) -> Received {
+    let frame = match client.read().unwrap() {
+        tungstenite::Message::Binary(frame) => frame,
+        other => return Received::Text(other.into_text().unwrap().to_string()),
+    };
+    let parse = |id: &[u8]| std::str::from_utf8(id).unwrap().parse().unwrap();
+    if let Some(gap) = frame.strip_prefix(b"\x01\x04$gap") {
+        return Received::Gap(parse(&gap[1 + usize::from(gap[0])..]));
+    }
+    let rest = frame.strip_prefix(b"\x07").expect("a room message");
+    let rest = &rest[1 + usize::from(rest[0])..];
+    let (id, rest) = rest[1..].split_at(rest[0].into());
+    let text = String::from_utf8(rest[1..].to_vec()).unwrap();
+    Received::Message(parse(id), text)
+}
+
+fn join_numbered(node: &Node, target: &str) -> WebSocket<TcpStream> {
+    let mut client = connect_numbered(node.address, target);
+    loop {
+        if let Received::Text(text) = receive(&mut client) {
+            assert!(text.starts_with("joined"), "{text}");
+            return client;
+        }
+    }
+}
+
+#[test]
+fn members_on_all_nodes_receive_one_order_with_the_same_ids() {
+    const MESSAGES: usize = 300;
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let nodes: [Node; 3] = nodes(&redis);
+    let clients = nodes.each_ref().map(|node| join_numbered(node, "a"));
+    let received = thread::scope(|scope| {
+        for node in &nodes {
+            scope.spawn(|| {
+                for n in 0..MESSAGES {
+                    node.sender.room("a").broadcast(Message::new(n.to_string()));
+                }
+            });
+        }
+        let readers = clients.map(|mut client| {
+            scope.spawn(move || {
+                let messages = (0..3 * MESSAGES).map(|_| receive(&mut client));
+                messages.collect::<Vec<_>>()
+            })
+        });
+        readers.map(|reader| reader.join().unwrap())
+    });
+    let mut last = 0;
+    for message in &received[0] {
+        let Received::Message(id, _) = message else {
+            panic!("{message:?}");
+        };
+        assert_eq!(id.sequence(), last + 1);
+        last += 1;
+    }
+    assert!(received.iter().all(|other| *other == received[0]));
+    stop(nodes);
+}
+
+#[test]
+fn client_resumes_on_another_node_by_the_same_id() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let nodes: [Node; 2] = nodes(&redis);
+    let room = nodes[0].sender.room("a");
+    let mut first = join_numbered(&nodes[0], "a");
+    room.broadcast("1");
+    let Received::Message(seen, _) = receive(&mut first) else {
+        panic!("no message");
+    };
+    drop(first);
+    for text in ["2", "3"] {
+        room.broadcast(text);
+    }
+    let last = room.broadcast_confirmed("4").unwrap().unwrap();
+    assert_eq!((last.epoch(), last.sequence()), (seen.epoch(), 4));
+    // This node has had no member of the room so far.
+    let mut resumed = connect_numbered(nodes[1].address, &format!("a?{seen}"));
+    for (sequence, text) in [(2, "2"), (3, "3"), (4, "4")] {
+        let Received::Message(id, received) = receive(&mut resumed) else {
+            panic!("no message");
+        };
+        assert_eq!((id.sequence(), received.as_str()), (sequence, text));
+    }
+    assert_eq!(
+        receive(&mut resumed),
+        Received::Text("joined after 3".into())
+    );
+    room.broadcast("5");
+    assert!(matches!(receive(&mut resumed), Received::Message(id, _) if id.sequence() == 5));
+    stop(nodes);
+}
+
+#[test]
+fn room_is_read_once_for_all_clients_of_a_node() {
+    const CLIENTS: usize = 50;
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let nodes: [Node; 2] = nodes(&redis);
+    let room = nodes[0].sender.room("a");
+    for n in 0..10 {
+        room.broadcast_confirmed(Message::new(n.to_string()))
+            .unwrap();
+    }
+    let mut clients: Vec<_> = (0..CLIENTS)
+        .map(|_| Client::connect_to(nodes[1].address, "/a?all"))
+        .collect();
+    for client in &mut clients {
+        for n in 0..10 {
+            assert_eq!(client.receive_text(), n.to_string());
+        }
+        assert_eq!(client.receive_text(), "joined after 10");
+    }
+    drop(clients);
+    // The copy outlasts its members for a minute.
+    eventually("the room is empty", || nodes[1].sender.room("a").is_empty());
+    let mut again = Client::connect_to(nodes[1].address, "/a?all");
+    assert_eq!(again.receive_text(), "0");
+    assert_eq!(nodes[1].metrics().history_reads, 1);
+    stop(nodes);
+}
+
+#[test]
+fn history_outlives_the_node_that_sent_it() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let [first, second] = nodes(&redis);
+    let id = first.sender.room("a").broadcast_confirmed("kept").unwrap();
+    first.stop();
+    let room = second.sender.room("a");
+    assert_eq!(room.last_id(), id);
+    let kept = room.since(None).unwrap();
+    assert_eq!(kept.len(), 1);
+    assert_eq!((Some(kept[0].0), kept[0].1.text()), (id, Some("kept")));
+    assert_eq!(room.since(id).unwrap().len(), 0);
+    stop([second]);
+}
+
+#[test]
+fn broadcast_except_leaves_out_the_client_that_asked() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let chat = || {
+        keeping().with_message_handler(|stream, message, _| {
+            stream.room("a").broadcast_except(stream.id(), message);
+        })
+    };
+    let nodes = [0; 2].map(|_| Node::start(chat().with_cluster(redis.url())));
+    nodes.iter().for_each(Node::wait_until_connected);
+    let mut clients = [0, 0, 1].map(|node: usize| Client::connect_to(nodes[node].address, "/a"));
+    for client in &mut clients {
+        assert_eq!(client.receive_text(), "joined after 0");
+    }
+    clients[0].send("from 0");
+    assert_eq!(clients[1].receive_text(), "from 0");
+    assert_eq!(clients[2].receive_text(), "from 0");
+    clients[2].send("from 2");
+    // The first client has not received its own message before.
+    assert_eq!(clients[0].receive_text(), "from 2");
+    stop(nodes);
+}
+
+#[test]
+fn message_that_contains_its_id_is_appended_under_it() {
+    const EACH: usize = 30;
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let nodes: [Node; 2] = nodes(&redis);
+    let mut client = join_numbered(&nodes[0], "a");
+    thread::scope(|scope| {
+        for node in &nodes {
+            scope.spawn(|| {
+                for _ in 0..EACH {
+                    let room = node.sender.room("a");
+                    let id = room.broadcast_with(|id| format!("{}", id.unwrap()).into());
+                    assert!(id.is_some());
+                }
+            });
+        }
+    });
+    for sequence in 1..=2 * EACH as u64 {
+        let Received::Message(id, text) = receive(&mut client) else {
+            panic!("no message");
+        };
+        assert_eq!(id.sequence(), sequence);
+        assert_eq!(text, id.to_string());
+    }
+    stop(nodes);
+}
+
+#[test]
+fn restart_without_persistence_is_a_gap_for_every_member() {
+    let Some(mut redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let nodes: [Node; 2] = nodes(&redis);
+    let mut clients = nodes.each_ref().map(|node| join_numbered(node, "a"));
+    let room = nodes[0].sender.room("a");
+    let before = room.broadcast_confirmed("before").unwrap().unwrap();
+    for client in &mut clients {
+        assert_eq!(receive(client), Received::Message(before, "before".into()));
+    }
+    redis.restart();
+    let mut gaps = clients.each_mut().map(|client| match receive(client) {
+        Received::Gap(position) => position,
+        other => panic!("{other:?}"),
+    });
+    gaps.sort_by_key(HistoryId::sequence);
+    assert_eq!(gaps[0], gaps[1]);
+    assert_ne!(gaps[0].epoch(), before.epoch());
+    room.broadcast("after");
+    for client in &mut clients {
+        let expected = format!("{:x}-{}", gaps[0].epoch(), gaps[0].sequence() + 1)
+            .parse()
+            .unwrap();
+        assert_eq!(receive(client), Received::Message(expected, "after".into()));
+    }
+    for node in &nodes {
+        let metrics = node.metrics();
+        assert_eq!((metrics.gaps, metrics.gaps_server_changed), (0, 1));
+    }
+    // A client that was not there learns of it when it resumes.
+    let mut late = Client::connect_to(nodes[1].address, &format!("/a?{before}"));
+    assert_eq!(late.receive_text(), "HistoryGone");
+    stop(nodes);
+}
+
+#[test]
+fn broken_connections_lose_and_repeat_nothing() {
+    const MESSAGES: usize = 2_000;
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let nodes: [Node; 3] = nodes(&redis);
+    let clients = nodes.each_ref().map(|node| join_numbered(node, "a"));
+    let received = thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            for n in 0..MESSAGES {
+                nodes[n % 2]
+                    .sender
+                    .room("a")
+                    .broadcast(Message::new(n.to_string()));
+                if n % 100 == 50 {
+                    redis.command(&["CLIENT", "KILL", "SKIPME", "yes", "TYPE", "pubsub"]);
+                }
+            }
+        });
+        let readers = clients.map(|mut client| {
+            scope.spawn(move || {
+                let messages = (0..MESSAGES).map(|_| receive(&mut client));
+                messages.collect::<Vec<_>>()
+            })
+        });
+        sender.join().unwrap();
+        readers.map(|reader| reader.join().unwrap())
+    });
+    for messages in &received {
+        for (message, sequence) in messages.iter().zip(1..) {
+            assert!(
+                matches!(message, Received::Message(id, _) if id.sequence() == sequence),
+                "{message:?}"
+            );
+        }
+        assert_eq!(*messages, received[0]);
+        for sender in 0..2 {
+            let numbers = messages.iter().map(|message| match message {
+                Received::Message(_, text) => text.parse::<usize>().unwrap(),
+                other => panic!("{other:?}"),
+            });
+            let of_sender: Vec<_> = numbers.filter(|number| number % 2 == sender).collect();
+            assert!(of_sender.is_sorted(), "out of order");
+            assert_eq!(of_sender.len(), MESSAGES / 2);
+        }
+    }
+    assert!(nodes.iter().any(|node| node.metrics().connections > 1));
+    stop(nodes);
+}
+
+#[test]
+fn rooms_are_silent_and_joins_refused_at_once_during_an_outage() {
+    let Some(mut redis) = RedisServer::start(&["--appendonly", "yes"]) else {
+        return;
+    };
+    let nodes: [Node; 2] = nodes(&redis);
+    let mut client = join_numbered(&nodes[0], "a");
+    let room = nodes[0].sender.room("a");
+    redis.kill();
+    nodes.iter().for_each(Node::wait_until_disconnected);
+    room.broadcast("queued");
+    let mut refused = Client::connect_to(nodes[0].address, "/a");
+    assert_eq!(
+        refused.receive_text(),
+        format!("{:?}", JoinErrorReason::Broker)
+    );
+    redis.restart();
+    // The server has another identity, so whether messages were lost is not known.
+    assert!(matches!(receive(&mut client), Received::Gap(_)));
+    assert!(matches!(receive(&mut client), Received::Message(_, text) if text == "queued"));
+    stop(nodes);
+}
+
+#[test]
+fn message_that_is_longer_than_the_cluster_allows_is_refused_alone() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let node = node(Cluster::new(redis.url()).message_bytes_max(10_000));
+    let room = node.sender.room("a");
+    for len in [10_000 - 64 + 1, 10_000] {
+        let error = room.broadcast_confirmed("x".repeat(len)).unwrap_err();
+        assert_eq!(error.reason, SendErrorReason::TooLarge);
+    }
+    let longest = "x".repeat(10_000 - 64);
+    assert!(room.broadcast_confirmed(longest.as_str()).is_ok());
+    assert_eq!(room.since(None).unwrap()[0].1.text(), Some(&*longest));
+    stop([node]);
+}
+
+#[test]
+fn room_without_a_history_is_unchanged_beside_those_with_one() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let app = || joining().with_history("kept/*", HistoryLimits::messages(10).bytes(1 << 20));
+    let nodes = [0; 2].map(|_| Node::start(app().with_cluster(redis.url())));
+    nodes.iter().for_each(Node::wait_until_connected);
+    let mut client = nodes[1].join("kept/a+b");
+    nodes[0]
+        .sender
+        .room("kept/a")
+        .broadcast_confirmed("1")
+        .unwrap();
+    nodes[0].sender.room("b").broadcast("2");
+    assert_eq!(client.receive_text(), "1");
+    assert_eq!(client.receive_text(), "2");
+    assert_eq!(
+        nodes[0].sender.room("b").broadcast_confirmed("3").unwrap(),
+        None
+    );
+    assert_eq!(client.receive_text(), "3");
+    stop(nodes);
+}
