@@ -2,6 +2,7 @@
 //!
 //! Without a `redis-server` on this machine, these tests say so and pass; `.ci/run` installs one.
 
+use crate::events::EventSource;
 use crate::nodes::{Node, joining, stop};
 use crate::redis_server::RedisServer;
 use crate::support;
@@ -12,7 +13,7 @@ use std::thread;
 
 use humphrey_ws::{
     Accept, AsyncStream, AsyncWebsocketApp, Cluster, HistoryId, HistoryLimits, JoinErrorReason,
-    Message, SendErrorReason,
+    Message, SendErrorReason, Subscription,
 };
 use support::{Client, eventually, tcp};
 use tungstenite::WebSocket;
@@ -422,5 +423,63 @@ fn room_without_a_history_is_unchanged_beside_those_with_one() {
         None
     );
     assert_eq!(client.receive_text(), "3");
+    stop(nodes);
+}
+
+#[test]
+fn event_stream_of_several_rooms_resumes_on_another_node() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let app = || {
+        keeping().with_event_stream("/events", |_, _| {
+            Ok(Subscription::room("a").and_room("b").and_room("c"))
+        })
+    };
+    let nodes = [0; 2].map(|_| Node::start(app().with_cluster(redis.url())));
+    nodes.iter().for_each(Node::wait_until_connected);
+    let send = |room: &str, text: &str| {
+        let room = nodes[0].sender.room(room);
+        room.broadcast_confirmed(text).unwrap();
+    };
+    // Kept before the client is there, and not for it.
+    send("a", "a1");
+    send("b", "b1");
+    let mut stream = EventSource::open(nodes[0].address, "/events");
+    eventually("the stream is there", || {
+        nodes[0].sender.room("b").event_streams() == 1
+    });
+    send("b", "b2");
+    send("a", "a2");
+    assert_eq!(stream.text(), "b2");
+    let seen = stream.next();
+    assert_eq!(seen.data, "a2");
+    drop(stream);
+    // A long message is delivered on its own.
+    let long = "c1".repeat(20_000);
+    send("b", "b3");
+    send("c", &long);
+    send("a", "a3");
+    let mut resumed = EventSource::resume(nodes[1].address, "/events", &seen.id);
+    let mut texts = resumed.texts(3);
+    texts.sort_by_key(|text| text.len());
+    texts[..2].sort();
+    assert_eq!(texts, ["a3", "b3", &long]);
+    let mut last = String::new();
+    for (room, text) in [("b", "b4"), ("c", &*long), ("a", "a4")] {
+        send(room, text);
+        let event = resumed.next();
+        assert_eq!(event.data, text);
+        assert_ne!(event.id, last);
+        last = event.id;
+    }
+    drop(resumed);
+    // It has missed nothing in any of the rooms.
+    let mut again = EventSource::resume(nodes[0].address, "/events", &last);
+    eventually("the stream is there", || {
+        nodes[0].sender.room("c").event_streams() == 1
+    });
+    send("c", "c2");
+    assert_eq!(again.text(), "c2");
     stop(nodes);
 }

@@ -15,7 +15,7 @@ use crate::engine::{self, Beginning, Hub, NotJoined, Session};
 use crate::error::JoinErrorReason;
 use crate::history_id::HistoryId;
 use crate::message::Message;
-use crate::protocol::event_stream::{self, Position};
+use crate::protocol::event_stream::{self, JoinedIds, Position};
 use crate::report::debug;
 use crate::request::{Reject, RequestHead};
 
@@ -209,6 +209,8 @@ struct Replay {
     /// or has the kept messages replayed again.
     needs_position: bool,
     messages: Vec<(HistoryId, Message)>,
+    /// The client's position in each room before these messages.
+    starts: Vec<HistoryId>,
 }
 
 impl Replay {
@@ -233,7 +235,13 @@ impl Replay {
             }
         };
         let begins_with_new = from.is_none();
+        replay.starts = histories.iter().map(|history| history.position()).collect();
         if let Some(stamps) = from {
+            for ((start, history), stamp) in replay.starts.iter_mut().zip(histories).zip(&stamps) {
+                if let Some((first, ..)) = history.after_stamp(*stamp).next() {
+                    *start = HistoryId::new(first.epoch(), first.sequence() - 1);
+                }
+            }
             let mut messages: Vec<_> = histories
                 .iter()
                 .zip(stamps)
@@ -358,6 +366,10 @@ impl AppShared {
         let plan = |histories: &[MutexGuard<'_, History>]| {
             Replay::plan(histories, &seen, subscription.history)
         };
+        let kept = rooms.iter().filter(|followed| followed.room.kept.is_some());
+        // A client that asks for the rooms remembers an id for each.
+        let joins_ids =
+            self.is_clustered() && !asks_for_rooms && (2..=JOINED_IDS_MAX).contains(&kept.count());
         let streams: Vec<_> = rooms.iter().map(|room| room.streams.clone()).collect();
         let names = match asks_for_rooms {
             true => event_stream::rooms(names_by_epoch(rooms)),
@@ -373,9 +385,11 @@ impl AppShared {
                     .entry(id)
                     .or_insert_with(|| event(&message, Some(id)));
             }
-            let bytes = rendered
-                .values()
-                .map(|bytes| bytes.len() + EVENT_BYTES_MORE);
+            let more = match joins_ids {
+                true => EVENT_BYTES_MORE + JOINED_IDS_MAX * HISTORY_ID_BYTES_MAX,
+                false => EVENT_BYTES_MORE,
+            };
+            let bytes = rendered.values().map(|bytes| bytes.len() + more);
             let Ok(reserved) = hub.reserve_stream(session, bytes.sum::<usize>() + more_bytes)
             else {
                 return false;
@@ -384,7 +398,12 @@ impl AppShared {
             // Planned under the lock, so that the next message follows the replay and is not in it.
             let replay = plan(&histories);
             let retry = u64::try_from(subscription.retry.as_millis()).unwrap_or(u64::MAX);
-            let position = replay.position.map(|id| id.to_string());
+            let starts = replay.starts.iter().map(HistoryId::to_string);
+            let joined_ids = joins_ids.then(|| JoinedIds::new(starts.collect()));
+            let position = replay.position.map(|id| match &joined_ids {
+                Some(ids) => ids.id(),
+                None => id.to_string(),
+            });
             let here = position.as_deref();
             let mut preface = head.clone();
             let told = match here {
@@ -410,6 +429,7 @@ impl AppShared {
                 keep_alive: subscription.keep_alive,
                 replay: replay.messages.into_iter().map(as_event).collect(),
                 broadcasts: subscription.broadcasts,
+                joined_ids,
             };
             match hub.begin_stream(reserved, session, beginning) {
                 Ok(()) => return true,
@@ -492,6 +512,13 @@ fn too_many(of: &str) -> Reject {
         .with_header("Retry-After", "5")
         .with_body("there are too many rooms\n")
 }
+
+/// The most rooms that the id of one event names. Clients of more rooms with a history can resume only on the node that they
+/// were connected to.
+const JOINED_IDS_MAX: usize = 8;
+
+/// The longest id of a message, and a comma.
+const HISTORY_ID_BYTES_MAX: usize = 16 + 1 + 20 + 1;
 
 /// What an event takes in a mailbox in addition to its bytes.
 const EVENT_BYTES_MORE: usize = size_of::<Bytes>();

@@ -355,7 +355,7 @@ impl AppShared {
 
     /// Whether a room may have members on other nodes.
     #[cfg_attr(not(feature = "cluster"), allow(clippy::unused_self))]
-    fn is_clustered(&self) -> bool {
+    pub(super) fn is_clustered(&self) -> bool {
         #[cfg(feature = "cluster")]
         if self.cluster.get().is_some() {
             return true;

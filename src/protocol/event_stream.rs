@@ -72,12 +72,15 @@ fn base64_len(len: usize) -> usize {
     len.div_ceil(3) * 4
 }
 
+const RESET: &[u8] = b"event: reset\n";
+const RESET_DATA: &[u8] = b"event: reset\ndata: ";
+
 /// Encodes the event that tells the client that messages are missing, so that it reloads its state. `asked` is the last event
 /// id that the client sent. `id` is its new position, unless the next event carries one.
 pub(crate) fn reset(asked: &str, id: Option<&str>) -> Vec<u8> {
     let mut out = Vec::new();
     push_id(&mut out, id);
-    out.extend_from_slice(b"event: reset\n");
+    out.extend_from_slice(RESET);
     push_data(&mut out, asked.as_bytes());
     out.push(b'\n');
     out
@@ -224,17 +227,80 @@ pub(crate) fn response_head(headers: &[(&str, &str)]) -> Vec<u8> {
     http::head_of_response(200, &headers)
 }
 
+/// Separates the ids of several rooms in one event id.
+const ID_SEPARATOR: char = ',';
+
+/// The positions of a client in several rooms. Each event id names all of them, so that the client can resume from the last
+/// one on a server that has delivered the rooms' messages in another order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct JoinedIds(Vec<String>);
+
+impl JoinedIds {
+    pub(crate) fn new(ids: Vec<String>) -> Self {
+        Self(ids)
+    }
+
+    /// The event id.
+    pub(crate) fn id(&self) -> String {
+        self.0.join(&ID_SEPARATOR.to_string())
+    }
+
+    /// Replaces the ids of blocks, each of which names its own room only.
+    pub(crate) fn replace_in(&mut self, mut blocks: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(blocks.len() + 64);
+        while !blocks.is_empty() {
+            let (block, rest) = blocks.split_at(block_len(blocks));
+            blocks = rest;
+            match split_id(block) {
+                Some((id, fields)) => {
+                    self.advance(id, fields);
+                    push_id(&mut out, Some(&self.id()));
+                    out.extend_from_slice(fields);
+                }
+                None => out.extend_from_slice(block),
+            }
+        }
+        out
+    }
+
+    /// Takes the id of a block as the position in the room of its epoch. The block of a gap begins another epoch of the room:
+    /// its data is an id of the former one.
+    fn advance(&mut self, id: &str, fields: &[u8]) {
+        let former = fields
+            .strip_prefix(RESET_DATA)
+            .and_then(|data| std::str::from_utf8(data).ok());
+        let is_of = |own: &str, other: &str| own.split('-').next() == other.split('-').next();
+        let same = self
+            .0
+            .iter_mut()
+            .find(|own| is_of(own, id) || former.is_some_and(|former| is_of(own, former)));
+        if let Some(own) = same {
+            id.clone_into(own);
+        }
+    }
+}
+
+/// Splits a block into its id and the fields after it.
+fn split_id(block: &[u8]) -> Option<(&str, &[u8])> {
+    let after = block.strip_prefix(b"id: ")?;
+    let end = after.iter().position(|&byte| byte == b'\n')?;
+    Some((std::str::from_utf8(&after[..end]).ok()?, &after[end + 1..]))
+}
+
 /// Returns the last event ids that the client sent, either in the `Last-Event-ID` header (WHATWG HTML §9.2.4) or, for clients
-/// that can't set headers, in `lastEventId` query parameters, one for each room. Empty if the client has received no event.
+/// that can't set headers, in `lastEventId` query parameters: one for each room, or several in one ([`JoinedIds`]). Empty if the
+/// client has received no event.
 pub(crate) fn last_event_ids(head: &Head) -> Vec<String> {
+    let split = |ids: &str| -> Vec<String> { ids.split(ID_SEPARATOR).map(str::to_owned).collect() };
     if let Some(id) = head.header("Last-Event-ID").filter(|id| !id.is_empty()) {
-        return vec![id.to_owned()];
+        return split(id);
     }
     let pairs = head.query().split('&');
     pairs
         .filter_map(|pair| pair.strip_prefix("lastEventId="))
         .map(percent::decode_lossy)
         .filter(|id| !id.is_empty())
+        .flat_map(|ids| split(&ids))
         .collect()
 }
 

@@ -13,6 +13,7 @@ use crate::engine::model::room::{NotJoined, SharedRoom};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::parts::mailbox::Weigh;
 use crate::origins::Origins;
+use crate::protocol::event_stream::JoinedIds;
 use crate::protocol::http::{self, BodyMode, Head, Persistence};
 use crate::protocol::{cors, event_stream};
 use crate::request::Reject;
@@ -29,6 +30,8 @@ pub(crate) struct Beginning<'a> {
     pub(crate) replay: Vec<Bytes>,
     /// Whether it receives broadcasts to everyone.
     pub(crate) broadcasts: bool,
+    /// The positions that the ids of all events after the preface have to name, if they name several.
+    pub(crate) joined_ids: Option<JoinedIds>,
 }
 
 /// The shortest interval of comments.
@@ -73,6 +76,7 @@ impl Hub {
             keep_alive,
             replay,
             broadcasts,
+            joined_ids,
         } = beginning;
         let of_all = broadcasts.then_some(&self.everyone_streams);
         preface.shrink_to_fit();
@@ -82,6 +86,7 @@ impl Hub {
             keep_alive: Some(keep_alive.max(KEEP_ALIVE_MIN)),
             rooms: rooms.iter().chain(of_all).cloned().collect(),
             replay,
+            joined_ids: joined_ids.map(Box::new),
         };
         let rooms = subscribing.rooms.clone();
         let command = Command::Subscribe(Box::new(subscribing));
@@ -111,6 +116,7 @@ impl Hub {
             keep_alive: None,
             rooms: Vec::new(),
             replay: Vec::new(),
+            joined_ids: None,
         };
         // Refused only while the engine stops, which then answers by itself.
         let _ = self.post(session.id, Command::Subscribe(Box::new(subscribing)), true);

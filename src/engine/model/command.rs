@@ -17,6 +17,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::connection::FrameReader;
 #[cfg(feature = "deflate")]
 use crate::protocol::deflate::negotiate::Agreement;
+use crate::protocol::event_stream::JoinedIds;
 use crate::protocol::http::Head;
 use crate::transport::ShardSocket;
 
@@ -228,6 +229,8 @@ pub(crate) struct Subscribing {
     pub(crate) rooms: Vec<Arc<SharedRoom>>,
     /// Kept messages of the rooms, to be sent after the preface.
     pub(crate) replay: Vec<Bytes>,
+    /// The positions that the ids of the events have to name, if they name several.
+    pub(crate) joined_ids: Option<Box<JoinedIds>>,
 }
 
 impl Subscribing {

@@ -13,6 +13,10 @@ impl SlotSet {
         self.slots.len()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     /// All members, in arbitrary order.
     pub(crate) fn as_slice(&self) -> &[u32] {
         &self.slots

@@ -5,6 +5,8 @@
 //! the stream is open, and another handler joins its rooms: the head of the response, the missed events and new ones
 //! arrive in that order, since they come through the same mailbox.
 
+use bytes::Bytes;
+
 use crate::engine::model::command::Subscribing;
 use crate::engine::reactor::websocket::{Stream, WebSocket};
 use crate::engine::reactor::{ConnCx, Core};
@@ -41,6 +43,7 @@ impl WebSocket {
             keep_alive,
             rooms,
             replay,
+            joined_ids,
             ..
         } = subscribing;
         self.outbox.push_preface(preface);
@@ -51,6 +54,7 @@ impl WebSocket {
         self.set_stream(Stream {
             keep_alive,
             comment_at: cx.shard.tick.after(keep_alive),
+            joined_ids,
         });
         cx.shard.counters().event_streams.add(1);
         cx.shard.counters().event_streams_opened.add(1);
@@ -63,7 +67,23 @@ impl WebSocket {
                 room.unreach(cx.shard.index);
             }
         }
+        if self.joins_ids() {
+            cx.shard.fanout.joining_ids.insert(cx.key.slot);
+        }
         self.replay(cx, replay);
         self.want_write(cx);
+    }
+
+    fn joins_ids(&mut self) -> bool {
+        self.stream()
+            .is_some_and(|stream| stream.joined_ids.is_some())
+    }
+
+    /// Makes the ids of events name all positions of an event stream, if they have to.
+    pub(crate) fn join_ids(&mut self, events: Bytes) -> Bytes {
+        match self.stream().and_then(|stream| stream.joined_ids.as_mut()) {
+            Some(ids) => ids.replace_in(&events).into(),
+            None => events,
+        }
     }
 }

@@ -316,6 +316,12 @@ fn last_event_id_comes_from_header_or_query() {
         ("/", Some(""), &[]),
         ("/", Some("a-1"), &["a-1"]),
         ("/?lastEventId=b-2", Some("a-1"), &["a-1"]),
+        ("/", Some("a-1,b-2"), &["a-1", "b-2"]),
+        (
+            "/?lastEventId=a-1%2Cb-2&lastEventId=c-3",
+            None,
+            &["a-1", "b-2", "c-3"],
+        ),
         ("/?lastEventId=b-2", None, &["b-2"]),
         ("/?lastEventId=b-2", Some(""), &["b-2"]),
         ("/?x=y&lastEventId=b%2D2&z", None, &["b-2"]),
@@ -383,4 +389,42 @@ fn rooms_with_any_name_are_one_json_event() {
     let expected = expected.map(|(n, name)| (format!("{:x}", n + 9), (*name).to_owned()));
     assert_eq!(read, expected.collect());
     assert_eq!(rooms([].into_iter()), b"event: rooms\ndata: {}\n\n");
+}
+
+#[test]
+fn joined_ids_name_the_position_in_each_room_after_every_event() {
+    let text = |id: Option<&str>, text: &str| event(id, EventData::Text(text.as_bytes()));
+    let mut ids = JoinedIds::new(vec!["a-1".into(), "b-1".into(), "a1-9".into()]);
+    let blocks = [
+        text(Some("b-2"), "of b"),
+        KEEP_ALIVE.to_vec(),
+        text(None, "id: b-7\nis no id"),
+        text(Some("a-2"), "of a"),
+        event(Some("b-3"), EventData::Binary(&[0, 1])),
+        // The room of `a` begins another epoch.
+        reset("a-2", Some("c-0")),
+        text(Some("c-1"), "of a"),
+        text(Some("d-5"), "of no room of the stream"),
+    ];
+    let mut parser = Parser::default();
+    parser.feed(&ids.replace_in(&blocks.concat()));
+    let seen: Vec<_> = parser
+        .events
+        .iter()
+        .map(|event| (&*event.id, &*event.data))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("a-1,b-2,a1-9", "of b"),
+            ("a-1,b-2,a1-9", "id: b-7\nis no id"),
+            ("a-2,b-2,a1-9", "of a"),
+            ("a-2,b-3,a1-9", "AAE="),
+            ("c-0,b-3,a1-9", "a-2"),
+            ("c-1,b-3,a1-9", "of a"),
+            ("c-1,b-3,a1-9", "of no room of the stream"),
+        ]
+    );
+    assert_eq!(parser.comments, 1);
+    assert_eq!(ids.id(), "c-1,b-3,a1-9");
 }

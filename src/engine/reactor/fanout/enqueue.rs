@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::engine::model::command::Command;
 use crate::engine::parts::batch::{ALONE_FROM_BYTES, keep_piece};
+use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::slow_consumer::{DeliveryVerdict, Fill, judge};
 use crate::engine::reactor::ConnCx;
@@ -123,6 +124,10 @@ impl WebSocket {
             self.make_sure_it_fits(cx, len);
         }
         if let Some((frames, messages)) = cx.shard.fanout.take_share(self) {
+            let frames = match self.encoding() {
+                Encoding::Frames => frames,
+                Encoding::Events => self.join_ids(frames),
+            };
             self.enqueue(cx, frames, messages, Ownership::Unshared);
             let transport = cx.socket.transport.as_ref();
             cx.shard.fanout.note_unshared(self, transport);
@@ -166,7 +171,11 @@ impl WebSocket {
             cx.shard.fanout.due += u64::from(messages);
         }
         if self.is_open() {
-            self.outbox.push_replay(frames.concat().into(), messages);
+            let mut frames = frames.concat().into();
+            if self.encoding() == Encoding::Events {
+                frames = self.join_ids(frames);
+            }
+            self.outbox.push_replay(frames, messages);
         } else {
             let dropped = u64::from(messages);
             cx.shard.counters().dropped_closed.add(dropped);

@@ -64,6 +64,8 @@ pub(crate) struct Fanout {
     members: SlotSet,
     /// Event streams. They do not receive broadcasts to everyone directly, but have outboxes too.
     streams: SlotSet,
+    /// Event streams whose ids name several positions, so that each gets bytes of its own.
+    pub(crate) joining_ids: SlotSet,
     pub(crate) rooms: LocalRooms,
     #[cfg(feature = "deflate")]
     pub(crate) shared_compression: SharedCompression,
@@ -110,6 +112,7 @@ impl Fanout {
             broadcasts: 0,
             members: SlotSet::default(),
             streams: SlotSet::default(),
+            joining_ids: SlotSet::default(),
             rooms: LocalRooms::default(),
             #[cfg(feature = "deflate")]
             shared_compression: SharedCompression::new(settings.compression.as_ref()),
@@ -291,6 +294,12 @@ impl Fanout {
                 Audience::Room(room) => slots.extend(self.rooms.members(room)),
             }
         }
+        slots.extend(
+            self.joining_ids
+                .as_slice()
+                .iter()
+                .flat_map(|&slot| [slot, slot]),
+        );
         slots.sort_unstable();
         let mut shared: Vec<u32> = slots
             .windows(2)
@@ -502,7 +511,9 @@ impl<T: ShardTransport> Core<T> {
     /// Queues a frame for an audience, to be sent when the turn ends.
     fn broadcast(&mut self, audience: Audience, frame: Bytes, form: Form, except: Option<Key>) {
         let max = self.cx.fanout.batches_bytes_max;
-        let stands_alone = frame.len() >= ALONE_FROM_BYTES.min(max);
+        // A batch leaves out those who had their share before.
+        let stands_alone =
+            frame.len() >= ALONE_FROM_BYTES.min(max) && self.cx.fanout.joining_ids.is_empty();
         if stands_alone || self.cx.fanout.batches_bytes + frame.len() > max {
             self.flush_batches();
         }
@@ -549,8 +560,8 @@ impl<T: ShardTransport> Core<T> {
 
     /// Sends all batches to their audiences.
     pub(crate) fn flush_batches(&mut self) {
-        if self.cx.fanout.batches.len() > 1 {
-            // A connection in several audiences gets its share first, merged in order.
+        if self.cx.fanout.batches.len() > 1 || !self.cx.fanout.joining_ids.is_empty() {
+            // A connection in several audiences gets its share first, merged in order; and so does one that gets other bytes.
             for slot in self.cx.fanout.shared_slots() {
                 self.with_member(slot, |ws, cx| {
                     ws.take_batches(cx);
@@ -637,6 +648,9 @@ impl WebSocket {
     pub(crate) fn leave<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         self.leave_rooms(cx);
         let encoding = self.encoding();
+        if encoding == Encoding::Events {
+            cx.shard.fanout.joining_ids.remove(cx.key.slot);
+        }
         if !cx.shard.fanout.all_of(encoding).remove(cx.key.slot) {
             return;
         }

@@ -9,6 +9,7 @@ use crate::engine::parts::write_progress::WriteProgress;
 use crate::engine::reactor::websocket::WebSocket;
 #[cfg(feature = "deflate")]
 use crate::engine::reactor::websocket::inflating::Parked;
+use crate::protocol::event_stream::JoinedIds;
 
 /// Allocated when a field is first set, and freed when all fields are unset.
 #[derive(Default)]
@@ -41,6 +42,8 @@ pub(crate) struct Stream {
     pub(crate) keep_alive: Duration,
     /// When the next comment is due.
     pub(crate) comment_at: Tick,
+    /// The positions that the ids of events name, if they name several.
+    pub(crate) joined_ids: Option<Box<JoinedIds>>,
 }
 
 pub(super) struct Unfinished {
@@ -162,7 +165,7 @@ impl WebSocket {
         self.cold.as_mut()?.pace.as_deref_mut()
     }
 
-    pub(super) fn stream(&mut self) -> Option<&mut Stream> {
+    pub(crate) fn stream(&mut self) -> Option<&mut Stream> {
         self.cold.as_mut()?.stream.as_mut()
     }
 
