@@ -72,10 +72,22 @@ fn connect_numbered(address: SocketAddr, target: &str) -> WebSocket<TcpStream> {
 enum Received {
     Message(HistoryId, String),
     Gap(HistoryId),
+    Notification(String, String),
     Text(String),
 }
 
+/// Receives the next message or gap.
 fn receive(client: &mut WebSocket<TcpStream>) -> Received {
+    loop {
+        match receive_any(client) {
+            // An outage may have lasted for long enough on a busy machine.
+            Received::Notification(..) => {}
+            received => return received,
+        }
+    }
+}
+
+fn receive_any(client: &mut WebSocket<TcpStream>) -> Received {
     let frame = match client.read().unwrap() {
         tungstenite::Message::Binary(frame) => frame,
         other => return Received::Text(other.into_text().unwrap().to_string()),
@@ -83,6 +95,11 @@ fn receive(client: &mut WebSocket<TcpStream>) -> Received {
     let parse = |id: &[u8]| std::str::from_utf8(id).unwrap().parse().unwrap();
     if let Some(gap) = frame.strip_prefix(b"\x01\x04$gap") {
         return Received::Gap(parse(&gap[1 + usize::from(gap[0])..]));
+    }
+    if let Some([len, notification @ ..]) = frame.strip_prefix(b"\x01") {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let (name, payload) = notification.split_at((*len).into());
+        return Received::Notification(text(name), text(payload));
     }
     let rest = frame.strip_prefix(b"\x07").expect("a room message");
     let rest = &rest[1 + usize::from(rest[0])..];
@@ -482,4 +499,37 @@ fn event_stream_of_several_rooms_resumes_on_another_node() {
     send("c", "c2");
     assert_eq!(again.text(), "c2");
     stop(nodes);
+}
+
+#[test]
+fn members_are_told_when_their_room_is_silent_and_when_it_is_not() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let app = keeping().with_event_stream("/events", |_, _| Ok(Subscription::room("a")));
+    let node = Node::start(app.with_cluster(redis.url()));
+    node.wait_until_connected();
+    let mut client = join_numbered(&node, "a");
+    let mut stream = EventSource::open(node.address, "/events");
+    eventually("the stream is there", || {
+        node.sender.room("a").event_streams() == 1
+    });
+    // A frozen server is noticed by the silence of its heartbeats.
+    redis.freeze();
+    assert_eq!(
+        receive_any(&mut client),
+        Received::Notification("$silent".into(), "a".into())
+    );
+    let event = stream.next();
+    assert_eq!((&*event.kind, &*event.data), ("silent", "a"));
+    redis.thaw();
+    assert_eq!(
+        receive_any(&mut client),
+        Received::Notification("$live".into(), "a".into())
+    );
+    assert_eq!(stream.next().kind, "live");
+    node.sender.room("a").broadcast("again");
+    assert!(matches!(receive(&mut client), Received::Message(_, text) if text == "again"));
+    assert_eq!(stream.text(), "again");
+    stop([node]);
 }

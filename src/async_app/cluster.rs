@@ -258,6 +258,11 @@ impl Members for LocalMembers {
         kept.unwrap_or(Delivered::Done)
     }
 
+    fn tell_silence(&self, room: &str, is_silent: bool) -> Delivered {
+        let told = self.running(|shared, hub| shared.tell_silence(hub, room, is_silent));
+        told.unwrap_or(Delivered::Done)
+    }
+
     fn drop_idle_copies(&self, idle: Duration) {
         self.running(|shared, _| shared.rooms.evict_idle(idle));
     }

@@ -28,6 +28,9 @@ use crate::user_threads;
 
 /// The notification that tells the members of a room of a gap.
 const GAP: &str = "$gap";
+/// The notifications, and the types of events, that tell the members of a room that it is silent, and that it no longer is.
+const SILENT: [&str; 2] = ["$silent", "silent"];
+const LIVE: [&str; 2] = ["$live", "live"];
 
 /// A room whose history the nodes share, and whom of it a message is not for.
 pub(super) struct SharedHistory<'a> {
@@ -225,6 +228,28 @@ impl AppShared {
         Delivered::Done
     }
 
+    /// Tells the members of a room that it is silent, or that it no longer is.
+    pub(super) fn tell_silence(&self, hub: &Hub, name: &str, is_silent: bool) -> Delivered {
+        let Some((room, kept)) = self.copy_of(name) else {
+            return Delivered::Done;
+        };
+        let [notification, kind] = if is_silent { SILENT } else { LIVE };
+        let frame = notification_frame(notification, name.as_bytes());
+        let event = event_stream::event_of_type(kind, name).into();
+        let _history = kept.history();
+        let to = engine::Destination {
+            room: Some(&room.members),
+            with_ids: Some(&frame),
+            event: room.members.streams().map(|streams| (streams, &event)),
+            only_with_ids: true,
+            ..engine::Destination::default()
+        };
+        match self.broadcast(hub, to, &frame, Blocking::Try) {
+            Err(SendErrorReason::Full) => Delivered::Full,
+            _ => Delivered::Done,
+        }
+    }
+
     /// Delivers a message to the members on this node, and adds it to the copy, which it has to follow.
     pub(super) fn keep_copy(
         &self,
@@ -280,6 +305,10 @@ fn gap_frame(name: &str, position: HistoryId) -> Bytes {
     payload.push(name.len() as u8);
     payload.extend_from_slice(name.as_bytes());
     payload.extend_from_slice(position.to_string().as_bytes());
-    let notification = procedures::notification(GAP, &payload);
+    notification_frame(GAP, &payload)
+}
+
+fn notification_frame(name: &str, payload: &[u8]) -> Bytes {
+    let notification = procedures::notification(name, payload);
     Message::new_binary(notification).into_frame().0
 }

@@ -30,6 +30,10 @@ pub(crate) trait Members: Send + Sync {
         except: Option<RemoteConnection>,
     ) -> Delivered;
 
+    /// Tells the members of a room with a history that it is silent, since its broker server can't be reached, or that it no
+    /// longer is.
+    fn tell_silence(&self, room: &str, is_silent: bool) -> Delivered;
+
     /// Drops the copies of histories whose rooms have had no members for this time.
     fn drop_idle_copies(&self, idle: Duration);
 

@@ -90,6 +90,10 @@ struct Server {
     unanswered: VecDeque<Published>,
     appends: Appends,
     reads: Reads,
+    /// Since when it can't be reached.
+    down_since: Instant,
+    /// Whether the members of its rooms with a history were told so.
+    silence_told: bool,
     /// When to subscribe again to what the server has refused.
     resubscribe_at: Option<Instant>,
 }
@@ -171,6 +175,8 @@ impl Node {
             unanswered: VecDeque::new(),
             appends: Appends::default(),
             reads: Reads::default(),
+            down_since: now,
+            silence_told: false,
             resubscribe_at: None,
         };
         Self {
@@ -254,6 +260,7 @@ impl Node {
         server.connections += 1;
         server.heartbeat_due = now;
         server.echoed = now;
+        server.silence_told = false;
         server.resubscribe_at = None;
         // Subscribe first: so what is published from now on, also by this node's threads, finds the subscriptions.
         self.subscribe(at, |_| true, actions);
@@ -289,6 +296,7 @@ impl Node {
         if server.incarnation.take().is_none() {
             return;
         }
+        server.down_since = now;
         self.shared[at].status.set_connection(0);
         self.shared[at].outgoing.set_down_since(Some(now));
         self.counters.servers_connected.fetch_sub(1, Relaxed);

@@ -43,6 +43,8 @@ pub(super) enum Arrived {
         room: Arc<str>,
         copy: Box<CopyBeginning>,
     },
+    /// A room with a history is silent, or no longer is.
+    Silence { room: Arc<str>, is_silent: bool },
     /// The copy of a room's history is complete on this connection to its server: clients may join.
     Live {
         interest: Arc<Interest>,
@@ -61,7 +63,7 @@ impl Arrived {
                 let bytes = messages.map(|message| message.bytes().len() + size_of::<Message>());
                 bytes.sum()
             }
-            Self::Live { .. } => 0,
+            Self::Live { .. } | Self::Silence { .. } => 0,
         };
         bytes + MESSAGE_BYTES_MORE
     }
@@ -81,6 +83,7 @@ impl Arrived {
                 except,
             } => members.keep(room, *id, message, *except),
             Self::Begun { room, copy } => members.begin_copy(room, copy),
+            Self::Silence { room, is_silent } => members.tell_silence(room, *is_silent),
             Self::Live {
                 interest,
                 server,

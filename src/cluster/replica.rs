@@ -18,6 +18,8 @@ pub(super) struct Replica {
     state: State,
     /// About the most bytes of a read.
     pub(super) read_bytes_max: usize,
+    /// Whether the room's members were told that it is silent.
+    pub(super) is_silent: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +77,7 @@ impl Replica {
             incarnation: 0,
             state: State::Unsubscribed,
             read_bytes_max,
+            is_silent: false,
         }
     }
 

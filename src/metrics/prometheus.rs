@@ -317,6 +317,24 @@ const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "cluster_history_reads_total",
+        kind: "counter",
+        help: "Reads of a room's history from a broker server.",
+        values: |metrics| one(metrics.cluster.history_reads),
+    },
+    Family {
+        name: "cluster_gaps_total",
+        kind: "counter",
+        help: "Gaps in rooms with a history, of which this node has told the members.",
+        values: |metrics| {
+            let cluster = &metrics.cluster;
+            vec![
+                ("lost", Value::Count(cluster.gaps)),
+                ("server_changed", Value::Count(cluster.gaps_server_changed)),
+            ]
+        },
+    },
+    Family {
         name: "messages_dropped_total",
         kind: "counter",
         help: "Messages that were not delivered, once for each recipient that did not get them.",
@@ -520,6 +538,9 @@ mod tests {
                 dropped_broker: next(),
                 dropped_full: next(),
                 bad_envelopes: next(),
+                history_reads: next(),
+                gaps: next(),
+                gaps_server_changed: next(),
             },
             dropped: Dropped {
                 slow_consumer: next(),

@@ -86,6 +86,15 @@ pub(crate) fn reset(asked: &str, id: Option<&str>) -> Vec<u8> {
     out
 }
 
+/// Encodes an event of another type than messages have, without an id.
+#[cfg(feature = "cluster")]
+pub(crate) fn event_of_type(kind: &str, data: &str) -> Vec<u8> {
+    let mut out = format!("event: {kind}\n").into_bytes();
+    push_data(&mut out, data.as_bytes());
+    out.push(b'\n');
+    out
+}
+
 /// The query parameter with which a client requests [`rooms`] events. Other clients might treat the event as a message.
 const ROOMS_ASKED: &str = "eventRooms";
 

@@ -23,6 +23,8 @@ const READS_MAX: usize = 512;
 const READ_AGAIN_INTERVAL: Duration = Duration::from_secs(1);
 /// How often histories are read only to keep them from expiring.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(6 * 60 * 60);
+/// How long a server has to be unreachable until the members of its rooms are told.
+const SILENCE_TOLD_AFTER: Duration = Duration::from_secs(1);
 /// How long this node keeps the copy of a history without members. It is looked at once in an interval of the second.
 pub(super) const COPY_IDLE_MAX: Duration = Duration::from_secs(60);
 pub(super) const COPY_IDLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -189,8 +191,10 @@ impl Node {
         let Some(room) = self.rooms.get_mut(&history.room) else {
             return;
         };
+        let mut was_silent = false;
         if let Some(replica) = &mut room.replica {
             replica.completed(incarnation);
+            was_silent = std::mem::take(&mut replica.is_silent);
         }
         let live = Arrived::Live {
             interest: room.interest.clone(),
@@ -200,6 +204,41 @@ impl Node {
         if !self.parked.deliver(live, &*self.members) {
             self.fall_behind(&history.room);
         }
+        if was_silent {
+            self.tell_silence(history.room.clone(), false);
+        }
+    }
+
+    /// Tells the members of rooms that are silent, because their server has been unreachable for some time.
+    fn tell_silences(&mut self, now: Instant) {
+        for at in 0..self.servers.len() {
+            let server = &mut self.servers[at];
+            if server.incarnation.is_some()
+                || server.silence_told
+                || now.saturating_duration_since(server.down_since) < SILENCE_TOLD_AFTER
+            {
+                continue;
+            }
+            server.silence_told = true;
+            let mut silent = Vec::new();
+            for (name, room) in &mut self.rooms {
+                if room.interest.server == at
+                    && let Some(replica) = &mut room.replica
+                {
+                    replica.is_silent = true;
+                    silent.push(name.clone());
+                }
+            }
+            silent
+                .into_iter()
+                .for_each(|name| self.tell_silence(name, true));
+        }
+    }
+
+    fn tell_silence(&mut self, room: Arc<str>, is_silent: bool) {
+        let told = Arrived::Silence { room, is_silent };
+        // If too much waits for the members, they miss a hint only.
+        let _ = self.parked.deliver(told, &*self.members);
     }
 
     /// Handles a message of a room with a history, which another node has sent or this one. Returns false if the room has
@@ -360,6 +399,7 @@ impl Node {
             self.copies_dropped = now;
             self.members.drop_idle_copies(COPY_IDLE_MAX);
         }
+        self.tell_silences(now);
         self.act_later(now);
     }
 

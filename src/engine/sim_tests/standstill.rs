@@ -70,6 +70,7 @@ fn world() -> World {
                 keep_alive: Duration::from_secs(3_600),
                 replay: Vec::new(),
                 broadcasts: true,
+                joined_ids: None,
             };
             assert!(hub.begin_stream(reserved, session, beginning).is_ok());
         }),

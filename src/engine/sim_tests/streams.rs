@@ -44,6 +44,7 @@ fn begin(hub: &Hub, session: &crate::engine::Session, room: &Arc<SharedRoom>, re
         keep_alive: Duration::from_millis(KEEP_ALIVE_MS),
         replay: replay.iter().map(|text| event(text).into()).collect(),
         broadcasts: true,
+        joined_ids: None,
     };
     if hub.begin_stream(reserved, session, beginning).is_err() {
         rooms[0].leave();

@@ -54,6 +54,7 @@ impl StreamsGame {
                     keep_alive: Duration::from_secs(15),
                     replay: vec![event("replay").into()],
                     broadcasts: wanted.contains(&ALL),
+                    joined_ids: None,
                 };
                 let reserved = hub.reserve_stream(session, 10_000).unwrap();
                 match hub.begin_stream(reserved, session, beginning) {
