@@ -3,120 +3,19 @@
 //! Without a `redis-server` on this machine, these tests say so and pass; `.ci/run` installs one.
 
 use crate::events::EventSource;
+use crate::kept_rooms::{
+    Received, connect_numbered, join_numbered, keeping, node, nodes, receive, receive_any,
+};
 use crate::nodes::{Node, joining, stop};
 use crate::redis_server::RedisServer;
 use crate::support;
 
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::thread;
 
 use humphrey_ws::{
-    Accept, AsyncStream, AsyncWebsocketApp, Cluster, HistoryId, HistoryLimits, JoinErrorReason,
-    Message, SendErrorReason, Subscription,
+    Cluster, HistoryId, HistoryLimits, JoinErrorReason, Message, SendErrorReason, Subscription,
 };
-use support::{Client, eventually, tcp};
-use tungstenite::WebSocket;
-use tungstenite::client::IntoClientRequest;
-
-const V1: &str = "humphrey_ws.procedures.v1";
-
-/// A node whose rooms keep their last 5,000 messages. Clients join the room in their path after the id in their query.
-fn keeping() -> AsyncWebsocketApp<()> {
-    AsyncWebsocketApp::new()
-        .with_shards(2)
-        .with_history("*", HistoryLimits::messages(5_000).bytes(1 << 20))
-        .with_handshake_handler(|request, _| {
-            let offered = request.subprotocols().next();
-            Ok(offered.map_or_else(Accept::new, |offered| {
-                Accept::new().with_subprotocol(offered)
-            }))
-        })
-        .with_connect_handler(join_since)
-}
-
-fn join_since(stream: AsyncStream, _: Arc<()>) {
-    let room = &stream.path()[1..];
-    let joined = match stream.query() {
-        "" => stream.try_join(room).map(|()| 0),
-        "all" => stream.join_since(room, None),
-        id => stream.join_since(room, Some(id.parse().expect("an id"))),
-    };
-    let outcome = match joined {
-        Ok(replayed) => format!("joined after {replayed}"),
-        Err(error) => format!("{:?}", error.reason),
-    };
-    stream.send(outcome);
-}
-
-fn node(cluster: impl Into<Cluster>) -> Node {
-    let node = Node::start(keeping().with_cluster(cluster));
-    node.wait_until_connected();
-    node
-}
-
-fn nodes<const N: usize>(redis: &RedisServer) -> [Node; N] {
-    [0; N].map(|_| node(redis.url()))
-}
-
-/// Connects a client that receives the ids of messages.
-fn connect_numbered(address: SocketAddr, target: &str) -> WebSocket<TcpStream> {
-    let url = format!("ws://{address}/{target}");
-    let mut request = url.into_client_request().unwrap();
-    let headers = request.headers_mut();
-    headers.insert("Sec-WebSocket-Protocol", V1.parse().unwrap());
-    tungstenite::client(request, tcp(address)).unwrap().0
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Received {
-    Message(HistoryId, String),
-    Gap(HistoryId),
-    Notification(String, String),
-    Text(String),
-}
-
-/// Receives the next message or gap.
-fn receive(client: &mut WebSocket<TcpStream>) -> Received {
-    loop {
-        match receive_any(client) {
-            // An outage may have lasted for long enough on a busy machine.
-            Received::Notification(..) => {}
-            received => return received,
-        }
-    }
-}
-
-fn receive_any(client: &mut WebSocket<TcpStream>) -> Received {
-    let frame = match client.read().unwrap() {
-        tungstenite::Message::Binary(frame) => frame,
-        other => return Received::Text(other.into_text().unwrap().to_string()),
-    };
-    let parse = |id: &[u8]| std::str::from_utf8(id).unwrap().parse().unwrap();
-    if let Some(gap) = frame.strip_prefix(b"\x01\x04$gap") {
-        return Received::Gap(parse(&gap[1 + usize::from(gap[0])..]));
-    }
-    if let Some([len, notification @ ..]) = frame.strip_prefix(b"\x01") {
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let (name, payload) = notification.split_at((*len).into());
-        return Received::Notification(text(name), text(payload));
-    }
-    let rest = frame.strip_prefix(b"\x07").expect("a room message");
-    let rest = &rest[1 + usize::from(rest[0])..];
-    let (id, rest) = rest[1..].split_at(rest[0].into());
-    let text = String::from_utf8(rest[1..].to_vec()).unwrap();
-    Received::Message(parse(id), text)
-}
-
-fn join_numbered(node: &Node, target: &str) -> WebSocket<TcpStream> {
-    let mut client = connect_numbered(node.address, target);
-    loop {
-        if let Received::Text(text) = receive(&mut client) {
-            assert!(text.starts_with("joined"), "{text}");
-            return client;
-        }
-    }
-}
+use support::{Client, eventually};
 
 #[test]
 fn members_on_all_nodes_receive_one_order_with_the_same_ids() {

@@ -14,6 +14,9 @@ mod frames;
 #[path = "support/handshakes.rs"]
 mod handshakes;
 #[cfg(feature = "cluster")]
+#[path = "support/kept_rooms.rs"]
+mod kept_rooms;
+#[cfg(feature = "cluster")]
 #[path = "support/nodes.rs"]
 mod nodes;
 #[path = "support/readers.rs"]
@@ -22,6 +25,9 @@ mod readers;
 #[path = "support/redis_server.rs"]
 mod redis_server;
 mod support;
+#[cfg(feature = "cluster")]
+#[path = "support/tcp_proxy.rs"]
+mod tcp_proxy;
 #[cfg(any(feature = "tls", feature = "tls-aws-lc"))]
 #[path = "support/tls_clients.rs"]
 mod tls_clients;
@@ -45,6 +51,8 @@ mod cluster;
 mod cluster_faults;
 #[cfg(feature = "cluster")]
 mod cluster_histories;
+#[cfg(feature = "cluster")]
+mod cluster_history_faults;
 #[cfg(feature = "cluster-tls")]
 mod cluster_tls;
 #[cfg(all(feature = "client", feature = "deflate"))]

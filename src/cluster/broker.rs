@@ -49,6 +49,9 @@ pub(crate) struct Append {
     /// Increases with every append of this node on this server. The broker ignores an append whose counter is not
     /// higher than the node's last one, so that an append can be sent again after the connection was lost.
     pub(crate) counter: u64,
+    /// The append was sent before and not answered, and others were executed before it. If the broker has lost the node's
+    /// counter meanwhile, it does not execute it.
+    pub(crate) is_again: bool,
     /// Appends only if this is the position of the history. `HistoryId::new(new_epoch, 0)` stands for no history.
     pub(crate) expected: Option<HistoryId>,
     /// The epoch of the history if the broker has none of this room, or one of another incarnation.
@@ -109,6 +112,8 @@ pub(crate) enum Appended {
     Id(HistoryId),
     /// An append with this counter was executed before.
     Before,
+    /// It is not known whether it was executed before, and it was not executed now.
+    Unknown,
     /// The position of the history is another than the expected one.
     Conflict {
         /// `None` if there is no history.

@@ -559,7 +559,7 @@ impl Node {
             && decoded.node == self.id
         {
             let appends = &mut self.servers[server].appends;
-            appends.has_returned(decoded.serial, id);
+            appends.has_returned(decoded.serial, id, now);
         }
         if !self.kept_message(&room, id, &envelope, actions) {
             // It keeps none here, because this node has another configuration.

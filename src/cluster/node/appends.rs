@@ -3,7 +3,7 @@
 //! Each is numbered, so that the broker recognises one that is sent again after a connection was lost.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Action, Node, Published, QUEUED_MAX};
 use crate::cluster::broker::{Append, Appended, Command, History, Read};
@@ -13,6 +13,9 @@ use crate::history_id::HistoryId;
 
 /// The most bytes of envelopes whose append is not answered. They are kept to be sent again.
 const BYTES_MAX: usize = 4 << 20;
+
+/// For at least this time, a server knows the counter of the last append.
+const COUNTER_KEPT: Duration = Duration::from_secs(30 * 60);
 
 /// An append that is not answered.
 pub(super) struct InFlight {
@@ -42,6 +45,8 @@ pub(super) struct Appends {
     again: VecDeque<Box<InFlight>>,
     /// The last message of this node that has come back, its number and id.
     returned: Option<(u64, HistoryId)>,
+    /// When this incarnation of the server has last executed an append, as far as the node knows.
+    executed: Option<Instant>,
 }
 
 impl Appends {
@@ -50,8 +55,15 @@ impl Appends {
     }
 
     /// A message of this node has come back from the broker.
-    pub(super) fn has_returned(&mut self, counter: u64, id: HistoryId) {
+    pub(super) fn has_returned(&mut self, counter: u64, id: HistoryId, now: Instant) {
         self.returned = Some((counter, id));
+        self.executed = Some(now);
+    }
+
+    /// Whether the server must still know a counter of this node.
+    fn has_counter(&self, now: Instant) -> bool {
+        self.executed
+            .is_some_and(|at| now.saturating_duration_since(at) < COUNTER_KEPT)
     }
 
     fn has_been_executed(&self, counter: u64) -> bool {
@@ -77,6 +89,7 @@ impl Node {
             envelope: encoded.envelope(self.id, counter),
             node: self.id,
             counter,
+            is_again: false,
             expected: keep.expected,
             new_epoch: keep.new_epoch,
             messages_max: keep.messages_max,
@@ -99,6 +112,7 @@ impl Node {
             return;
         };
         server.appends.bytes -= in_flight.append.envelope.len();
+        server.appends.executed = Some(self.now);
         match appended {
             Appended::Id(id) => {
                 self.counters.confirmed.add(1);
@@ -108,6 +122,7 @@ impl Node {
                 self.counters.confirmed.add(1);
                 in_flight.tell(Kept::Conflict { position });
             }
+            Appended::Unknown => self.counters.unconfirmed.add(1),
             Appended::Before => {
                 self.counters.confirmed.add(1);
                 if in_flight.waiting.is_some() {
@@ -170,9 +185,18 @@ impl Node {
 
     /// Sends unanswered appends again, unless the server has lost the numbers of those that it has executed.
     pub(super) fn append_again(&mut self, at: usize, same_server: bool, actions: &mut Vec<Action>) {
+        let appends = &mut self.servers[at].appends;
+        if !same_server {
+            appends.executed = None;
+        }
+        let has_counter = appends.has_counter(self.now);
         for in_flight in std::mem::take(&mut self.servers[at].appends.again) {
             if same_server {
-                let command = Command::Append(in_flight.append.clone());
+                let again = Append {
+                    is_again: has_counter,
+                    ..in_flight.append.clone()
+                };
+                let command = Command::Append(again);
                 let server = &mut self.servers[at];
                 server.unanswered.push_back(Published::Append(in_flight));
                 actions.push(Action::Command(at, command));

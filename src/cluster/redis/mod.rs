@@ -10,7 +10,8 @@
 //!   still there remain, under ids of the new epoch.
 //! - A string for each node contains the counter of its last append. An append whose counter is not higher is not executed
 //!   again. A [conflict](Appended::Conflict) uses up the counter, too. So an append that is repeated after a lost reply may
-//!   be answered with [`Appended::Before`] though there was a conflict; the history then does not contain its envelope.
+//!   be answered with [`Appended::Before`] though there was a conflict; the history then does not contain its envelope. If
+//!   the counter was deleted, a repeated append is not executed.
 //!   A refused append has to be sent with a new counter, since later ones may have been executed.
 //! - The start of a history (its new epoch, and sequence 0) as the expected position of an append stands for no history.
 //! - All keys expire, with each append anew: those of a room after [`RedisSettings::history_expiry`], counters after an
@@ -143,7 +144,7 @@ impl Redis {
         );
         let session = RedisSession {
             names: RedisNames::new(&settings.url.app),
-            append: RedisScript::new(APPEND, 3, 10),
+            append: RedisScript::new(APPEND, 3, 11),
             read: RedisScript::new(READ, 2, 7),
             unanswered: VecDeque::new(),
             incarnation: None,
@@ -265,6 +266,7 @@ impl RedisSession {
         }
         self.names.put_room_channel(out, &append.room);
         put_argument(out, &[&append.envelope]);
+        put_argument(out, &[if append.is_again { b"1" } else { b"0" }]);
         self.unanswered.push_back(Unanswered::Append);
     }
 
@@ -551,6 +553,7 @@ fn appended(reply: RespValue<'_>, mut frame: RespFrame<'_>) -> Option<Appended> 
     Some(match reply {
         RespValue::String(id) => Appended::Id(parse_id(id)?),
         RespValue::Number(0) => Appended::Before,
+        RespValue::Number(1) => Appended::Unknown,
         RespValue::Array(0) => Appended::Conflict { position: None },
         RespValue::Array(1) => Appended::Conflict {
             position: Some(parse_id(frame.next_string()?)?),

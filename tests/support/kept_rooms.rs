@@ -1,0 +1,116 @@
+//! Nodes of a cluster whose rooms keep a history, and clients that receive the ids of messages.
+
+#![allow(dead_code)] // Each test file uses some of it.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use humphrey_ws::{Accept, AsyncStream, AsyncWebsocketApp, Cluster, HistoryId, HistoryLimits};
+use tungstenite::WebSocket;
+use tungstenite::client::IntoClientRequest;
+
+use crate::nodes::Node;
+use crate::redis_server::RedisServer;
+use crate::support::tcp;
+
+/// A client that receives the ids of messages.
+pub(crate) type NumberedClient = WebSocket<TcpStream>;
+
+const V1: &str = "humphrey_ws.procedures.v1";
+
+/// A node whose rooms keep their last 50,000 messages. Clients join the room in their path after the id in their query.
+pub(crate) fn keeping() -> AsyncWebsocketApp<()> {
+    AsyncWebsocketApp::new()
+        .with_shards(2)
+        .with_history("*", HistoryLimits::messages(50_000).bytes(8 << 20))
+        .with_handshake_handler(|request, _| {
+            let offered = request.subprotocols().next();
+            Ok(offered.map_or_else(Accept::new, |offered| {
+                Accept::new().with_subprotocol(offered)
+            }))
+        })
+        .with_connect_handler(join_since)
+}
+
+fn join_since(stream: AsyncStream, _: Arc<()>) {
+    let room = &stream.path()[1..];
+    let joined = match stream.query() {
+        "" => stream.try_join(room).map(|()| 0),
+        "all" => stream.join_since(room, None),
+        id => stream.join_since(room, Some(id.parse().expect("an id"))),
+    };
+    let outcome = match joined {
+        Ok(replayed) => format!("joined after {replayed}"),
+        Err(error) => format!("{:?}", error.reason),
+    };
+    stream.send(outcome);
+}
+
+pub(crate) fn node(cluster: impl Into<Cluster>) -> Node {
+    let node = Node::start(keeping().with_cluster(cluster));
+    node.wait_until_connected();
+    node
+}
+
+pub(crate) fn nodes<const N: usize>(redis: &RedisServer) -> [Node; N] {
+    [0; N].map(|_| node(redis.url()))
+}
+
+/// Connects a client that receives the ids of messages.
+pub(crate) fn connect_numbered(address: SocketAddr, target: &str) -> NumberedClient {
+    let url = format!("ws://{address}/{target}");
+    let mut request = url.into_client_request().unwrap();
+    let headers = request.headers_mut();
+    headers.insert("Sec-WebSocket-Protocol", V1.parse().unwrap());
+    tungstenite::client(request, tcp(address)).unwrap().0
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Received {
+    Message(HistoryId, String),
+    Gap(HistoryId),
+    Notification(String, String),
+    Text(String),
+}
+
+/// Receives the next message or gap.
+pub(crate) fn receive(client: &mut NumberedClient) -> Received {
+    loop {
+        match receive_any(client) {
+            // An outage may have lasted for long enough on a busy machine.
+            Received::Notification(..) => {}
+            received => return received,
+        }
+    }
+}
+
+pub(crate) fn receive_any(client: &mut NumberedClient) -> Received {
+    let frame = match client.read().unwrap() {
+        tungstenite::Message::Binary(frame) => frame,
+        other => return Received::Text(other.into_text().unwrap().to_string()),
+    };
+    let parse = |id: &[u8]| std::str::from_utf8(id).unwrap().parse().unwrap();
+    if let Some(gap) = frame.strip_prefix(b"\x01\x04$gap") {
+        return Received::Gap(parse(&gap[1 + usize::from(gap[0])..]));
+    }
+    if let Some([len, notification @ ..]) = frame.strip_prefix(b"\x01") {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let (name, payload) = notification.split_at((*len).into());
+        return Received::Notification(text(name), text(payload));
+    }
+    let rest = frame.strip_prefix(b"\x07").expect("a room message");
+    let rest = &rest[1 + usize::from(rest[0])..];
+    let (id, rest) = rest[1..].split_at(rest[0].into());
+    let text = String::from_utf8(rest[1..].to_vec()).unwrap();
+    Received::Message(parse(id), text)
+}
+
+pub(crate) fn join_numbered(node: &Node, target: &str) -> NumberedClient {
+    let mut client = connect_numbered(node.address, target);
+    loop {
+        if let Received::Text(text) = receive(&mut client) {
+            assert!(text.starts_with("joined"), "{text}");
+            return client;
+        }
+    }
+}
