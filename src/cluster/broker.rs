@@ -35,8 +35,9 @@ pub(crate) enum Command {
     /// Appends an envelope to the history of a room, and sends it to the room's subscribers with its id. Answered by
     /// [`Event::Appended`].
     Append(Append),
-    /// Reads the history of a room, and begins it if there is none. Answered by [`Event::History`].
-    Read(Read),
+    /// Reads the histories of rooms, and begins those that are missing. Answered by [`Event::History`] or
+    /// [`Event::Refused`] for each.
+    Read(Vec<Read>),
 }
 
 /// An envelope to append to the history of a room.
@@ -70,6 +71,8 @@ pub(crate) struct Read {
     pub(crate) since: Option<HistoryId>,
     /// The epoch of the history if the broker has none of this room, or one of another incarnation.
     pub(crate) new_epoch: u64,
+    /// Whether the time is extended for which the broker keeps the history.
+    pub(crate) extends: bool,
 }
 
 /// What a broker server reports.
@@ -93,7 +96,7 @@ pub(crate) enum Event {
     },
     /// The oldest unanswered [`Command::Append`] has been executed.
     Appended(Appended),
-    /// The oldest unanswered [`Command::Read`] has been executed.
+    /// The oldest unanswered [`Read`] has been executed.
     History(History),
     /// The oldest unanswered command was refused; it had no effect. Commands that are not answered on success, such as
     /// [`Command::Unsubscribe`], are not reported.

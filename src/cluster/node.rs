@@ -215,7 +215,7 @@ impl Node {
     ) {
         match event {
             Event::Ready(incarnation) => self.connected(server, incarnation, now, actions),
-            Event::Subscribed(channel) => self.subscribed(server, &channel, actions),
+            Event::Subscribed(channel) => self.subscribed(server, &channel),
             Event::Message {
                 channel: Channel::Room(name),
                 id: Some(id),
@@ -235,7 +235,7 @@ impl Node {
             Event::Appended(appended) => self.appended(server, appended, actions),
             Event::History(history) => match self.servers[server].unanswered.pop_front() {
                 Some(Published::Read { bytes, .. }) => {
-                    self.on_history(server, &history, bytes, actions);
+                    self.on_history(server, &history, bytes);
                 }
                 Some(Published::Find(in_flight)) => self.found(&in_flight, &history),
                 _ => {}
@@ -319,7 +319,7 @@ impl Node {
         }
     }
 
-    fn subscribed(&mut self, server: usize, channel: &Channel, actions: &mut Vec<Action>) {
+    fn subscribed(&mut self, server: usize, channel: &Channel) {
         if let Channel::Room(name) = channel
             && let Some(room) = self.rooms.get_mut(name)
         {
@@ -328,7 +328,6 @@ impl Node {
                 Some(replica) => {
                     if replica.subscribed() {
                         self.queue_read(server, name.clone());
-                        self.send_reads(server, actions);
                     }
                 }
                 None => self.shared[server].status.subscribed(&room.interest),
@@ -428,7 +427,6 @@ impl Node {
                             Some(replica) => {
                                 if replica.renewed() {
                                     self.queue_read(server, name);
-                                    self.send_reads(server, actions);
                                 }
                             }
                             None if shared.status.is_subscribed(&was) => {
@@ -561,7 +559,7 @@ impl Node {
             let appends = &mut self.servers[server].appends;
             appends.has_returned(decoded.serial, id, now);
         }
-        if !self.kept_message(&room, id, &envelope, actions) {
+        if !self.kept_message(&room, id, &envelope) {
             // It keeps none here, because this node has another configuration.
             self.received(server, Channel::Room(room), envelope, now, actions);
         }

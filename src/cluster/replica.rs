@@ -18,6 +18,8 @@ pub(super) struct Replica {
     state: State,
     /// About the most bytes of a read.
     pub(super) read_bytes_max: usize,
+    /// Whether the next read extends the time for which the broker keeps the history.
+    pub(super) extends: bool,
     /// Whether the room's members were told that it is silent.
     pub(super) is_silent: bool,
 }
@@ -77,6 +79,7 @@ impl Replica {
             incarnation: 0,
             state: State::Unsubscribed,
             read_bytes_max,
+            extends: true,
             is_silent: false,
         }
     }

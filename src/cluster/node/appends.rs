@@ -145,9 +145,10 @@ impl Node {
             room: in_flight.append.room.clone(),
             since: None,
             new_epoch: in_flight.append.new_epoch,
+            extends: false,
         };
         server.unanswered.push_back(Published::Find(in_flight));
-        actions.push(Action::Command(at, Command::Read(read)));
+        actions.push(Action::Command(at, Command::Read(vec![read])));
     }
 
     /// Handles the history in which a message is to be found.

@@ -10,6 +10,7 @@ use crate::cluster::broker::{Command, History, Read, Refused};
 use crate::cluster::members::{CopyBeginning, Delivered};
 use crate::cluster::parked::{self, Arrived};
 use crate::cluster::replica::{Gap, OnHistory, OnMessage};
+use crate::cluster::servers::new_epoch;
 use crate::cluster::wire::{Content, DirectAction, Envelope, Payload, RemoteConnection};
 use crate::history_id::HistoryId;
 use crate::message::Message;
@@ -17,8 +18,9 @@ use crate::message::Message;
 /// The most bytes of histories that are being read from one server, or one history: less than the output of a subscriber
 /// that a server keeps before it closes the connection (`client-output-buffer-limit pubsub`).
 const READ_BYTES_MAX: usize = 16 << 20;
-/// The most reads that are unanswered.
+/// The most reads that are unanswered, and those of one command. A server serves nobody else while it executes one.
 const READS_MAX: usize = 512;
+const READS_PER_COMMAND: usize = 64;
 /// How long after a refused read the node tries again.
 const READ_AGAIN_INTERVAL: Duration = Duration::from_secs(1);
 /// How often histories are read only to keep them from expiring.
@@ -85,52 +87,61 @@ impl Node {
         self.servers[at].reads.queued.push_back(room);
     }
 
-    /// Sends as many of the queued reads as the server may have at once.
-    pub(super) fn send_reads(&mut self, at: usize, actions: &mut Vec<Action>) {
-        while let Some(name) = self.servers[at].reads.queued.front().cloned() {
-            let server = &mut self.servers[at];
-            if server.incarnation.is_none() {
+    /// Sends as many of the queued reads as the server may have at once. Called at the end of a turn, so that one command reads
+    /// several rooms.
+    fn send_reads(&mut self, at: usize, actions: &mut Vec<Action>) {
+        loop {
+            let mut reads = Vec::new();
+            while reads.len() < READS_PER_COMMAND
+                && let Some(read) = self.next_read(at)
+            {
+                reads.push(read);
+            }
+            if reads.is_empty() {
                 return;
             }
-            let room = self.rooms.get_mut(&name);
-            let replica = room.and_then(|room| room.replica.as_mut());
-            let Some(replica) = replica else {
-                server.reads.queued.pop_front();
-                continue;
-            };
-            let bytes = replica.read_bytes_max;
-            if !server.reads.has_room(bytes) {
-                return;
-            }
-            server.reads.queued.pop_front();
-            let Some(since) = replica.begin_read() else {
-                continue;
-            };
-            server.reads.unanswered += 1;
-            server.reads.bytes += bytes;
-            server.unanswered.push_back(Published::Read {
-                room: name.clone(),
-                bytes,
-            });
-            self.counters.history_reads.add(1);
-            let new_epoch = self.new_epoch();
-            let read = Read {
-                room: name,
-                since,
-                new_epoch,
-            };
-            actions.push(Action::Command(at, Command::Read(read)));
+            actions.push(Action::Command(at, Command::Read(reads)));
         }
     }
 
+    /// Takes the next of the queued reads, if the server may have a further one.
+    fn next_read(&mut self, at: usize) -> Option<Read> {
+        let server = &mut self.servers[at];
+        server.incarnation.as_ref()?;
+        while let Some(name) = server.reads.queued.front() {
+            let room = self.rooms.get_mut(name);
+            let replica = room.and_then(|room| room.replica.as_mut());
+            let bytes = replica.as_ref().map_or(0, |replica| replica.read_bytes_max);
+            if !server.reads.has_room(bytes) {
+                return None;
+            }
+            let name = server.reads.queued.pop_front()?;
+            let Some(replica) = replica else {
+                continue;
+            };
+            let Some(since) = replica.begin_read() else {
+                continue;
+            };
+            let extends = std::mem::take(&mut replica.extends);
+            server.reads.unanswered += 1;
+            server.reads.bytes += bytes;
+            let room = name.clone();
+            let published = Published::Read { room, bytes };
+            server.unanswered.push_back(published);
+            self.counters.history_reads.add(1);
+            self.epochs += 1;
+            return Some(Read {
+                room: name,
+                since,
+                new_epoch: new_epoch(self.id, self.epochs),
+                extends,
+            });
+        }
+        None
+    }
+
     /// Handles the answer to a read of a room.
-    pub(super) fn on_history(
-        &mut self,
-        at: usize,
-        history: &History,
-        bytes: usize,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn on_history(&mut self, at: usize, history: &History, bytes: usize) {
         self.servers[at].reads.answered(bytes);
         let incarnation = self.servers[at].incarnations;
         let name = history.room.clone();
@@ -142,7 +153,6 @@ impl Node {
                 OnHistory::Begin { from, gap } => self.begin_copy(at, history, from, gap),
             }
         }
-        self.send_reads(at, actions);
     }
 
     /// Begins this node's copy anew, and delivers the messages from a sequence on.
@@ -248,7 +258,6 @@ impl Node {
         name: &Arc<str>,
         id: HistoryId,
         envelope: &Bytes,
-        actions: &mut Vec<Action>,
     ) -> bool {
         let Some(room) = self.rooms.get_mut(name) else {
             return true;
@@ -262,10 +271,7 @@ impl Node {
             OnMessage::Deliver => {
                 self.keep(name, id, envelope);
             }
-            OnMessage::Read => {
-                self.queue_read(at, name.clone());
-                self.send_reads(at, actions);
-            }
+            OnMessage::Read => self.queue_read(at, name.clone()),
         }
         true
     }
@@ -390,7 +396,13 @@ impl Node {
             };
             let rooms = self.rooms.iter().filter(|(_, room)| is_live(room));
             let live: Vec<_> = rooms.map(|(name, _)| name.clone()).collect();
-            live.into_iter().for_each(|name| self.read_again(name));
+            for name in live {
+                let room = self.rooms.get_mut(&name);
+                if let Some(replica) = room.and_then(|room| room.replica.as_mut()) {
+                    replica.extends = true;
+                }
+                self.read_again(name);
+            }
         }
         for at in 0..self.servers.len() {
             self.send_reads(at, actions);
@@ -467,11 +479,5 @@ impl Node {
             }
         }
         self.waiting = still;
-    }
-
-    /// Draws the epoch of a new history.
-    fn new_epoch(&mut self) -> u64 {
-        self.epochs += 1;
-        crate::cluster::servers::new_epoch(self.id, self.epochs)
     }
 }

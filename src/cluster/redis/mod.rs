@@ -132,8 +132,8 @@ enum Unanswered {
     Unsubscribe(u32),
     Publish,
     Append,
-    /// The room.
-    Read(Arc<str>),
+    /// The rooms.
+    Read(Vec<Arc<str>>),
 }
 
 impl Redis {
@@ -144,8 +144,8 @@ impl Redis {
         );
         let session = RedisSession {
             names: RedisNames::new(&settings.url.app),
-            append: RedisScript::new(APPEND, 3, 11),
-            read: RedisScript::new(READ, 2, 7),
+            append: RedisScript::new(APPEND),
+            read: RedisScript::new(READ),
             unanswered: VecDeque::new(),
             incarnation: None,
             has_loaded: false,
@@ -232,7 +232,7 @@ impl RedisSession {
                 self.unanswered.push_back(Unanswered::Publish);
             }
             Command::Append(append) => self.append(&append, out),
-            Command::Read(read) => self.read(read, out),
+            Command::Read(reads) => self.read(reads, out),
         }
     }
 
@@ -247,7 +247,7 @@ impl RedisSession {
     fn append(&mut self, append: &Append, out: &mut Vec<u8>) {
         self.load(out);
         out.reserve(append.envelope.len() + 1024);
-        self.append.put_start(out);
+        self.append.put_start(3, 11, out);
         self.names.put_room_keys(out, &append.room);
         self.names.put_counter_key(out, append.node);
         put_argument(out, &[Decimal::new(append.counter).padded()]);
@@ -270,23 +270,30 @@ impl RedisSession {
         self.unanswered.push_back(Unanswered::Append);
     }
 
-    fn read(&mut self, read: Read, out: &mut Vec<u8>) {
+    fn read(&mut self, reads: Vec<Read>, out: &mut Vec<u8>) {
         self.load(out);
-        self.read.put_start(out);
-        self.names.put_room_keys(out, &read.room);
+        self.read
+            .put_start(2 * reads.len(), 4 + 4 * reads.len(), out);
+        for read in &reads {
+            self.names.put_room_keys(out, &read.room);
+        }
         self.put_run_id(out);
-        // No history has the empty epoch.
-        let epoch = read.since.map(|id| format!("{:x}", id.epoch()));
-        put_argument(out, &[epoch.unwrap_or_default().as_bytes()]);
-        let since = read.since.map_or(0, |id| id.sequence());
         let bytes_max = self.settings.history_read_bytes_max as u64;
-        for number in [since, bytes_max, MESSAGE_OVERHEAD_BYTES] {
+        for number in [bytes_max, MESSAGE_OVERHEAD_BYTES, self.expiry_ms()] {
             put_argument(out, &[Decimal::new(number).bytes()]);
         }
-        let new_epoch = format!("{:x}", read.new_epoch);
-        put_argument(out, &[new_epoch.as_bytes()]);
-        put_argument(out, &[Decimal::new(self.expiry_ms()).bytes()]);
-        self.unanswered.push_back(Unanswered::Read(read.room));
+        for read in &reads {
+            // No history has the empty epoch.
+            let epoch = read.since.map(|id| format!("{:x}", id.epoch()));
+            put_argument(out, &[epoch.unwrap_or_default().as_bytes()]);
+            let since = read.since.map_or(0, |id| id.sequence());
+            put_argument(out, &[Decimal::new(since).bytes()]);
+            let new_epoch = format!("{:x}", read.new_epoch);
+            put_argument(out, &[new_epoch.as_bytes()]);
+            put_argument(out, &[if read.extends { b"1" } else { b"0" }]);
+        }
+        let rooms = reads.into_iter().map(|read| read.room).collect();
+        self.unanswered.push_back(Unanswered::Read(rooms));
     }
 
     fn expiry_ms(&self) -> u64 {
@@ -410,9 +417,12 @@ impl RedisSession {
                 let appended = appended(reply, frame).ok_or_else(|| protocol(BAD_APPEND))?;
                 events.push(Event::Appended(appended));
             }
-            (Some(Unanswered::Read(room)), RespValue::Array(4)) => {
-                let history = history(room, frame).ok_or_else(|| protocol(BAD_READ))?;
-                events.push(Event::History(history));
+            (Some(Unanswered::Read(rooms)), RespValue::Array(len)) if len == rooms.len() => {
+                let mut frame = frame;
+                for room in rooms {
+                    let history = history(room, &mut frame).ok_or_else(|| protocol(BAD_READ))?;
+                    events.push(Event::History(history));
+                }
             }
             (None, _) => return Err(protocol("it sends a reply to no command")),
             _ => return Err(protocol("a reply is of an unexpected type")),
@@ -447,6 +457,7 @@ impl RedisSession {
 
     fn error(&mut self, error: &[u8], events: &mut Vec<Event>) -> Result<(), BrokerError> {
         let mut error = ServerError::new(error, self.settings.url.password.as_deref());
+        let mut refusals = 1;
         let command = match self.unanswered.pop_front() {
             Some(Unanswered::Setup(setup)) => return Err(error.setup_failure(setup)),
             Some(Unanswered::Load) => {
@@ -458,7 +469,10 @@ impl RedisSession {
             Some(Unanswered::Unsubscribe(_)) => None,
             Some(Unanswered::Publish) => Some(Kind::Publish),
             Some(Unanswered::Append) => Some(Kind::Append),
-            Some(Unanswered::Read(_)) => Some(Kind::Read),
+            Some(Unanswered::Read(rooms)) => {
+                refusals = rooms.len();
+                Some(Kind::Read)
+            }
             // For example before it closes the connection.
             None => return Err(BrokerError::Unusable(error.text)),
         };
@@ -481,12 +495,12 @@ impl RedisSession {
             Consequence::NoScript => false,
         };
         if let Some(command) = command {
-            let error = error.text;
-            events.push(Event::Refused(Refused {
+            let refused = Refused {
                 command,
-                error,
+                error: error.text,
                 passes,
-            }));
+            };
+            events.extend(std::iter::repeat_n(Event::Refused(refused), refusals));
         }
         Ok(())
     }
@@ -562,8 +576,11 @@ fn appended(reply: RespValue<'_>, mut frame: RespFrame<'_>) -> Option<Appended> 
     })
 }
 
-/// Decodes the reply of the script `read`.
-fn history(room: Arc<str>, mut frame: RespFrame<'_>) -> Option<History> {
+/// Decodes a history in the reply of the script `read`.
+fn history(room: Arc<str>, frame: &mut RespFrame<'_>) -> Option<History> {
+    let RespValue::Array(4) = frame.next()? else {
+        return None;
+    };
     let position = parse_id(frame.next_string()?)?;
     let mut sequence = || match frame.next()? {
         RespValue::Number(number) => u64::try_from(number).ok(),

@@ -1,47 +1,60 @@
--- Reads the history of a room after an id, and begins it if there is none.
--- Keys: position, messages.
--- Returns the position, the sequence at which the epoch began, the sequence of the first message, and the messages.
-local run_id, since_epoch, since = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local reply_max, message_overhead = tonumber(ARGV[4]), tonumber(ARGV[5])
-local new_epoch, expiry = ARGV[6], ARGV[7]
+-- Reads the histories of rooms after an id each, and begins those that are missing.
+-- Keys: for each room, position and messages.
+-- Arguments: the run_id, the most bytes of all messages, what a message counts in addition to its length, the expiry; then for
+-- each room the epoch and the sequence of the id, the epoch of a new history, and whether its expiry is extended.
+-- Returns for each room the position, the sequence at which the epoch began, the sequence of the first message, and the
+-- messages.
+local run_id, left, message_overhead, expiry = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 
-local position = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'run_id', 'bytes', 'base')
-local epoch, seq, bytes = position[1], tonumber(position[2]), tonumber(position[4])
-local base = tonumber(position[5])
-local len = redis.call('LLEN', KEYS[2])
-if not (epoch and seq and bytes and base and position[3] == run_id) or len > seq then
-  -- The messages of the last epoch that are still there remain, under ids of the new one.
-  epoch, seq, base, bytes = new_epoch, len, len, 0
-  for _, kept in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
-    bytes = bytes + #kept
+local function read(position_key, messages_key, since_epoch, since, new_epoch, is_extended)
+  local position = redis.call('HMGET', position_key, 'epoch', 'seq', 'run_id', 'bytes', 'base')
+  local epoch, seq, bytes = position[1], tonumber(position[2]), tonumber(position[4])
+  local base = tonumber(position[5])
+  local len = redis.call('LLEN', messages_key)
+  if not (epoch and seq and bytes and base and position[3] == run_id) or len > seq then
+    -- The messages of the last epoch that are still there remain, under ids of the new one.
+    epoch, seq, base, bytes = new_epoch, len, len, 0
+    for _, kept in ipairs(redis.call('LRANGE', messages_key, 0, -1)) do
+      bytes = bytes + #kept
+    end
+    redis.call('HSET', position_key, 'epoch', epoch, 'base', base, 'run_id', run_id, 'seq', seq, 'bytes', bytes)
+    is_extended = true
   end
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', base, 'run_id', run_id, 'seq', seq, 'bytes', bytes)
-end
-redis.call('PEXPIRE', KEYS[1], expiry)
-redis.call('PEXPIRE', KEYS[2], expiry)
-local first = seq - len + 1
-if epoch == since_epoch and since <= seq and since >= first then
-  first = since + 1
-end
-local messages = {}
-if first <= seq then
-  messages = redis.call('LRANGE', KEYS[2], first - seq - 1, -1)
-end
-if bytes + len * message_overhead > reply_max then
+  if is_extended then
+    redis.call('PEXPIRE', position_key, expiry)
+    redis.call('PEXPIRE', messages_key, expiry)
+  end
+  local first = seq - len + 1
+  if epoch == since_epoch and since <= seq and since >= first then
+    first = since + 1
+  end
+  local messages = {}
+  if first <= seq then
+    messages = redis.call('LRANGE', messages_key, first - seq - 1, -1)
+  end
   -- What is too old for one reply counts as no longer kept.
-  local from, size = #messages + 1, 0
+  local from = #messages + 1
   while from > 1 do
-    size = size + #messages[from - 1] + message_overhead
-    if size > reply_max then
+    local size = #messages[from - 1] + message_overhead
+    if size > left then
       break
     end
+    left = left - size
     from = from - 1
   end
-  first = first + from - 1
-  local newest = {}
-  for at = from, #messages do
-    newest[#newest + 1] = messages[at]
+  if from > 1 then
+    local newest = {}
+    for at = from, #messages do
+      newest[#newest + 1] = messages[at]
+    end
+    messages = newest
   end
-  messages = newest
+  return { epoch .. '-' .. string.format('%.0f', seq), base, first + from - 1, messages }
 end
-return { epoch .. '-' .. string.format('%.0f', seq), base, first, messages }
+
+local histories = {}
+for room = 1, #KEYS / 2 do
+  local at = 4 * room + 1
+  histories[room] = read(KEYS[2 * room - 1], KEYS[2 * room], ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3] == '1')
+end
+return histories
