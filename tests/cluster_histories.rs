@@ -2,20 +2,22 @@
 //!
 //! Without a `redis-server` on this machine, these tests say so and pass; `.ci/run` installs one.
 
-use crate::events::EventSource;
+use crate::events::{EventSource, answer, request};
 use crate::kept_rooms::{
     Received, connect_numbered, join_numbered, keeping, node, nodes, receive, receive_any,
 };
-use crate::nodes::{Node, joining, stop};
+use crate::nodes::{Node, hear_each_other, joining, stop};
 use crate::redis_server::RedisServer;
 use crate::support;
 
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::thread;
 
 use humphrey_ws::{
     Cluster, HistoryId, HistoryLimits, JoinErrorReason, Message, SendErrorReason, Subscription,
 };
-use support::{Client, eventually};
+use support::{Client, DEADLINE, eventually};
 
 #[test]
 fn members_on_all_nodes_receive_one_order_with_the_same_ids() {
@@ -431,4 +433,80 @@ fn members_are_told_when_their_room_is_silent_and_when_it_is_not() {
     assert!(matches!(receive(&mut client), Received::Message(_, text) if text == "again"));
     assert_eq!(stream.text(), "again");
     stop([node]);
+}
+
+#[test]
+fn connection_of_another_node_joins_and_leaves_a_room_with_a_history() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let (ids, connected) = channel();
+    let ids = Mutex::new(ids);
+    let app = keeping().with_connect_handler(move |stream, _| {
+        ids.lock().unwrap().send(stream.id()).unwrap();
+    });
+    let nodes = [
+        node(redis.url()),
+        Node::start(app.with_cluster(redis.url())),
+    ];
+    hear_each_other(&nodes.each_ref());
+    let mut client = Client::connect_to(nodes[1].address, "/");
+    let id = connected.recv_timeout(DEADLINE).unwrap();
+    // Its node has not read the room's history so far, and the actions on one connection keep their order.
+    let room = nodes[0].sender.room("a");
+    room.broadcast_confirmed("before").unwrap();
+    room.join(id);
+    nodes[0].sender.send_to(id, "joined");
+    assert_eq!(client.receive_text(), "joined");
+    room.broadcast("after");
+    assert_eq!(client.receive_text(), "after");
+    room.leave(id);
+    nodes[0].sender.send_to(id, "left");
+    assert_eq!(client.receive_text(), "left");
+    room.broadcast_confirmed("not for it").unwrap();
+    nodes[0].sender.send_to(id, "last");
+    assert_eq!(client.receive_text(), "last");
+    stop(nodes);
+}
+
+#[test]
+fn reads_of_a_history_that_cannot_be_had_fail_at_once_during_an_outage() {
+    let Some(mut redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let app = keeping().with_event_stream("/events", |_, _| Ok(Subscription::room("a")));
+    let node = Node::start(app.with_cluster(redis.url()));
+    node.wait_until_connected();
+    let room = node.sender.room("a");
+    let id = room.broadcast_confirmed("1").unwrap();
+    assert_eq!(room.since(None).unwrap().len(), 1);
+    redis.kill();
+    node.wait_until_disconnected();
+    assert_eq!(room.since(None).unwrap().len(), 0);
+    assert!(room.since(id).is_err());
+    assert_eq!(room.last_id(), None);
+    let (head, _) = answer(node.address, &request("GET", "/events", ""));
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    assert!(head.contains("\r\nRetry-After: "), "{head}");
+    stop([node]);
+}
+
+#[test]
+fn waiting_senders_are_released_when_the_app_stops() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let node = node(redis.url());
+    node.sender.room("a").broadcast_confirmed("1").unwrap();
+    redis.freeze();
+    let sender = node.sender.clone();
+    let waiting = thread::spawn(move || sender.room("a").broadcast_confirmed("2"));
+    let published = node.metrics().published;
+    eventually("the message is sent", || {
+        node.metrics().published > published
+    });
+    stop([node]);
+    let error = waiting.join().unwrap().unwrap_err();
+    assert_eq!(error.reason, SendErrorReason::Broker);
+    redis.thaw();
 }

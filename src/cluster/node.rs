@@ -523,6 +523,7 @@ impl Node {
                     self.wait(envelope, now);
                 } else {
                     self.deliver(Arrived::Action(envelope));
+                    self.wait_later(now);
                 }
             }
             // Parked like messages: it closes connections after what they were sent before.

@@ -106,6 +106,15 @@ pub(super) fn act(envelope: &[u8], members: &dyn Members) -> Delivered {
     }
 }
 
+/// Whether two actions are on the same connection, which they must reach in their order.
+fn have_one_target(one: &[u8], other: &[u8]) -> bool {
+    let target = |envelope| match Envelope::decode(envelope).map(|it| it.content) {
+        Ok(Content::Direct(to, _)) => Some(to),
+        _ => None,
+    };
+    target(one).is_some() && target(one) == target(other)
+}
+
 /// The parked messages.
 pub(super) struct Parked {
     queue: VecDeque<Arrived>,
@@ -145,6 +154,15 @@ impl Parked {
     }
 
     fn is_done(&mut self, message: &Arrived, members: &dyn Members) -> bool {
+        if let Arrived::Action(envelope) = message
+            && self
+                .later
+                .iter()
+                .any(|earlier| have_one_target(earlier, envelope))
+        {
+            self.later.push(envelope.clone());
+            return true;
+        }
         match message.deliver(members) {
             Delivered::Done => true,
             Delivered::Full => false,

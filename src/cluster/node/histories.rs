@@ -447,11 +447,16 @@ impl Node {
         });
     }
 
-    /// Executes the actions whose rooms have been read, and those that have waited for too long.
-    fn act_later(&mut self, now: Instant) {
+    /// Lets those actions wait that could not be executed.
+    pub(super) fn wait_later(&mut self, now: Instant) {
         for envelope in std::mem::take(&mut self.parked.later) {
             self.wait(envelope, now);
         }
+    }
+
+    /// Executes the actions whose rooms have been read, and those that have waited for too long.
+    fn act_later(&mut self, now: Instant) {
+        self.wait_later(now);
         if self.waiting.is_empty() {
             return;
         }
