@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::server_tests::{Client, RedisServer, append, id, read, refused, room, settings, texts};
+use super::server_tests::{
+    Client, READ_EPOCH, RedisServer, append, id, messages_at, read, refused, room, settings, texts,
+};
 use crate::cluster::broker::{Append, Appended, Command, Event, Kind, Read};
 use crate::history_id::HistoryId;
 
@@ -30,7 +32,7 @@ fn appends_are_numbered_and_published_in_order() {
         assert_eq!(message, expected);
     }
     let all: Vec<_> = (1..=16).map(|n| (n, text(n))).collect();
-    assert_eq!(client.read(None).position, Some(id(16)));
+    assert_eq!(client.read(None).position, id(16));
     // From before the first, which is no message.
     for since in [
         None,
@@ -72,6 +74,7 @@ fn envelopes_of_any_bytes_and_rooms_of_any_name_are_kept() {
         let read = Command::Read(Read {
             room: name.into(),
             since: None,
+            new_epoch: READ_EPOCH,
         });
         let [Event::History(history)] = client.execute([read]) else {
             panic!("the read was refused");
@@ -126,7 +129,8 @@ fn append_at_another_position_is_a_conflict() {
     assert_eq!(client.append(at(1, id(1))), conflict(None));
     // The counter is used up.
     assert_eq!(client.append(at(1, id(0))), Appended::Before);
-    assert_eq!(client.read(None).position, None);
+    let position_key = ["EXISTS", "app:{history:a}:position"];
+    assert_eq!(server.command(&position_key), ":0\r\n");
     // The start of the new epoch stands for no history.
     assert_eq!(client.append(at(2, id(0))), Appended::Id(id(1)));
     assert_eq!(client.append(at(3, id(0))), conflict(Some(id(1))));
@@ -183,13 +187,6 @@ fn all_keys_expire() {
     let mut settings = settings(&server, "", "?app=app");
     settings.history_expiry = Duration::from_secs(1000);
     let mut client = Client::try_with(&server, settings).unwrap();
-    let expiries = |names: [&str; 3]| {
-        names.map(|name| {
-            let reply = server.command(&["PTTL", name]);
-            let digits = reply.trim_start_matches(':').trim_end();
-            digits.parse::<i64>().unwrap()
-        })
-    };
     let names = [
         "app:{history:a}:position",
         "app:{history:a}:messages",
@@ -201,12 +198,158 @@ fn all_keys_expire() {
             assert!(counter == 2 || server.command(&["PERSIST", name]) == ":1\r\n");
         }
     }
-    let [position, messages, counter] = expiries(names);
+    let [position, messages, counter] = names.map(|name| expiry(&server, name));
     for expiry in [position, messages] {
         assert!((900_000..=1_000_000).contains(&expiry), "{expiry}");
     }
     assert!((3_500_000..=3_600_000).contains(&counter), "{counter}");
     assert_eq!(server.command(&["DBSIZE"]), ":3\r\n");
+}
+
+/// Returns for how many milliseconds a key is kept.
+fn expiry(server: &RedisServer, name: &str) -> i64 {
+    let reply = server.command(&["PTTL", name]);
+    let digits = reply.trim_start_matches(':').trim_end();
+    digits.parse().unwrap()
+}
+
+#[test]
+fn read_extends_the_expiry_of_a_history() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut settings = settings(&server, "", "?app=app");
+    settings.history_expiry = Duration::from_secs(1000);
+    let mut client = Client::try_with(&server, settings).unwrap();
+    let position = "app:{history:a}:position";
+    let messages = "app:{history:a}:messages";
+    let is_extended = |name| (900_000..=1_000_000).contains(&expiry(&server, name));
+    // It begins the history.
+    client.read(None);
+    assert!(is_extended(position));
+    client.append(append(1, "x"));
+    for before in [["PERSIST", position], ["PERSIST", messages]] {
+        assert_eq!(server.command(&before), ":1\r\n");
+    }
+    client.read(Some(id(1)));
+    assert!(is_extended(position) && is_extended(messages));
+    for name in [position, messages] {
+        assert_eq!(server.command(&["PEXPIRE", name, "5000"]), ":1\r\n");
+    }
+    client.read(None);
+    assert!(is_extended(position) && is_extended(messages));
+}
+
+#[test]
+fn read_of_a_room_without_history_begins_it() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    let of_read = |sequence| HistoryId::new(READ_EPOCH, sequence);
+    let history = client.read(Some(id(5)));
+    assert!(messages_at(&history, of_read(0), 0).is_empty());
+    assert_eq!(history.first, 1);
+    // All nodes that read it find the same.
+    let mut other = Client::connect(&server);
+    assert_eq!(other.read_in(None, 0x1234), history);
+    assert_eq!(client.read_in(Some(of_read(0)), 0x1235), history);
+    // Appends continue the epoch, whether they expect its beginning or nothing.
+    let at_beginning = Append {
+        expected: Some(of_read(0)),
+        new_epoch: READ_EPOCH,
+        ..append(1, "a")
+    };
+    assert_eq!(client.append(at_beginning), Appended::Id(of_read(1)));
+    assert_eq!(client.append(append(2, "b")), Appended::Id(of_read(2)));
+    let history = other.read_in(Some(of_read(0)), 0x1236);
+    assert_eq!(messages_at(&history, of_read(2), 0), ["a", "b"]);
+    // A history that a read has begun is not none.
+    let of_room_b = |counter, expected| Append {
+        room: "b".into(),
+        expected,
+        ..append(counter, "x")
+    };
+    let read_b = Command::Read(Read {
+        room: "b".into(),
+        since: None,
+        new_epoch: READ_EPOCH,
+    });
+    let [Event::History(_)] = client.execute([read_b]) else {
+        panic!("the read was refused");
+    };
+    let conflict = Appended::Conflict {
+        position: Some(of_read(0)),
+    };
+    assert_eq!(client.append(of_room_b(3, Some(id(0)))), conflict);
+    let appended = client.append(of_room_b(4, Some(of_read(0))));
+    assert_eq!(appended, Appended::Id(of_read(1)));
+}
+
+#[test]
+fn first_read_after_a_restart_begins_an_epoch_with_the_survivors() {
+    let options = ["--appendonly", "yes", "--appendfsync", "always"];
+    let Some(mut server) = RedisServer::start(&options) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    for counter in 1..=5 {
+        let append = Append {
+            messages_max: 3,
+            ..append(counter, &counter.to_string())
+        };
+        client.append(append);
+    }
+    server.restart();
+    let mut client = Client::connect(&server);
+    let of_read = |sequence| HistoryId::new(READ_EPOCH, sequence);
+    let history = client.read(Some(id(4)));
+    assert_eq!(messages_at(&history, of_read(3), 3), ["3", "4", "5"]);
+    let position = server.command(&["HGETALL", "app:{history:a}:position"]);
+    assert!(position.contains("bytes\r\n$1\r\n3\r\n"), "{position}");
+    // Another node reads the same; the survivors can be replayed.
+    let mut other = Client::connect(&server);
+    assert_eq!(other.read_in(Some(id(4)), 0x1234), history);
+    let history = other.read(Some(of_read(2)));
+    assert_eq!(messages_at(&history, of_read(3), 3), ["5"]);
+    let expecting = |counter, expected| Append {
+        expected: Some(expected),
+        ..append(counter, "6")
+    };
+    let conflict = Appended::Conflict {
+        position: Some(of_read(3)),
+    };
+    assert_eq!(client.append(expecting(6, id(5))), conflict);
+    let appended = client.append(expecting(7, of_read(3)));
+    assert_eq!(appended, Appended::Id(of_read(4)));
+    let history = client.read(Some(of_read(3)));
+    assert_eq!(messages_at(&history, of_read(4), 3), ["6"]);
+}
+
+#[test]
+fn refused_read_without_memory_has_no_effect() {
+    let options = ["--maxmemory-policy", "noeviction"];
+    let Some(server) = RedisServer::start(&options) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    // Loads the scripts.
+    assert_eq!(client.append(append(1, "a")), Appended::Id(id(1)));
+    server.command(&["DEL", "app:{history:a}:position"]);
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    for _ in 0..2 {
+        let [refusal]: [_; 1] = client.execute([read(Some(id(1)))]);
+        refused(&refusal, Kind::Read, "OOM", true);
+    }
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    let position_key = ["EXISTS", "app:{history:a}:position"];
+    assert_eq!(server.command(&position_key), ":0\r\n");
+    let history = client.read(Some(id(1)));
+    let position = HistoryId::new(READ_EPOCH, 1);
+    assert_eq!(messages_at(&history, position, 1), ["a"]);
+    // One that begins nothing needs no memory.
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(client.read(Some(id(1))), history);
 }
 
 #[test]
@@ -220,12 +363,16 @@ fn restart_without_persistence_begins_a_new_epoch() {
     server.restart();
     let mut client = Client::connect(&server);
     assert_ne!(client.redis.session.incarnation, before);
-    assert_eq!(client.read(Some(id(1))).position, None);
     let next = Append {
         new_epoch: 0xff,
         ..append(1, "b")
     };
     assert_eq!(client.append(next), Appended::Id(HistoryId::new(0xff, 1)));
+    server.restart();
+    let mut client = Client::connect(&server);
+    let history = client.read(Some(HistoryId::new(0xff, 1)));
+    let begun = HistoryId::new(READ_EPOCH, 0);
+    assert!(messages_at(&history, begun, 0).is_empty());
 }
 
 #[test]
@@ -244,8 +391,6 @@ fn restart_with_persistence_keeps_messages_in_a_new_epoch() {
     }
     server.restart();
     let mut client = Client::connect(&server);
-    let none = client.read(Some(id(4)));
-    assert_eq!((none.position, none.messages.len()), (None, 0));
     let next = Append {
         new_epoch: 0xff,
         messages_max: 3,
@@ -262,8 +407,9 @@ fn restart_with_persistence_keeps_messages_in_a_new_epoch() {
     // The counters were kept, too.
     assert_eq!(client.append(append(5, "5")), Appended::Before);
     assert_eq!(client.append(next), Appended::Id(HistoryId::new(0xff, 3)));
-    let all = [(1, "4"), (2, "5"), (3, "6")];
-    assert_eq!(client.kept(Some(id(4))), texts(&all));
+    let history = client.read(Some(id(4)));
+    let messages = messages_at(&history, HistoryId::new(0xff, 3), 2);
+    assert_eq!(messages, ["4", "5", "6"]);
     let position = server.command(&["HGETALL", "app:{history:a}:position"]);
     assert!(position.contains("bytes\r\n$1\r\n3\r\n"), "{position}");
 }
@@ -284,7 +430,7 @@ fn lost_keys_never_leave_a_hidden_gap() {
     // Without the messages, the ids go on, and a read finds nothing to replay.
     server.command(&["DEL", "app:{history:a}:messages"]);
     let history = client.read(Some(id(1)));
-    assert_eq!((history.position, history.first), (Some(id(3)), 4));
+    assert_eq!((history.position, history.first), (id(3), 4));
     assert_eq!(history.messages.len(), 0);
     assert_eq!(client.append(of_epoch(4, 0xff)), Appended::Id(id(4)));
     assert_eq!(client.kept(Some(id(1))), texts(&[(4, "4")]));
@@ -292,14 +438,29 @@ fn lost_keys_never_leave_a_hidden_gap() {
     assert!(position.contains("bytes\r\n$1\r\n1\r\n"), "{position}");
     // Without the position, a new epoch begins.
     server.command(&["DEL", "app:{history:a}:position"]);
-    assert_eq!(client.read(Some(id(4))).position, None);
     let appended = client.append(of_epoch(5, 0xff));
     assert_eq!(appended, Appended::Id(HistoryId::new(0xff, 2)));
-    assert_eq!(client.kept(None), texts(&[(1, "4"), (2, "5")]));
+    let history = client.read(Some(id(4)));
+    let messages = messages_at(&history, HistoryId::new(0xff, 2), 1);
+    assert_eq!(messages, ["4", "5"]);
+    // It is the same if a read notices it.
+    server.command(&["DEL", "app:{history:a}:position"]);
+    let history = client.read_in(Some(id(4)), 0x100);
+    let messages = messages_at(&history, HistoryId::new(0x100, 2), 2);
+    assert_eq!(messages, ["4", "5"]);
+    let position = server.command(&["HGETALL", "app:{history:a}:position"]);
+    assert!(position.contains("bytes\r\n$1\r\n2\r\n"), "{position}");
+    let appended = client.append(of_epoch(6, 0x101));
+    assert_eq!(appended, Appended::Id(HistoryId::new(0x100, 3)));
+    // Without anything, an empty epoch begins.
     server.command(&["FLUSHALL"]);
-    assert_eq!(client.read(Some(id(4))).position, None);
-    let appended = client.append(of_epoch(1, 0x100));
-    assert_eq!(appended, Appended::Id(HistoryId::new(0x100, 1)));
+    let appended = client.append(of_epoch(1, 0x102));
+    assert_eq!(appended, Appended::Id(HistoryId::new(0x102, 1)));
+    server.command(&["FLUSHALL"]);
+    let history = client.read_in(Some(id(4)), 0x103);
+    assert!(messages_at(&history, HistoryId::new(0x103, 0), 0).is_empty());
+    let appended = client.append(of_epoch(1, 0x104));
+    assert_eq!(appended, Appended::Id(HistoryId::new(0x103, 1)));
 }
 
 #[test]
@@ -316,7 +477,7 @@ fn refused_append_without_memory_has_no_effect() {
     let Event::History(history) = history else {
         panic!("{history:?}");
     };
-    assert_eq!((history.position, history.messages.len()), (Some(id(1)), 1));
+    assert_eq!(messages_at(&history, id(1), 0), ["a"]);
     assert_eq!(
         server.command(&["GET", "app:counter:00000007"]),
         "$20\r\n00000000000000000001\r\n"
@@ -357,7 +518,18 @@ fn keys_of_a_stranger_are_refused_and_never_believed() {
     assert_eq!(client.append(append(2, "a")), Appended::Id(id(1)));
     // More messages than the position allows.
     server.command(&["RPUSH", "app:{history:a}:messages", "b", "c"]);
-    assert_eq!(client.read(None).position, None);
+    let history = client.read_in(Some(id(1)), 0x100);
+    let messages = messages_at(&history, HistoryId::new(0x100, 3), 3);
+    assert_eq!(messages, ["a", "b", "c"]);
+    // No beginning.
+    server.command(&["HDEL", "app:{history:a}:position", "base"]);
+    let history = client.read_in(Some(HistoryId::new(0x100, 1)), 0x101);
+    let messages = messages_at(&history, HistoryId::new(0x101, 3), 3);
+    assert_eq!(messages, ["a", "b", "c"]);
+    // A position of another type.
+    server.command(&["SET", "app:{history:a}:position", "x"]);
+    let [refusal]: [_; 1] = client.execute([read(None)]);
+    refused(&refusal, Kind::Read, "WRONGTYPE", false);
 }
 
 #[test]
@@ -381,6 +553,6 @@ fn read_returns_no_more_than_its_bound() {
     assert_eq!((history.first, history.messages.len()), (5, 1));
     client.append(append(6, &"x".repeat(400)));
     let history = client.read(None);
-    assert_eq!((history.position, history.first), (Some(id(6)), 7));
+    assert_eq!((history.position, history.first), (id(6), 7));
     assert_eq!(history.messages.len(), 0);
 }

@@ -20,6 +20,8 @@ pub(super) use redis_server::RedisServer;
 /// The maximum time to wait for events. It is ample even on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(20);
 const ROOM: &str = "a";
+/// The epoch that a read begins if there is no history.
+pub(super) const READ_EPOCH: u64 = 0xbe;
 
 /// A connection with a socket.
 pub(super) struct Client {
@@ -110,7 +112,12 @@ impl Client {
     }
 
     pub(super) fn read(&mut self, since: Option<HistoryId>) -> History {
-        let [Event::History(history)] = self.execute([read(since)]) else {
+        self.read_in(since, READ_EPOCH)
+    }
+
+    /// Reads the history, which begins in this epoch if there is none.
+    pub(super) fn read_in(&mut self, since: Option<HistoryId>, new_epoch: u64) -> History {
+        let [Event::History(history)] = self.execute([read_in(since, new_epoch)]) else {
             panic!("the read was refused");
         };
         history
@@ -149,10 +156,26 @@ pub(super) fn append(counter: u64, text: &str) -> Append {
 }
 
 pub(super) fn read(since: Option<HistoryId>) -> Command {
+    read_in(since, READ_EPOCH)
+}
+
+fn read_in(since: Option<HistoryId>, new_epoch: u64) -> Command {
     Command::Read(Read {
         room: ROOM.into(),
         since,
+        new_epoch,
     })
+}
+
+/// Asserts where a history is, and returns its messages.
+pub(super) fn messages_at(history: &History, position: HistoryId, base: u64) -> Vec<&str> {
+    assert_eq!((history.position, history.base), (position, base));
+    let len = history.messages.len() as u64;
+    assert_eq!(history.first + len, position.sequence() + 1);
+    let messages = history.messages.iter();
+    messages
+        .map(|text| std::str::from_utf8(text).unwrap())
+        .collect()
 }
 
 pub(super) fn room() -> Channel {
@@ -235,7 +258,7 @@ fn apps_with_different_prefixes_do_not_meet() {
     }
     one.send([Command::Append(append(1, "x"))]);
     let [_, _]: [_; 2] = one.take();
-    assert_eq!(other.read(None).position, None);
+    assert_eq!(other.read(None).position, HistoryId::new(READ_EPOCH, 0));
     assert_eq!(server.command(&["DBSIZE"]), ":3\r\n");
 }
 

@@ -103,9 +103,14 @@ pub(super) fn append() -> Command {
 }
 
 pub(super) fn read() -> Command {
+    read_after(Some(HistoryId::new(0xfe, 7)))
+}
+
+fn read_after(since: Option<HistoryId>) -> Command {
     Command::Read(Read {
         room: "a".into(),
-        since: Some(HistoryId::new(0xfe, 7)),
+        since,
+        new_epoch: 0xff,
     })
 }
 
@@ -127,10 +132,12 @@ fn refused(command: Kind, error: &str, passes: bool) -> Event {
     })
 }
 
-pub(super) fn history(first: u64, last: u64, messages: &[&'static str]) -> Event {
+/// A history of the epoch `fe`, which began at the sequence `base`.
+pub(super) fn history(base: u64, first: u64, last: u64, messages: &[&'static str]) -> Event {
     Event::History(History {
         room: "a".into(),
-        position: Some(HistoryId::new(0xfe, last)),
+        position: HistoryId::new(0xfe, last),
+        base,
         first,
         messages: messages
             .iter()
@@ -235,7 +242,7 @@ fn scripts_are_loaded_before_the_first_use_only() {
         "app:room:a",
         "hello",
     ]);
-    let read_after = |epoch, since| {
+    let read_from = |epoch, since| {
         command(&[
             "EVALSHA",
             &digests[1],
@@ -245,18 +252,17 @@ fn scripts_are_loaded_before_the_first_use_only() {
             "0123456789abcde",
             epoch,
             since,
-            "67108864",
+            "16777216",
             "16",
+            "ff",
+            "86400000",
         ])
     };
     assert_eq!(encode(&mut redis, append()), load.clone() + &appended);
     assert_eq!(encode(&mut redis, append()), appended);
-    assert_eq!(encode(&mut redis, read()), read_after("fe", "7"));
-    let all = Command::Read(Read {
-        room: "a".into(),
-        since: None,
-    });
-    assert_eq!(encode(&mut redis, all), read_after("", "0"));
+    assert_eq!(encode(&mut redis, read()), read_from("fe", "7"));
+    let all = read_after(None);
+    assert_eq!(encode(&mut redis, all), read_from("", "0"));
     // Somebody has removed the scripts.
     receive(
         &mut redis,
@@ -370,18 +376,16 @@ pub(super) fn conversation() -> (Redis, String, Vec<Event>) {
         &[Event::Appended(Appended::Conflict { position: None })],
     );
     says(
-        "*3\r\n$4\r\nfe-9\r\n:8\r\n*2\r\n$2\r\n\r\n\r\n$0\r\n\r\n",
-        &[history(8, 9, &["\r\n", ""])],
+        "*4\r\n$4\r\nfe-9\r\n:7\r\n:8\r\n*2\r\n$2\r\n\r\n\r\n$0\r\n\r\n",
+        &[history(7, 8, 9, &["\r\n", ""])],
     );
     says(&push(&["invalidate", "app:everyone"]), &[]);
     says("|1\r\n+ttl\r\n:5\r\n", &[]);
-    let none = History {
-        room: "a".into(),
-        position: None,
-        first: 0,
-        messages: Vec::new(),
-    };
-    says("*0\r\n", &[Event::History(none)]);
+    // A history that the read has begun.
+    says(
+        "*4\r\n$4\r\nfe-0\r\n:0\r\n:1\r\n*0\r\n",
+        &[history(0, 1, 0, &[])],
+    );
     says(":0\r\n", &[Event::Published { receivers: 0 }]);
     (redis, bytes, expected)
 }
@@ -426,7 +430,7 @@ fn refused_commands_do_not_shift_the_order() {
     let events = receive(
         &mut redis,
         "-BUSY Redis is busy\r\n-NOPERM no channel\r\n$1\r\nx\r\n$1\r\nx\r\n-OOM no memory\r\n-NOPERM no\r\n\
-         !12\r\nERR no\r\n    \r\n:1\r\n$4\r\nfe-1\r\n*3\r\n$4\r\nfe-1\r\n:2\r\n*0\r\n"
+         !12\r\nERR no\r\n    \r\n:1\r\n$4\r\nfe-1\r\n*4\r\n$4\r\nfe-1\r\n:0\r\n:2\r\n*0\r\n"
             .to_owned()
             + &subscribed("app:room:c"),
     );
@@ -439,7 +443,7 @@ fn refused_commands_do_not_shift_the_order() {
             refused(Kind::Read, "ERR no      ", false),
             Event::Published { receivers: 1 },
             Event::Appended(Appended::Id(HistoryId::new(0xfe, 1))),
-            history(2, 1, &[]),
+            history(0, 2, 1, &[]),
             Event::Subscribed(room("c")),
         ]
     );

@@ -10,12 +10,13 @@ use super::broker::Server;
 use crate::cluster::broker::{Channel, Event};
 use crate::cluster::counters::ClusterCounters;
 use crate::cluster::interest::{Interest, ServerStatus, Waited};
-use crate::cluster::members::{Delivered, Members};
+use crate::cluster::members::{CopyBeginning, Delivered, Members};
 use crate::cluster::node::{Action, InterestChange, Node};
 use crate::cluster::outgoing::{NotQueued, Outbound, Outgoing, Wake};
 use crate::cluster::queries::Queries;
 use crate::cluster::servers::{ServerShared, server_key, server_of};
 use crate::cluster::wire::{Content, DirectAction, RemoteConnection};
+use crate::history_id::HistoryId;
 use crate::message::Message;
 use crate::sync::lock;
 
@@ -54,6 +55,16 @@ impl Members for Recorder {
         lock(&self.delivered).push(format!("{name} {text}"));
         Delivered::Done
     }
+
+    fn begin_copy(&self, _: &str, _: &CopyBeginning) -> Delivered {
+        Delivered::Done
+    }
+
+    fn keep(&self, _: &str, _: HistoryId, _: &Message, _: Option<RemoteConnection>) -> Delivered {
+        Delivered::Done
+    }
+
+    fn drop_idle_copies(&self, _: Duration) {}
 
     fn act(&self, to: RemoteConnection, action: DirectAction<'_>) -> Delivered {
         if self.full.load(Relaxed) {
@@ -147,7 +158,11 @@ impl World {
     pub(super) fn need(&mut self, node: usize, name: &str) -> Arc<Interest> {
         let server = server_of(&room(name), &self.nodes[node].shared);
         let interest = Arc::new(Interest::new(server));
-        let change = InterestChange::Needed(name.into(), interest.clone());
+        let change = InterestChange::Needed {
+            room: name.into(),
+            interest: interest.clone(),
+            history_bytes_max: None,
+        };
         self.change(node, change);
         interest
     }
