@@ -22,7 +22,7 @@ pub(crate) const LAYERS: [Layers; 3] = [
             // The seam to a broker server.
             &["broker"],
             &["redis", "outgoing", "members", "lost", "unsent", "counts"],
-            &["servers", "parked", "peers", "tls"],
+            &["servers", "parked", "peers", "replica", "tls"],
             &["socket"],
             // What a node does, without I/O and clock.
             &["node"],
@@ -69,7 +69,7 @@ pub(crate) const LAYERS: [Layers; 3] = [
             &["rooms", "procedures/answer", "procedures/peer"],
             // All output passes through it.
             &["publish"],
-            &["room_broadcast", "cluster"],
+            &["room_broadcast", "cluster", "shared_history"],
             &["event_stream", "room"],
             &["sender", "stream"],
             &["running", "handler"],
