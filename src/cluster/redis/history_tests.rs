@@ -71,11 +71,12 @@ fn envelopes_of_any_bytes_and_rooms_of_any_name_are_kept() {
             let appended = client.append(append);
             assert!(matches!(appended, Appended::Id(_)), "{name:?}");
         }
-        let read = Command::Read(Read {
+        let read = Command::Read(vec![Read {
             room: name.into(),
             since: None,
             new_epoch: READ_EPOCH,
-        });
+            extends: true,
+        }]);
         let [Event::History(history)] = client.execute([read]) else {
             panic!("the read was refused");
         };
@@ -270,11 +271,12 @@ fn read_of_a_room_without_history_begins_it() {
         expected,
         ..append(counter, "x")
     };
-    let read_b = Command::Read(Read {
+    let read_b = Command::Read(vec![Read {
         room: "b".into(),
         since: None,
         new_epoch: READ_EPOCH,
-    });
+        extends: true,
+    }]);
     let [Event::History(_)] = client.execute([read_b]) else {
         panic!("the read was refused");
     };
@@ -555,4 +557,68 @@ fn read_returns_no_more_than_its_bound() {
     let history = client.read(None);
     assert_eq!((history.position, history.first), (id(6), 7));
     assert_eq!(history.messages.len(), 0);
+}
+
+#[test]
+fn repeated_append_whose_counter_was_deleted_is_not_executed() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    let again = |counter| Append {
+        is_again: true,
+        ..append(counter, "x")
+    };
+    assert_eq!(client.append(append(1, "x")), Appended::Id(id(1)));
+    assert_eq!(client.append(again(1)), Appended::Before);
+    assert_eq!(client.append(again(2)), Appended::Id(id(2)));
+    server.command(&["DEL", "app:counter:00000007"]);
+    assert_eq!(client.append(again(2)), Appended::Unknown);
+    assert_eq!(client.append(append(3, "x")), Appended::Id(id(3)));
+}
+
+#[test]
+fn rooms_of_one_command_are_read_with_one_bound() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut settings = settings(&server, "", "?app=app");
+    settings.history_read_bytes_max = 100;
+    let mut client = Client::try_with(&server, settings).unwrap();
+    let rooms = ["a", "b", "c"];
+    for (name, counter) in rooms.into_iter().zip(1..) {
+        let append = Append {
+            room: name.into(),
+            ..append(counter, &"x".repeat(30))
+        };
+        assert!(matches!(client.append(append), Appended::Id(_)));
+    }
+    let reads = || {
+        let read = |name: &str| Read {
+            room: name.into(),
+            since: None,
+            new_epoch: READ_EPOCH,
+            extends: false,
+        };
+        Command::Read(rooms.iter().map(|name| read(name)).collect())
+    };
+    let histories: [_; 3] = client.execute([reads()]);
+    let read = histories.map(|history| match history {
+        Event::History(history) => (
+            history.room.to_string(),
+            history.first,
+            history.messages.len(),
+        ),
+        other => panic!("{other:?}"),
+    });
+    // Each message counts with 46 bytes.
+    assert_eq!(read[0], ("a".into(), 1, 1));
+    assert_eq!(read[1], ("b".into(), 1, 1));
+    assert_eq!(read[2], ("c".into(), 2, 0));
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    server.command(&["DEL", "app:{history:b}:position"]);
+    let events: [_; 3] = client.execute([reads()]);
+    for event in &events {
+        refused(event, Kind::Read, "OOM", true);
+    }
 }

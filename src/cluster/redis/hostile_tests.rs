@@ -88,33 +88,40 @@ const VIOLATIONS: [&str; 41] = [
 ];
 
 /// Replies to an append and then a read that are legal in RESP3, and which no server gives.
-const BAD_REPLIES: [(&str, &str); 21] = [
+const BAD_REPLIES: [(&str, &str); 22] = [
     ("$1\r\nx\r\n", ""),
-    (":1\r\n", ""),
+    (":2\r\n", ""),
     ("_\r\n", ""),
     ("*2\r\n$4\r\nfe-1\r\n:1\r\n", ""),
     ("*1\r\n:1\r\n", ""),
     ("#t\r\n", ""),
     (":0\r\n", ":0\r\n"),
     (":0\r\n", "*0\r\n"),
-    (":0\r\n", "*1\r\n:1\r\n"),
-    (":0\r\n", "*3\r\n$4\r\nfe-1\r\n:2\r\n*0\r\n"),
-    (":0\r\n", "*4\r\n:1\r\n:0\r\n:1\r\n*0\r\n"),
-    (":0\r\n", "*4\r\n$4\r\nfe-1\r\n+0\r\n:2\r\n*0\r\n"),
-    (":0\r\n", "*4\r\n$4\r\nfe-1\r\n_\r\n:2\r\n*0\r\n"),
-    (":0\r\n", "*4\r\n$4\r\nfe-1\r\n:-1\r\n:2\r\n*0\r\n"),
-    (":0\r\n", "*4\r\n$4\r\nfe-1\r\n:0\r\n+2\r\n*0\r\n"),
-    (":0\r\n", "*4\r\n$4\r\nfe-1\r\n:0\r\n:2\r\n:0\r\n"),
-    (":0\r\n", "*4\r\n$4\r\nfe-1\r\n:0\r\n:0\r\n*0\r\n"),
-    (":0\r\n", "*4\r\n$4\r\nfe-1\r\n:0\r\n:-5\r\n*0\r\n"),
     (
         ":0\r\n",
-        "*4\r\n$4\r\nfe-1\r\n:0\r\n:1\r\n*2\r\n+a\r\n+b\r\n",
+        "*2\r\n*4\r\n$4\r\nfe-1\r\n:0\r\n:2\r\n*0\r\n:0\r\n",
     ),
-    (":0\r\n", "*4\r\n$4\r\nfe-1\r\n:0\r\n:1\r\n*1\r\n:1\r\n"),
+    (":0\r\n", "*1\r\n:1\r\n"),
+    (":0\r\n", "*1\r\n*3\r\n$4\r\nfe-1\r\n:2\r\n*0\r\n"),
+    (":0\r\n", "*1\r\n*4\r\n:1\r\n:0\r\n:1\r\n*0\r\n"),
+    (":0\r\n", "*1\r\n*4\r\n$4\r\nfe-1\r\n+0\r\n:2\r\n*0\r\n"),
+    (":0\r\n", "*1\r\n*4\r\n$4\r\nfe-1\r\n_\r\n:2\r\n*0\r\n"),
+    (":0\r\n", "*1\r\n*4\r\n$4\r\nfe-1\r\n:-1\r\n:2\r\n*0\r\n"),
+    (":0\r\n", "*1\r\n*4\r\n$4\r\nfe-1\r\n:0\r\n+2\r\n*0\r\n"),
+    (":0\r\n", "*1\r\n*4\r\n$4\r\nfe-1\r\n:0\r\n:2\r\n:0\r\n"),
+    (":0\r\n", "*1\r\n*4\r\n$4\r\nfe-1\r\n:0\r\n:0\r\n*0\r\n"),
+    (":0\r\n", "*1\r\n*4\r\n$4\r\nfe-1\r\n:0\r\n:-5\r\n*0\r\n"),
     (
         ":0\r\n",
-        "*4\r\n$23\r\nfe-18446744073709551615\r\n:0\r\n:1\r\n*0\r\n",
+        "*1\r\n*4\r\n$4\r\nfe-1\r\n:0\r\n:1\r\n*2\r\n+a\r\n+b\r\n",
+    ),
+    (
+        ":0\r\n",
+        "*1\r\n*4\r\n$4\r\nfe-1\r\n:0\r\n:1\r\n*1\r\n:1\r\n",
+    ),
+    (
+        ":0\r\n",
+        "*1\r\n*4\r\n$23\r\nfe-18446744073709551615\r\n:0\r\n:1\r\n*0\r\n",
     ),
 ];
 
@@ -234,7 +241,7 @@ fn too_long_message_in_a_history_keeps_its_place() {
     let mut redis = ready_of(1000);
     encode(&mut redis, read());
     let long = "x".repeat(70_000);
-    let reply = "*4\r\n+fe-9\r\n:0\r\n:7\r\n".to_owned() + &command(&["a", &long, "c"]);
+    let reply = "*1\r\n*4\r\n+fe-9\r\n:0\r\n:7\r\n".to_owned() + &command(&["a", &long, "c"]);
     let expected = [history(0, 7, 9, &["a", "", "c"])];
     assert_eq!(
         receive(&mut redis, "+x\r\n+x\r\n".to_owned() + &reply).unwrap(),
@@ -250,7 +257,8 @@ fn memory_of_a_long_reply_is_released() {
         .collect();
     let messages: Vec<&str> = messages.iter().map(String::as_str).collect();
     encode(&mut redis, read());
-    let reply = "+x\r\n+x\r\n*4\r\n+fe-30000\r\n:0\r\n:10001\r\n".to_owned() + &command(&messages);
+    let reply =
+        "+x\r\n+x\r\n*1\r\n*4\r\n+fe-30000\r\n:0\r\n:10001\r\n".to_owned() + &command(&messages);
     let mut events = Vec::new();
     for piece in reply.as_bytes().chunks(64 << 10) {
         redis.received(piece, &mut events).unwrap();

@@ -148,6 +148,7 @@ pub(super) fn append(counter: u64, text: &str) -> Append {
         envelope: Bytes::copy_from_slice(text.as_bytes()),
         node: 7,
         counter,
+        is_again: false,
         expected: None,
         new_epoch: 0xfe,
         messages_max: 1000,
@@ -160,11 +161,12 @@ pub(super) fn read(since: Option<HistoryId>) -> Command {
 }
 
 fn read_in(since: Option<HistoryId>, new_epoch: u64) -> Command {
-    Command::Read(Read {
+    Command::Read(vec![Read {
         room: ROOM.into(),
         since,
         new_epoch,
-    })
+        extends: true,
+    }])
 }
 
 /// Asserts where a history is, and returns its messages.

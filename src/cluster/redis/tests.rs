@@ -95,6 +95,7 @@ pub(super) fn append() -> Command {
         envelope: Bytes::from_static(b"hello"),
         node: 0x00ab_cdef,
         counter: 12,
+        is_again: false,
         expected: None,
         new_epoch: 0xfe,
         messages_max: 100,
@@ -107,11 +108,12 @@ pub(super) fn read() -> Command {
 }
 
 fn read_after(since: Option<HistoryId>) -> Command {
-    Command::Read(Read {
+    Command::Read(vec![Read {
         room: "a".into(),
         since,
         new_epoch: 0xff,
-    })
+        extends: true,
+    }])
 }
 
 pub(super) fn message(channel: Channel, id: Option<HistoryId>, envelope: &str) -> Event {
@@ -212,7 +214,7 @@ fn scripts_are_loaded_before_the_first_use_only() {
     let (append_script, read_script) = (&redis.session.append, &redis.session.read);
     let digests = [append_script, read_script].map(|script| {
         let mut out = Vec::new();
-        script.put_start(&mut out);
+        script.put_start(3, 11, &mut out);
         let digest = String::from_utf8(out)
             .unwrap()
             .split("\r\n")
@@ -241,6 +243,7 @@ fn scripts_are_loaded_before_the_first_use_only() {
         "3600000",
         "app:room:a",
         "hello",
+        "0",
     ]);
     let read_from = |epoch, since| {
         command(&[
@@ -250,12 +253,13 @@ fn scripts_are_loaded_before_the_first_use_only() {
             "app:{history:a}:position",
             "app:{history:a}:messages",
             "0123456789abcde",
-            epoch,
-            since,
             "16777216",
             "16",
-            "ff",
             "86400000",
+            epoch,
+            since,
+            "ff",
+            "1",
         ])
     };
     assert_eq!(encode(&mut redis, append()), load.clone() + &appended);
@@ -376,14 +380,14 @@ pub(super) fn conversation() -> (Redis, String, Vec<Event>) {
         &[Event::Appended(Appended::Conflict { position: None })],
     );
     says(
-        "*4\r\n$4\r\nfe-9\r\n:7\r\n:8\r\n*2\r\n$2\r\n\r\n\r\n$0\r\n\r\n",
+        "*1\r\n*4\r\n$4\r\nfe-9\r\n:7\r\n:8\r\n*2\r\n$2\r\n\r\n\r\n$0\r\n\r\n",
         &[history(7, 8, 9, &["\r\n", ""])],
     );
     says(&push(&["invalidate", "app:everyone"]), &[]);
     says("|1\r\n+ttl\r\n:5\r\n", &[]);
     // A history that the read has begun.
     says(
-        "*4\r\n$4\r\nfe-0\r\n:0\r\n:1\r\n*0\r\n",
+        "*1\r\n*4\r\n$4\r\nfe-0\r\n:0\r\n:1\r\n*0\r\n",
         &[history(0, 1, 0, &[])],
     );
     says(":0\r\n", &[Event::Published { receivers: 0 }]);
@@ -430,7 +434,7 @@ fn refused_commands_do_not_shift_the_order() {
     let events = receive(
         &mut redis,
         "-BUSY Redis is busy\r\n-NOPERM no channel\r\n$1\r\nx\r\n$1\r\nx\r\n-OOM no memory\r\n-NOPERM no\r\n\
-         !12\r\nERR no\r\n    \r\n:1\r\n$4\r\nfe-1\r\n*4\r\n$4\r\nfe-1\r\n:0\r\n:2\r\n*0\r\n"
+         !12\r\nERR no\r\n    \r\n:1\r\n$4\r\nfe-1\r\n*1\r\n*4\r\n$4\r\nfe-1\r\n:0\r\n:2\r\n*0\r\n"
             .to_owned()
             + &subscribed("app:room:c"),
     );

@@ -66,6 +66,10 @@ impl Members for Recorder {
 
     fn drop_idle_copies(&self, _: Duration) {}
 
+    fn tell_silence(&self, _: &str, _: bool) -> Delivered {
+        Delivered::Done
+    }
+
     fn act(&self, to: RemoteConnection, action: DirectAction<'_>) -> Delivered {
         if self.full.load(Relaxed) {
             return Delivered::Full;
