@@ -419,14 +419,14 @@ fn members_are_told_when_their_room_is_silent_and_when_it_is_not() {
     redis.freeze();
     assert_eq!(
         receive_any(&mut client),
-        Received::Notification("$silent".into(), "a".into())
+        Received::Silence("a".into(), true)
     );
     let event = stream.next();
     assert_eq!((&*event.kind, &*event.data), ("silent", "a"));
     redis.thaw();
     assert_eq!(
         receive_any(&mut client),
-        Received::Notification("$live".into(), "a".into())
+        Received::Silence("a".into(), false)
     );
     assert_eq!(stream.next().kind, "live");
     node.sender.room("a").broadcast("again");

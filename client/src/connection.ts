@@ -1,7 +1,7 @@
 import { makeCalls, type CallOptions, type Done, type Handler } from "./calls.js";
 import { bytesOf, checkedText, Data, toBytes, type Payload } from "./data.js";
 import { CallError, guarded, outcome, report } from "./error.js";
-import { concat, encodeName, Form, parse, PROTOCOL, type Frame } from "./frames.js";
+import { concat, encodeName, Form, Kind, parse, PROTOCOL, type Frame } from "./frames.js";
 import { makeLink } from "./link.js";
 import { makeListeners, type Listeners } from "./listeners.js";
 import { withDefaults, type Address, type Options, type State } from "./options.js";
@@ -192,7 +192,7 @@ export function connect(address: Address, options: Options = {}): Connection {
       // Listeners that are added in the same task receive the held messages, too.
       queueMicrotask(() => {
         own.isLive = true;
-        if (unheardLost.delete(name)) report(new CallError("full", "unheard messages were dropped"));
+        if (unheardLost.delete(name)) report(new CallError("full", "messages were lost"));
         for (const item of [...unheard.items]) {
           if (item.name !== name) continue;
           unheard.remove(item);
@@ -294,7 +294,7 @@ export function connect(address: Address, options: Options = {}): Connection {
         room.last ??= id || undefined;
         lastId ||= id;
         room.resolve(id);
-      } else if (room.isJoined && !["refused", "unknown"].includes(result.code)) {
+      } else if (!["refused", "unknown"].includes(result.code)) {
         // The error is temporary: reconnect and rejoin.
         return link.fail(result.message);
       } else {
@@ -311,10 +311,10 @@ export function connect(address: Address, options: Options = {}): Connection {
     if (room.isJoined) guarded(() => room.options.onRefused?.(error));
   }
 
-  function gap(room: Room): void {
+  function gap(room: Room, last?: string): void {
     const gap = { room: room.name, since: since(room) };
-    // The whole history follows. If the connection is lost before it has arrived, request it again.
-    room.last = undefined;
+    // Without an id the whole history follows. If the connection is lost before it has arrived, request it again.
+    room.last = last;
     room.options = { ...room.options, since: "all" };
     guarded(() => room.options.onGap?.(gap));
   }
@@ -357,8 +357,13 @@ export function connect(address: Address, options: Options = {}): Connection {
     return isNew;
   }
 
-  function roomMessage({ name, historyId, payload }: Frame): void {
+  function roomMessage({ name, historyId, kind, payload }: Frame): void {
     const room = rooms.get(name);
+    if (kind > Kind.Binary) {
+      if (room && kind < Kind.Silence) gap(room, historyId);
+      else if (kind < Kind.Later) guarded(() => room?.options.onSilence?.(!!payload[0]));
+      return;
+    }
     if (leaving.includes(name) || (room && isAhead(room, historyId)) || !isNew(historyId)) return;
     if (room) room.last = historyId;
     deliver(payload, { room: name, id: historyId });
@@ -424,7 +429,7 @@ export function connect(address: Address, options: Options = {}): Connection {
         if (!room) return;
         rooms.delete(name);
         toJoin = toJoin.filter((other) => other !== room);
-        room.reject(new CallError("aborted", "the room was left"));
+        room.reject(new CallError("aborted", "room left"));
         if (room.last) seen.forget(room.last);
         if (!hasProcedures()) return;
         leaving.push(name);
@@ -446,4 +451,4 @@ export function connect(address: Address, options: Options = {}): Connection {
 const isEnd = ({ code }: CallError) => code === "disconnected" || code === "closed";
 
 const CLOSED = "the connection has ended";
-const UNSUPPORTED = "not supported by this connection";
+const UNSUPPORTED = "not supported here";

@@ -2,7 +2,7 @@
  * Why a call failed, or a message could not be sent:
  *
  * - From the server: `unknown` (no procedure of that name), `failed` (its handler's error), `aborted` (the handler saw the
- *   cancellation), `unanswered` (the handler sent no answer), `busy` (too many calls in flight), `refused` (not permitted,
+ *   cancellation), `unanswered` (the handler sent no answer), `busy` (too many calls in flight, or a room that the server can't serve for now), `refused` (not permitted,
  *   such as joining a room), `missed`.
  * - From this client: `aborted` (by the signal, whose reason is the `cause`), `timeout`, `disconnected` (while the call was in
  *   flight), `closed` (the connection is closed), `full` (the outbox or queue is full), `unsupported` (the server does not

@@ -20,13 +20,23 @@ export const enum Form {
   RoomMessage,
 }
 
+/** What a frame of a room is: a message, or something to know of the room. Those of newer servers are ignored. */
+export const enum Kind {
+  Text = 1,
+  Binary,
+  Gap,
+  /** With a byte 1 from now on, with a byte 0 no longer. */
+  Silence,
+  Later,
+}
+
 /** A received frame. Fields that its form lacks are empty. */
 export interface Frame {
   form: number;
   id: number;
   name: string;
   historyId: string;
-  /** The error's code, or whether the message of a room is text (1) or binary (2). */
+  /** The error's code, or the {@link Kind} of a room's message. */
   kind: number;
   payload: Data;
 }
@@ -71,6 +81,6 @@ export function parse(data: Data): Frame | undefined {
   if (form === Form.RoomMessage) frame.historyId = text();
   if (form === Form.Error || form === Form.RoomMessage) frame.kind = byte();
   if (at > data.length) return undefined;
-  frame.payload = Data.ofBytes(data.subarray(at), form === Form.RoomMessage && frame.kind === 1);
+  frame.payload = Data.ofBytes(data.subarray(at), form === Form.RoomMessage && frame.kind === Kind.Text);
   return frame;
 }

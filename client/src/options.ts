@@ -110,7 +110,7 @@ export function withDefaults(options: Options): Settings {
     if (!/^[\w!#$%&'*+\-.^`|~]+$/.test(name)) throwTypeError(`the option protocols can't be ${name}`);
   }
   const needs = (name: "WebSocket" | "EventSource", from: string) =>
-    settings[name] || throwTypeError(`no ${name} here: npm install ${from}, and pass its class as an option`);
+    settings[name] || throwTypeError(`no ${name}: npm install ${from}, and pass its class`);
   needs("WebSocket", "ws");
   const { events } = settings;
   if (events) {
@@ -123,7 +123,7 @@ export function withDefaults(options: Options): Settings {
 /** Makes a URL absolute and converts its scheme to `ws(s)` or `http(s)`. Throws a `TypeError` if it is invalid. */
 export function absoluteUrl(address: string | URL, isSocket: boolean): string {
   const url = new URL(address, globalThis.document?.baseURI ?? globalThis.location?.href);
-  if (!/^(http|ws)s?:$/.test(url.protocol) || address == null) throwTypeError(`${address} is not a ws, wss, http or https URL`);
+  if (!/^(http|ws)s?:$/.test(url.protocol) || address == null) throwTypeError(`${address} is no ws or http URL`);
   url.protocol = url.protocol.replace(/^(http|ws)/, isSocket ? "ws" : "http");
   url.hash = "";
   return url.href;

@@ -8,10 +8,16 @@ export interface JoinOptions {
    */
   since?: "new" | "all" | (string & {});
   /**
-   * Called when messages are missing: the history no longer has them, or the server was restarted. All kept messages follow.
-   * `since` is the last id that the client received.
+   * Called when messages are missing: the history no longer has them, or the server was restarted. All kept messages follow
+   * if the client has been away, and otherwise those that were sent after the gap. `since` is the last id that the client
+   * received.
    */
   onGap?: (gap: { room: string; since: string }) => unknown;
+  /**
+   * Called with `true` when the server can't deliver the room's messages for now, because it has lost its connection to the
+   * broker of its cluster, and with `false` when it can again. Messages that are sent meanwhile arrive later.
+   */
+  onSilence?: (isSilent: boolean) => unknown;
   /** Called if the server refuses to rejoin the room after a reconnect. A refused first join rejects the promise instead. */
   onRefused?: (error: CallError) => unknown;
 }

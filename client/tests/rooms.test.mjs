@@ -351,3 +351,54 @@ test('server-side join replays only what the server sends', async (t) => {
   connection.send('end');
   assert.equal(await next.next(), 'end', 'nothing is joined');
 });
+
+/** What there is to know of a room: a gap (3), whether it is silent (4), or something of a newer server. */
+const knowledge = (kind, room, id, ...rest) => {
+  const bytes = ofRoom(room, id, '');
+  bytes[bytes.length - 1] = kind;
+  return Buffer.concat([bytes, Buffer.from(rest)]);
+};
+
+test('gap on the side of the server is told, and the room resumes after it', async (t) => {
+  const { mock, connection, peer } = await connected(t);
+  const gaps = [];
+  const got = heard(connection);
+  const joining = connection.join('news', { onGap: (gap) => gaps.push(gap) });
+  peer.send(response((await joinAt(peer)).id, 'a-4'));
+  await joining;
+  peer.send(ofRoom('news', 'a-5', 'rain'));
+  peer.send(knowledge(3, 'news', 'b-2'));
+  peer.send(knowledge(3, 'other', 'c-1'));
+  peer.send(knowledge(5, 'news', 'd-1', 1));
+  await until(() => gaps.length === 1);
+  assert.deepEqual(gaps, [{ room: 'news', since: 'a-5' }]);
+  peer.socket.terminate();
+  await until(() => mock.peers.length === 2);
+  const rejoin = await joinAt(mock.peers[1]);
+  assert.deepEqual([rejoin.room, rejoin.since], ['news', 'b-2']);
+  mock.peers[1].send(ofRoom('news', 'b-3', 'sun'));
+  await until(() => got.length === 2);
+  assert.deepEqual(got[1], ['news', 'b-3', 'sun']);
+});
+
+test('silence of a room is told when it begins and when it ends', async (t) => {
+  const { connection, peer } = await connected(t);
+  const told = [];
+  const joining = connection.join('news', { onSilence: (isSilent) => told.push(isSilent) });
+  peer.send(response((await joinAt(peer)).id, 'a-4'));
+  await joining;
+  peer.send(knowledge(4, 'news', '', 1));
+  peer.send(knowledge(4, 'other', '', 1));
+  peer.send(knowledge(4, 'news', '', 0));
+  await until(() => told.length === 2);
+  assert.deepEqual(told, [true, false]);
+});
+
+test('join that the server can not serve for now is tried again', async (t) => {
+  const { mock, connection, peer } = await connected(t);
+  const joining = connection.join('news');
+  peer.send(error((await joinAt(peer)).id, 5, 'later'));
+  await until(() => mock.peers.length === 2);
+  mock.peers[1].send(response((await joinAt(mock.peers[1])).id, 'a-4'));
+  assert.equal(await inTime(joining), 'a-4');
+});

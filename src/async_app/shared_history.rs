@@ -23,14 +23,9 @@ use crate::engine::{self, Hub};
 use crate::error::SendErrorReason;
 use crate::history_id::HistoryId;
 use crate::message::Message;
-use crate::protocol::{event_stream, procedures};
+use crate::protocol::event_stream;
+use crate::protocol::procedures::{self, RoomState};
 use crate::user_threads;
-
-/// The notification that tells the members of a room of a gap.
-const GAP: &str = "$gap";
-/// The notifications, and the types of events, that tell the members of a room that it is silent, and that it no longer is.
-const SILENT: [&str; 2] = ["$silent", "silent"];
-const LIVE: [&str; 2] = ["$live", "live"];
 
 /// A room whose history the nodes share, and whom of it a message is not for.
 pub(super) struct SharedHistory<'a> {
@@ -200,14 +195,15 @@ impl AppShared {
         let Some((room, kept)) = self.copy_of(name) else {
             return Delivered::Done;
         };
-        let gap = gap_frame(name, copy.position);
+        let position = copy.position.to_string();
+        let gap = state_frame(name, RoomState::Gap(&position));
         let mut history = kept.history();
         if room.members.is_retired() {
             return Delivered::Done;
         }
         if copy.has_gap {
             let before = history.position().to_string();
-            let event = event_stream::reset(&before, Some(&copy.position.to_string())).into();
+            let event = event_stream::reset(&before, Some(&position)).into();
             let to = engine::Destination {
                 room: Some(&room.members),
                 with_ids: Some(&gap),
@@ -233,8 +229,8 @@ impl AppShared {
         let Some((room, kept)) = self.copy_of(name) else {
             return Delivered::Done;
         };
-        let [notification, kind] = if is_silent { SILENT } else { LIVE };
-        let frame = notification_frame(notification, name.as_bytes());
+        let frame = state_frame(name, RoomState::Silence { is_silent });
+        let kind = if is_silent { "silent" } else { "live" };
         let event = event_stream::event_of_type(kind, name).into();
         let _history = kept.history();
         let to = engine::Destination {
@@ -297,18 +293,7 @@ impl AppShared {
     }
 }
 
-/// Renders the notification of a gap: the length of the room's name (1 byte), the name, and the id from which the client
-/// resumes.
-fn gap_frame(name: &str, position: HistoryId) -> Bytes {
-    let mut payload = Vec::with_capacity(1 + name.len() + 40);
-    // A room's name has at most 255 bytes.
-    payload.push(name.len() as u8);
-    payload.extend_from_slice(name.as_bytes());
-    payload.extend_from_slice(position.to_string().as_bytes());
-    notification_frame(GAP, &payload)
-}
-
-fn notification_frame(name: &str, payload: &[u8]) -> Bytes {
-    let notification = procedures::notification(name, payload);
-    Message::new_binary(notification).into_frame().0
+fn state_frame(room: &str, state: RoomState<'_>) -> Bytes {
+    let told = procedures::room_state(room, state);
+    Message::new_binary(told).into_frame().0
 }

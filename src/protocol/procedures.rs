@@ -199,11 +199,39 @@ pub(crate) fn item(id: u32, payload: &[u8]) -> Vec<u8> {
 /// Encodes a message of a room with history, with the message's id in that history.
 pub(crate) fn of_room(room: &str, id: &str, kind: MessageKind, message: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(4 + room.len() + id.len() + message.len());
-    out.push(OF_ROOM);
-    push_name(&mut out, room);
-    push_name(&mut out, id);
-    out.push(kind.opcode() as u8);
+    push_of_room(&mut out, room, id, kind.opcode() as u8);
     out.extend_from_slice(message);
+    out
+}
+
+fn push_of_room(out: &mut Vec<u8>, room: &str, id: &str, kind: u8) {
+    out.push(OF_ROOM);
+    push_name(out, room);
+    push_name(out, id);
+    out.push(kind);
+}
+
+/// What a server of a cluster tells the members of a room, in the place of a message.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RoomState<'a> {
+    /// Messages are missing. The client resumes from this id.
+    Gap(&'a str),
+    /// Messages can't be delivered for now, or can again.
+    Silence { is_silent: bool },
+}
+
+/// Encodes what there is to know of a room.
+#[cfg(feature = "cluster")]
+pub(crate) fn room_state(room: &str, state: RoomState<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    match state {
+        RoomState::Gap(id) => push_of_room(&mut out, room, id, 3),
+        RoomState::Silence { is_silent } => {
+            push_of_room(&mut out, room, "", 4);
+            out.push(is_silent.into());
+        }
+    }
     out
 }
 
@@ -227,6 +255,15 @@ mod tests {
             of_room("", "a-1", MessageKind::Binary, b"\0"),
             b"\x07\x00\x03a-1\x02\0"
         );
+        #[cfg(feature = "cluster")]
+        {
+            let gap = room_state("news", RoomState::Gap("b-0"));
+            assert_eq!(gap, b"\x07\x04news\x03b-0\x03");
+            let silent = room_state("news", RoomState::Silence { is_silent: true });
+            assert_eq!(silent, b"\x07\x04news\x00\x04\x01");
+            let live = room_state("", RoomState::Silence { is_silent: false });
+            assert_eq!(live, b"\x07\x00\x00\x04\x00");
+        }
     }
 
     #[test]

@@ -69,7 +69,8 @@ pub(crate) fn connect_numbered(address: SocketAddr, target: &str) -> NumberedCli
 pub(crate) enum Received {
     Message(HistoryId, String),
     Gap(HistoryId),
-    Notification(String, String),
+    /// The room, and whether it is silent.
+    Silence(String, bool),
     Text(String),
 }
 
@@ -78,7 +79,7 @@ pub(crate) fn receive(client: &mut NumberedClient) -> Received {
     loop {
         match receive_any(client) {
             // An outage may have lasted for long enough on a busy machine.
-            Received::Notification(..) => {}
+            Received::Silence(..) => {}
             received => return received,
         }
     }
@@ -89,20 +90,17 @@ pub(crate) fn receive_any(client: &mut NumberedClient) -> Received {
         tungstenite::Message::Binary(frame) => frame,
         other => return Received::Text(other.into_text().unwrap().to_string()),
     };
-    let parse = |id: &[u8]| std::str::from_utf8(id).unwrap().parse().unwrap();
-    if let Some(gap) = frame.strip_prefix(b"\x01\x04$gap") {
-        return Received::Gap(parse(&gap[1 + usize::from(gap[0])..]));
-    }
-    if let Some([len, notification @ ..]) = frame.strip_prefix(b"\x01") {
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let (name, payload) = notification.split_at((*len).into());
-        return Received::Notification(text(name), text(payload));
-    }
     let rest = frame.strip_prefix(b"\x07").expect("a room message");
-    let rest = &rest[1 + usize::from(rest[0])..];
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let (room, rest) = rest[1..].split_at(rest[0].into());
     let (id, rest) = rest[1..].split_at(rest[0].into());
-    let text = String::from_utf8(rest[1..].to_vec()).unwrap();
-    Received::Message(parse(id), text)
+    let id = || text(id).parse().unwrap();
+    match rest[0] {
+        1 => Received::Message(id(), text(&rest[1..])),
+        3 => Received::Gap(id()),
+        4 => Received::Silence(text(room), rest[1] == 1),
+        kind => panic!("kind {kind}"),
+    }
 }
 
 pub(crate) fn join_numbered(node: &Node, target: &str) -> NumberedClient {

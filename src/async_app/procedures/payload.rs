@@ -269,6 +269,12 @@ impl CallError {
     pub fn refused(text: impl Into<String>) -> Self {
         Self::new(CallErrorReason::Refused, text)
     }
+
+    /// Creates the error of a call that the client may repeat later.
+    #[cfg(feature = "cluster")]
+    pub(super) fn busy(text: impl Into<String>) -> Self {
+        Self::new(CallErrorReason::Busy, text)
+    }
 }
 
 impl fmt::Display for CallError {

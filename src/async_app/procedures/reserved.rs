@@ -104,7 +104,12 @@ where
             joined => joined.map(drop),
         },
     };
-    joined.map_err(|error| CallError::refused(error.to_string()))?;
+    joined.map_err(|error| match error.reason {
+        // The client retries.
+        #[cfg(feature = "cluster")]
+        JoinErrorReason::Broker => CallError::busy(error.to_string()),
+        _ => CallError::refused(error.to_string()),
+    })?;
     // After the replay: messages sent to the room up to here reach the client before the answer does.
     Ok(position().map_or_else(Payload::default, |position| position.to_string().into()))
 }
