@@ -193,6 +193,25 @@ fn unreachable_broker_leaves_a_node_serving_its_own_clients() {
 }
 
 #[test]
+fn node_without_history_is_ready_during_an_outage() {
+    let Some(mut redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let app = joining().with_cluster(redis.url());
+    let sender = app.sender();
+    assert!(!sender.is_ready(), "before the start");
+    let node = Node::start(app);
+    node.wait_until_connected();
+    assert!(node.sender.is_ready());
+    redis.kill();
+    node.wait_until_disconnected();
+    assert!(node.sender.is_ready(), "it serves its own clients");
+    node.sender.shutdown(DEADLINE);
+    assert!(!node.sender.is_ready(), "while it stops");
+    node.stop();
+}
+
+#[test]
 fn full_queue_delays_producers_only_for_the_start_of_an_outage() {
     let url = format!("redis://{}", support::free_address());
     let wait = Duration::from_millis(300);

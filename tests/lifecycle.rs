@@ -69,6 +69,32 @@ fn shutdown_with_blocked_peers_returns_at_its_deadline() {
 }
 
 #[test]
+fn app_is_ready_from_start_to_shutdown() {
+    let (runs, running_handler) = channel();
+    let (finish, finished) = channel::<()>();
+    let finished = Mutex::new(finished);
+    let app: AsyncWebsocketApp<()> =
+        AsyncWebsocketApp::new().with_message_handler(move |_, _, _| {
+            let _ = runs.send(());
+            // Until the test drops the sending end.
+            let _ = finished.lock().unwrap().recv();
+        });
+    let sender = app.sender();
+    assert!(!sender.is_ready(), "before the start");
+    let (running, address) = start(app);
+    assert!(sender.is_ready());
+    let mut client = Client::connect(address);
+    client.send("block");
+    running_handler.recv_timeout(DEADLINE).unwrap();
+    sender.shutdown(DEADLINE);
+    assert!(!sender.is_ready(), "while it stops");
+    drop(finish);
+    client.receive_to_close();
+    running.join();
+    assert!(!sender.is_ready(), "after the end");
+}
+
+#[test]
 fn shutdown_receiver_stops_its_app() {
     let (stop, stopped) = channel();
     let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()

@@ -367,6 +367,15 @@ impl AppShared {
         self.hub.get().filter(|hub| !hub.has_stopped())
     }
 
+    /// Returns whether the app runs and can serve all of its rooms.
+    pub(super) fn is_ready(&self) -> bool {
+        #[cfg(feature = "cluster")]
+        if !self.rooms.are_histories_served() {
+            return false;
+        }
+        self.running().is_some()
+    }
+
     pub(super) fn check_len(&self, hub: &Hub, message: &Message) -> Result<(), SendErrorReason> {
         if message.bytes().len() > hub.message_bytes_max() {
             self.counters.dropped_too_large.add(1);

@@ -91,6 +91,17 @@ impl RoomDirectory {
         let _ = self.setup.set(setup);
     }
 
+    /// Returns whether rooms that keep a history get their messages. In a cluster, they need all broker servers; an app
+    /// without such rooms does not.
+    #[cfg(feature = "cluster")]
+    pub(super) fn are_histories_served(&self) -> bool {
+        let Some(setup) = self.setup.get() else {
+            return false;
+        };
+        let cluster = setup.cluster.as_ref();
+        setup.histories.is_empty() || cluster.is_none_or(|cluster| cluster.is_connected())
+    }
+
     pub(super) fn find(&self, name: &str) -> Option<RoomEntry> {
         self.names.find(name)
     }

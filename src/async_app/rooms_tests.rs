@@ -248,3 +248,27 @@ fn rooms_created_and_ended_by_many_threads_are_counted() {
     });
     assert_eq!(fixture.rooms.counted.load(Relaxed), fixture.rooms.len());
 }
+
+#[cfg(feature = "cluster")]
+#[test]
+fn histories_are_not_served_without_the_broker() {
+    use crate::cluster::{Cluster, PreparedCluster};
+    let with = |patterns: &[&str], is_clustered: bool| {
+        let mut histories = HistoryPatterns::default();
+        for pattern in patterns {
+            histories.add(pattern, HistoryLimits::messages(1));
+        }
+        // It is not started, so it never connects.
+        let cluster = PreparedCluster::new(&Cluster::new("redis://127.0.0.1")).unwrap();
+        let rooms = RoomDirectory::default();
+        rooms.set_up(RoomSettings {
+            rooms_max: ROOMS_MAX,
+            histories,
+            cluster: is_clustered.then_some(cluster.handle),
+        });
+        rooms.are_histories_served()
+    };
+    assert!(!with(&["chat/*"], true));
+    assert!(with(&["chat/*"], false));
+    assert!(with(&[], true) && with(&[], false));
+}

@@ -236,6 +236,34 @@ impl AsyncSender {
         }
     }
 
+    /// Returns whether the app is ready to serve clients, as a load balancer's health check asks.
+    ///
+    /// It is false before [`start`](crate::AsyncWebsocketApp::start), and from [`shutdown`](Self::shutdown) on. In between it
+    /// is true, except for an app that has both `with_cluster` and
+    /// [`with_history`](crate::AsyncWebsocketApp::with_history): while one of its broker servers is not connected, rooms with a
+    /// history get no messages, so it is false then. Without `with_history`, a node of a cluster stays ready during an outage of
+    /// the broker, because it goes on serving its own clients. Never waits.
+    ///
+    /// ```
+    /// # use humphrey_ws::AsyncWebsocketApp;
+    /// use humphrey::SubApp;
+    /// use humphrey::http::{Response, StatusCode};
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new();
+    /// let sender = app.sender();
+    /// assert!(!sender.is_ready());
+    /// // The load balancer sends new clients to other nodes while this route answers 503.
+    /// let app = app.with_routes(SubApp::new().with_stateless_route("/ready", move |_| {
+    ///     match sender.is_ready() {
+    ///         true => Response::new(StatusCode::OK, "ready\n"),
+    ///         false => Response::new(StatusCode::ServiceUnavailable, "not ready\n"),
+    ///     }
+    /// }));
+    /// ```
+    pub fn is_ready(&self) -> bool {
+        self.0.is_ready()
+    }
+
     /// Returns how many WebSocket clients are connected.
     pub fn connections(&self) -> usize {
         self.0.connections()

@@ -196,7 +196,7 @@ impl ClusterHandle {
     }
 
     /// Whether all broker servers are connected.
-    fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         let mut servers = self.shared.servers.iter();
         servers.all(|server| server.status.is_up())
     }
