@@ -17,6 +17,7 @@ mod metrics;
 mod on_message;
 mod options;
 mod page;
+mod probes;
 mod publish;
 mod room_name;
 mod rooms;
@@ -42,6 +43,7 @@ use crate::diagnostics::report;
 use crate::lines::Line;
 use crate::on_message::OnMessage;
 use crate::options::Options;
+use crate::probes::Probes;
 use crate::room_name::RoomName;
 use crate::rooms::{Channel, Rooms};
 
@@ -85,29 +87,19 @@ fn run(options: &Options) -> io::Result<bool> {
     let (connections_max, connections_warning) =
         descriptor_limit::limit_connections(options.max_connections);
     let (app, rooms) = build_app(options, connections_max)?;
-    let app = cluster::apply(app, options)?;
+    let stopping = Arc::new(AtomicBool::new(false));
+    let probes = Probes::new(app.sender(), options.room_settings(), stopping.clone());
+    let app = cluster::apply(app.with_routes(probes.routes()), options)?;
     let (mut app, reload) = tls::apply(app, options)?;
     let is_tls = reload.is_some();
     let address = app.bind()?;
     let sender = app.sender();
-    let stopping = Arc::new(AtomicBool::new(false));
     {
         let sender = sender.clone();
         let stop = move || sender.shutdown(SHUTDOWN_TIMEOUT);
         signals::handle(stopping.clone(), stop, reload)?;
     }
-    let metrics = match options.metrics {
-        Some(address) => {
-            let hosts = options.hosts(address);
-            Some(metrics::serve(
-                address,
-                hosts,
-                options.origins(),
-                sender.clone(),
-            )?)
-        }
-        None => None,
-    };
+    let metrics = metrics::serve(options, sender.clone(), &probes)?;
     let running = app.start()?;
     if !options.quiet {
         report!("{}", listening_message(address, is_tls));
@@ -139,6 +131,7 @@ fn run(options: &Options) -> io::Result<bool> {
             .spawn(move || {
                 broadcast_input(&channel, &stopping, &input_failed);
                 if exit_on_eof {
+                    stopping.store(true, Ordering::SeqCst);
                     sender.shutdown(FLUSH_TIMEOUT);
                 } else if !quiet && !stopping.load(Ordering::Relaxed) {
                     report!("end of input; the server keeps running (--exit-on-eof ends it here)");

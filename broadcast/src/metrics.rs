@@ -1,49 +1,52 @@
 //! The metrics server: on an address of its own, so that clients cannot reach it.
 
 use std::io;
-use std::net::SocketAddr;
 
 use humphrey::SubApp;
 use humphrey::http::{Response, StatusCode};
-use humphrey_ws::{
-    AllowedHosts, AsyncSender, AsyncWebsocketApp, CloseCode, Limits, Origins, RunningApp,
-};
+use humphrey_ws::{AsyncSender, AsyncWebsocketApp, CloseCode, Limits, RunningApp};
 
-use crate::options::option_names;
+use crate::options::{Options, option_names};
 use crate::page::with_security_headers;
+use crate::probes::Probes;
 
 /// Enough for several monitoring systems.
 const CONNECTIONS_MAX: usize = 64;
 
-/// Serves `/metrics` for Prometheus.
+/// Serves `/metrics` for Prometheus, and the probes, if an option names an address for them. Here, the probes are answered
+/// also while the server has as many clients as it may have, and while it stops.
 pub(crate) fn serve(
-    address: SocketAddr,
-    hosts: Option<AllowedHosts>,
-    origins: Origins,
+    options: &Options,
     of: AsyncSender,
-) -> io::Result<RunningApp> {
+    probes: &Probes,
+) -> io::Result<Option<RunningApp>> {
+    let Some(address) = options.metrics else {
+        return Ok(None);
+    };
     let routes = SubApp::new().with_stateless_route("/metrics", move |_| {
         with_security_headers(Response::new(StatusCode::OK, of.prometheus()))
             .with_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
             .with_header("Cache-Control", "no-store")
     });
     let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
-    if let Some(hosts) = hosts {
+    if let Some(hosts) = options.hosts(address) {
         app = app.with_allowed_hosts(hosts);
     }
     app.with_address(address)
-        .with_allowed_origins(origins)
+        .with_allowed_origins(options.origins())
         .with_option_names(option_names())
-        .with_guarded_routes(["/metrics"])
+        .with_guarded_routes(["/metrics", "/health", "/ready"])
         .with_route_methods("*", ["GET"])
         .with_shards(1)
         .with_limits(Limits::default().connections_max(CONNECTIONS_MAX))
         .with_connect_handler(|stream, _| {
             stream.close(
                 CloseCode::POLICY_VIOLATION,
-                "this address serves only /metrics",
+                "this address serves only /metrics, /health and /ready",
             );
         })
         .with_routes(routes)
+        .with_routes(probes.routes())
         .start()
+        .map(Some)
 }

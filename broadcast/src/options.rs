@@ -212,7 +212,8 @@ pub(crate) struct Options {
     #[arg(long, help_heading = heading::ACCESS, value_name = "NETWORK")]
     pub(crate) trusted_proxy: Vec<String>,
 
-    /// Serve metrics for Prometheus under /metrics at this address, which should not be public
+    /// Serve metrics for Prometheus under /metrics at this address, which should not be public, and the probes /health and
+    /// /ready
     #[arg(long, help_heading = heading::MONITORING, value_name = "ADDR", value_parser = parse_address)]
     pub(crate) metrics: Option<SocketAddr>,
 

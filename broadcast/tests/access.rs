@@ -65,6 +65,8 @@ fn every_route_refuses_a_foreign_host_with_advice() {
         ("GET /client.js", ""),
         ("GET /clients", ""),
         ("GET /clients/room", ""),
+        ("GET /health", ""),
+        ("GET /ready", ""),
         ("GET /events", ""),
         ("GET /events/room", ""),
         ("HEAD /events", ""),
@@ -148,6 +150,8 @@ fn foreign_sites_cannot_embed_streams_counts_or_upgrades() {
         "HEAD /events",
         "GET /clients",
         "GET /clients/room",
+        "GET /health",
+        "GET /ready",
         "GET /client.js",
         "POST /check",
         "POST /publish",
@@ -220,6 +224,8 @@ fn every_response_forbids_framing_embedding_and_sniffing() {
         ("GET /client.js", &own, 200),
         ("GET /clients", &own, 200),
         ("GET /clients/a%ff", &own, 400),
+        ("GET /health", &own, 200),
+        ("HEAD /ready", &own, 200),
         ("GET /events", &own, 200),
         ("HEAD /events/room", &own, 200),
         ("OPTIONS /events", &own, 204),
@@ -285,6 +291,8 @@ fn other_methods_are_refused_with_an_allow_header() {
         ("/client.js", get),
         ("/clients", get),
         ("/clients/room", get),
+        ("/health", get),
+        ("/ready", get),
         ("/events", get),
         ("/events/room", get),
         ("/check", post),
@@ -343,7 +351,7 @@ fn other_methods_are_refused_with_an_allow_header() {
 #[test]
 fn missing_upgrade_names_the_proxy_as_a_cause() {
     let program = Program::start(&[]);
-    for path in ["/", "/room", "/events", "/clients"] {
+    for path in ["/", "/room", "/events", "/clients", "/ready"] {
         // How nginx forwards a handshake when it is not configured for WebSocket.
         for version in ["1.0", "1.1"] {
             let mut socket = TcpStream::connect(program.address()).unwrap();

@@ -18,8 +18,8 @@ fn start(redis: &RedisServer, options: &[&str]) -> Program {
     Program::start(&[&["--no-welcome", "--cluster", &url], options].concat())
 }
 
-/// The response's body to a request for the numbers of clients.
-fn clients(program: &Program, path: &str) -> String {
+/// The body of the response to a request that succeeds.
+fn get(program: &Program, path: &str) -> String {
     let (status, _, body) = http_get(program.address(), path);
     assert_eq!(status, 200);
     body
@@ -38,8 +38,7 @@ fn lines_reach_the_clients_of_every_process() {
         second.connect_to("/news"),
     ];
     eventually("the processes hear each other", || {
-        self::clients(&first, "/clients")
-            .contains("\"clients\": 3, \"nodes\": 2, \"complete\": true")
+        get(&first, "/clients").contains("\"clients\": 3, \"nodes\": 2, \"complete\": true")
     });
     first.write(b"from the first\n");
     for client in &mut clients {
@@ -52,7 +51,7 @@ fn lines_reach_the_clients_of_every_process() {
     let [_, _, in_news] = &mut clients;
     in_news.send(Message::text("to the room"));
     assert_eq!(in_news.text(), "to the room");
-    let counts = self::clients(&first, "/clients/news");
+    let counts = get(&first, "/clients/news");
     assert!(counts.contains("\"clients\": 3, \"room\": 1"), "{counts}");
     for program in [&mut first, &mut second] {
         program.signal(Signal::TERM);
@@ -67,13 +66,28 @@ fn process_without_its_broker_says_so_and_serves_its_clients() {
     let mut client = program.connect();
     program.write(b"local\n");
     assert_eq!(client.text(), "local");
-    let counts = clients(&program, "/clients");
+    let counts = get(&program, "/clients");
     assert!(
         counts.contains("\"nodes\": 1, \"complete\": false"),
         "{counts}"
     );
     program.signal(Signal::TERM);
     program.expect_exit(0);
+}
+
+#[test]
+fn process_without_history_is_ready_during_an_outage() {
+    let Some(mut redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let program = start(&redis, &[]);
+    let is_connected = || get(&program, "/clients").contains("\"complete\": true");
+    eventually("it is connected", is_connected);
+    redis.kill();
+    eventually("it has noticed the outage", || !is_connected());
+    for (path, expected) in [("/health", "ok\n"), ("/ready", "ready\n")] {
+        assert_eq!(get(&program, path), expected);
+    }
 }
 
 #[test]
@@ -86,7 +100,7 @@ fn url_is_read_from_a_file_and_its_password_never_shown() {
     std::fs::write(&file, format!("{}\n", redis.url())).unwrap();
     let mut program = Program::start(&["--cluster-url-file", path]);
     eventually("it is connected", || {
-        clients(&program, "/clients").contains("\"complete\": true")
+        get(&program, "/clients").contains("\"complete\": true")
     });
     program.signal(Signal::TERM);
     program.expect_exit(0);
