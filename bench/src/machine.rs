@@ -1,8 +1,10 @@
 //! Operating system interface: accounting from `/proc`, CPU affinity, limits.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::ops::Sub;
+use std::path::Path;
 
 use rustix::process::{
     Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
@@ -81,13 +83,28 @@ pub(crate) fn cpu_time(pid: u32) -> io::Result<CpuTime> {
     .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat has an unknown format")))
 }
 
+/// CPU time of the children of this process that have ended and were waited for.
+pub(crate) fn cpu_time_of_ended_children() -> io::Result<CpuTime> {
+    parse_times(
+        &fs::read_to_string("/proc/self/stat")?,
+        16,
+        rustix::param::clock_ticks_per_second(),
+    )
+    .ok_or_else(|| io::Error::other("/proc/self/stat has an unknown format"))
+}
+
 fn parse_stat(stat: &str, ticks_per_second: u64) -> Option<CpuTime> {
+    parse_times(stat, 14, ticks_per_second)
+}
+
+/// Parses user time in this field, and system time in the next one.
+fn parse_times(stat: &str, field: usize, ticks_per_second: u64) -> Option<CpuTime> {
     // The process name may contain spaces and parentheses; field 3 follows the last parenthesis.
     let mut fields = stat
         .rsplit_once(')')?
         .1
         .split_ascii_whitespace()
-        .skip(14 - 3);
+        .skip(field - 3);
     let mut seconds = || Some(fields.next()?.parse::<u64>().ok()? as f64 / ticks_per_second as f64);
     Some(CpuTime {
         user: seconds()?,
@@ -98,10 +115,33 @@ fn parse_stat(stat: &str, ticks_per_second: u64) -> Option<CpuTime> {
 /// CPU time in seconds that the running threads of a process have used so far, user and system together. The resolution is
 /// a nanosecond, compared with 10 ms of [`cpu_time`]. The time of threads that have ended is missing.
 pub(crate) fn cpu_seconds(pid: u32) -> io::Result<f64> {
+    cpu_seconds_where(pid, |_| true)
+}
+
+/// CPU time as [`cpu_seconds`], without one of the threads.
+pub(crate) fn cpu_seconds_without(pid: u32, thread: u32) -> io::Result<f64> {
+    let left_out = thread.to_string();
+    cpu_seconds_where(pid, |task| task.file_name() != Some(OsStr::new(&left_out)))
+}
+
+/// CPU time as [`cpu_seconds`], of the threads with this name. The kernel shortens names to 15 bytes.
+pub(crate) fn cpu_seconds_of_threads(pid: u32, name: &str) -> io::Result<f64> {
+    cpu_seconds_where(pid, |task| {
+        let comm = fs::read_to_string(task.join("comm"));
+        comm.is_ok_and(|comm| comm.trim_end() == name)
+    })
+}
+
+/// CPU time as [`cpu_seconds`], of the threads whose directories in `/proc` fulfil a condition.
+fn cpu_seconds_where(pid: u32, counts: impl Fn(&Path) -> bool) -> io::Result<f64> {
     let mut nanos = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        if !counts(&task) {
+            continue;
+        }
         // Skip threads that have ended since the directory was read.
-        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
+        let Ok(text) = fs::read_to_string(task.join("schedstat")) else {
             continue;
         };
         let time = text.split_ascii_whitespace().next();
@@ -224,6 +264,13 @@ mod tests {
                 system: 2.5
             })
         );
+        assert_eq!(
+            parse_times(line, 16, 100),
+            Some(CpuTime {
+                user: 0.06,
+                system: 0.07
+            })
+        );
         assert_eq!(parse_stat("42 (x", 100), None);
     }
 
@@ -244,6 +291,9 @@ mod tests {
         let pid = std::process::id();
         assert!(cpu_time(pid).is_ok());
         assert!(cpu_seconds(pid).is_ok_and(|seconds| seconds > 0.0));
+        // A test runs on a thread of its own.
+        assert!(cpu_seconds_without(pid, pid).is_ok_and(|seconds| seconds > 0.0));
+        assert_eq!(cpu_seconds_of_threads(pid, "none").ok(), Some(0.0));
         assert!(resident(pid).is_ok_and(|bytes| bytes > 100_000));
         assert!(wake_ups(pid).is_ok());
         assert!(all_cpus().is_ok_and(|all| all.all > 0.0));

@@ -14,9 +14,11 @@ compile_error!("the bench measures through epoll and /proc: it runs on Linux onl
 mod args;
 mod corpus;
 mod floor;
+mod frames;
 mod histogram;
 mod load;
 mod machine;
+mod node;
 mod poll;
 mod run;
 mod subject;
@@ -60,6 +62,12 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       measures the CPU time, memory and latency of TLS, beside Bun, axum and nginx,
       and prints Markdown tables
 
+  bench cluster [--quick] [--only NAME] [--list] [--redis PROGRAM] [--out PATH]
+            [--targets FILE] [--rounds 3] [--cpu-seconds 1]
+            [--server-cpu N] [--client-cpu N]
+      measures the costs of a cluster over Redis, and prints Markdown tables
+      --redis      the server to start, redis-server by default
+
   bench report FILE.json [--out PATH] [--readme FILE] [--targets FILE]
       renders table and plot of an earlier run
 
@@ -70,6 +78,9 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
             [--cpu N] [--shards 1] [--pool] [--ring] [--micros N [--one-in N]
             [--works]] [--compress] [--tls-cert FILE --tls-key FILE]
       runs one server until it is killed; prints READY and its address
+
+  bench node [--address 127.0.0.1:0] [--cpu N] [--redis URL] [--history]
+      runs a node for `cluster`, which takes commands on standard input
 
   bench load echo|fanout|rooms|churn|blocked|lines|idle --address 127.0.0.1:PORT
             [--clients N] [--size 32] [--window 1] [--rooms N] [--members N]
@@ -90,9 +101,11 @@ fn main() -> ExitCode {
             Options::parse(args, run::ALTERNATING_OPTIONS).and_then(|o| run::compression(&o))
         }
         "tls" => Options::parse(args, run::ALTERNATING_OPTIONS).and_then(|o| run::tls(&o)),
+        "cluster" => Options::parse(args, run::CLUSTER_OPTIONS).and_then(|o| run::cluster(&o)),
         "report" => Options::parse(args, run::REPORT_OPTIONS).and_then(|o| run::report(&o)),
         "floor" => Options::parse(args, floor::OPTIONS).and_then(|o| serve_floor(&o)),
         "subject" => Options::parse(args, subject::OPTIONS).and_then(|o| serve_subject(&o)),
+        "node" => Options::parse(args, node::OPTIONS).and_then(|o| node::serve(&o, settle(&o)?)),
         "load" => Options::parse(args, load::OPTIONS).and_then(|o| load::command(&o)),
         "exec" => Options::parse(args, EXEC_OPTIONS).and_then(|o| exec(&o)),
         "help" | "--help" | "-h" => {

@@ -1,6 +1,8 @@
 //! One small run of the program itself: real servers, a real client, and all three files.
 
 use std::fs;
+#[cfg(feature = "cluster")]
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -98,9 +100,35 @@ fn tls_scenarios_receive_what_was_sent() {
 }
 
 #[test]
+#[cfg(feature = "cluster")]
+fn cluster_scenarios_receive_what_was_sent() {
+    // If the variable is set, the test fails without the server, like those of the library.
+    let required = std::env::var("HUMPHREY_WS_REDIS_SERVER").ok();
+    let redis = required.as_deref().unwrap_or("redis-server");
+    if required.is_none() && Command::new(redis).arg("--version").output().is_err() {
+        let text = b"NOT TESTED: the scenarios of a cluster need redis-server\n";
+        std::io::stderr().write_all(text).unwrap();
+        return;
+    }
+    let (out, _) = run_with_out("cluster", &["cluster", "--quick", "--redis", redis]);
+    let report = json(&out);
+    for scenario in report["scenarios"].as_array().unwrap() {
+        let figures = scenario["figures"].as_array().unwrap();
+        let is_measured = figures.iter().all(|figure| figure["rounds"][0].is_number());
+        assert!(is_measured != scenario["failure"].is_string(), "{scenario}");
+        // Nodes with histories may refuse to start.
+        assert!(is_measured || scenario["id"] == "appends", "{scenario}");
+    }
+}
+
+#[test]
 fn unknown_scenario_name_is_an_error() {
-    for args in [["--only", "nothing"], ["--peers", "nobody"]] {
-        let run = bench(&["run", args[0], args[1]]).output().unwrap();
+    for args in [
+        ["run", "--only", "nothing"],
+        ["run", "--peers", "nobody"],
+        ["cluster", "--only", "nothing"],
+    ] {
+        let run = bench(&args).output().unwrap();
         assert!(!run.status.success());
     }
 }

@@ -89,7 +89,7 @@ pub(super) fn long(results: &Results) -> String {
     text
 }
 
-fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
+pub(super) fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a string does not fail.
     let _ = writeln!(text, "{line}");
 }

@@ -4,11 +4,14 @@
 
 mod alternating;
 mod catalog;
+mod cluster;
 mod compression;
 mod cost;
 mod markdown;
+mod node_process;
 mod peers;
 mod plot;
+mod redis;
 mod report;
 mod results;
 mod scenario;
@@ -32,6 +35,7 @@ use scenario::{Measurement, Rounds, Scenario, Side};
 use workload::{ServerKind, Workload};
 
 pub(crate) use alternating::OPTIONS as ALTERNATING_OPTIONS;
+pub(crate) use cluster::{OPTIONS as CLUSTER_OPTIONS, command as cluster};
 pub(crate) use compression::command as compression;
 pub(crate) use report::{OPTIONS as REPORT_OPTIONS, command as report};
 pub(crate) use tls::command as tls;
@@ -293,6 +297,24 @@ fn build(what: &[&str], profile: &str, target: &Path) -> io::Result<()> {
             what.join(" ")
         ))),
     }
+}
+
+/// Builds the bench with a feature, in a separate directory, so that the running program is not replaced.
+fn featured_program(feature: &str, profile: &str, target: &Path) -> io::Result<PathBuf> {
+    let features = ["-p", "humphrey_ws_bench", "--features", feature];
+    let target = target.join(feature);
+    build(&features, profile, &target)?;
+    Ok(target.join(profile).join("bench"))
+}
+
+/// Returns this program with the feature `cluster`, and builds it if this one lacks it.
+fn cluster_program() -> io::Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    if cfg!(feature = "cluster") {
+        return Ok(program);
+    }
+    let target = program.ancestors().nth(2).unwrap_or(Path::new("target"));
+    featured_program("cluster", &profile_of(&program), target)
 }
 
 /// The idle share of all CPUs before the bench starts.

@@ -15,7 +15,7 @@ mod under_load;
 mod visitors;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ use self::turns::alternate;
 use self::under_load::AlternatingRun;
 use super::peers::Peers;
 use super::server::{AddressOutput, Server};
-use super::{build, idle_share_now, profile_of};
+use super::{featured_program, idle_share_now, profile_of};
 use crate::args::{self, Job, OptionSpec, Options};
 use crate::load::tls::client_config;
 use crate::machine;
@@ -181,14 +181,6 @@ fn split_nginx(names: &str) -> (String, bool) {
         false if others.is_empty() => ("none".into(), true),
         false => (others.join(","), true),
     }
-}
-
-/// Builds the bench with a feature, in a separate directory, so that the running program is not replaced.
-fn featured_program(feature: &str, profile: &str, target: &Path) -> io::Result<PathBuf> {
-    let features = ["-p", "humphrey_ws_bench", "--features", feature];
-    let target = target.join(feature);
-    build(&features, profile, &target)?;
-    Ok(target.join(profile).join("bench"))
 }
 
 impl Suite {

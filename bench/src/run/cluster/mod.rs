@@ -1,0 +1,209 @@
+//! `bench cluster` measures the costs of a cluster: of the nodes, which are processes of their own, and of the Redis server
+//! between them.
+
+mod members;
+mod rates;
+mod remote;
+mod report;
+mod scenarios;
+mod shares;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use self::report::{ClusterReport, ScenarioReport};
+use self::scenarios::Scenario;
+use super::node_process::{NodeProcess, NodeSpec, StartError};
+use super::redis::{self, Redis};
+use super::report::machine_line;
+use crate::args::{self, OptionSpec, Options};
+use crate::machine;
+use crate::node::NodeCommand;
+
+pub(crate) const OPTIONS: &[OptionSpec] = &[
+    args::flag("quick"),
+    args::flag("list"),
+    args::value("only"),
+    args::value("redis"),
+    args::value("rounds"),
+    args::value("cpu-seconds"),
+    args::value("out"),
+    args::value("targets"),
+    args::value("server-cpu"),
+    args::value("client-cpu"),
+];
+
+struct Setup {
+    quick: bool,
+    /// This program, built with the feature `cluster`.
+    program: PathBuf,
+    redis: String,
+    rounds: usize,
+    /// Minimum CPU time of the receiving node per measurement, in seconds.
+    cpu_seconds: f64,
+    /// The CPU of nodes whose CPU time is measured.
+    server_cpu: String,
+    /// The CPU of Redis, the sending node and the clients meanwhile.
+    client_cpu: String,
+    all_cpus: String,
+}
+
+pub(crate) fn command(options: &Options) -> io::Result<()> {
+    let only = options.text("only").unwrap_or_default();
+    let is_picked = |scenario: &&Scenario| only.split(',').any(|part| scenario.id.contains(part));
+    let scenarios: Vec<&Scenario> = scenarios::ALL.iter().filter(is_picked).collect();
+    if scenarios.is_empty() {
+        return Err(args::bad("only", only));
+    }
+    if options.flag("list") {
+        let scenarios = scenarios.iter();
+        scenarios.for_each(|scenario| println!("{:20} {}", scenario.id, scenario.title));
+        return Ok(());
+    }
+    let setup = setup(options)?;
+    let begun = Instant::now();
+    let mut report = ClusterReport {
+        head: head(&setup)?,
+        ..ClusterReport::default()
+    };
+    let (machine, used) = (machine::all_cpus()?, own_cpu_seconds()?);
+    for scenario in scenarios {
+        let outcome = measure(&setup, scenario)?;
+        if !setup.quick {
+            report.verdicts.extend(outcome.verdicts(scenario));
+        }
+        report.scenarios.push(outcome);
+    }
+    let foreign = super::cost::foreign_since(machine, own_cpu_seconds()? - used)?;
+    report.head.push(format!(
+        "Other processes used {:.1} % of all CPUs during the measurements. It took {:.1} minutes.",
+        foreign * 100.0,
+        begun.elapsed().as_secs_f64() / 60.0
+    ));
+    report::write(&report, options)
+}
+
+fn setup(options: &Options) -> io::Result<Setup> {
+    let quick = options.flag("quick");
+    let cpus = machine::allowed_cpus()?;
+    let names: Vec<String> = cpus.iter().map(usize::to_string).collect();
+    let setup = Setup {
+        quick,
+        program: super::cluster_program()?,
+        redis: options.text("redis").unwrap_or(redis::PROGRAM).into(),
+        rounds: options.number("rounds", if quick { 1 } else { 3 })?,
+        cpu_seconds: options.number("cpu-seconds", if quick { 0.02 } else { 1.0 })?,
+        server_cpu: options.number("server-cpu", cpus[0])?.to_string(),
+        client_cpu: options
+            .number("client-cpu", *cpus.get(1).unwrap_or(&cpus[0]))?
+            .to_string(),
+        all_cpus: names.join(","),
+    };
+    if !(1..=100).contains(&setup.rounds) {
+        return Err(args::bad("rounds", &setup.rounds.to_string()));
+    }
+    if !(0.01..=60.0).contains(&setup.cpu_seconds) {
+        return Err(args::bad("cpu-seconds", &setup.cpu_seconds.to_string()));
+    }
+    machine::raise_descriptor_limit()?;
+    Ok(setup)
+}
+
+/// CPU time in seconds of this process and of all servers that have ended.
+fn own_cpu_seconds() -> io::Result<f64> {
+    let own = machine::cpu_time(std::process::id())?.total();
+    Ok(own + machine::cpu_time_of_ended_children()?.total())
+}
+
+/// Describes the machine and the method.
+fn head(setup: &Setup) -> io::Result<Vec<String>> {
+    let idle_share = super::idle_share_now()?;
+    let version = Redis::start(&setup.redis, &setup.program, &setup.all_cpus)?.version()?;
+    let mut head = vec![
+        machine_line(idle_share),
+        format!(
+            "Redis {version}. Receiving nodes on CPU {}; the sending node, Redis and the clients on CPU {}; for messages per \
+             second, all on all CPUs. Rounds: {}; CPU of the receiving node per measurement: {} s or more.",
+            setup.server_cpu, setup.client_cpu, setup.rounds, setup.cpu_seconds
+        ),
+    ];
+    if setup.quick {
+        head.push("A quick run: its figures mean little.".into());
+    }
+    Ok(head)
+}
+
+/// Measures all rounds of a scenario. A scenario whose node refuses to start is skipped.
+fn measure(setup: &Setup, scenario: &Scenario) -> io::Result<ScenarioReport> {
+    let mut outcome = ScenarioReport::new(scenario);
+    for round in 1..=setup.rounds {
+        match (scenario.measure)(setup) {
+            Ok(values) => {
+                let line = outcome.add(&values);
+                let (title, rounds) = (scenario.title, setup.rounds);
+                eprintln!("{title}, round {round} of {rounds}:{line}");
+            }
+            Err(error @ StartError::Refused(_)) => {
+                eprintln!("{}: {error}", scenario.title);
+                outcome.failure = Some(error.to_string());
+                break;
+            }
+            Err(StartError::Io(error)) => {
+                let text = format!("{}: {error}", scenario.title);
+                return Err(io::Error::new(error.kind(), text));
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+impl Setup {
+    /// Number of messages of a measurement, or fewer in a quick run.
+    fn messages(&self, count: u64) -> u64 {
+        if self.quick { count / 50 } else { count }
+    }
+
+    /// Starts a node that is part of no cluster.
+    fn lone_node(&self, cpus: &str) -> Result<NodeProcess, StartError> {
+        NodeProcess::start(NodeSpec {
+            program: &self.program,
+            cpus,
+            redis: None,
+            has_history: false,
+        })
+    }
+}
+
+/// A Redis server, to which nodes can be added.
+struct Site<'a> {
+    setup: &'a Setup,
+    redis: Redis,
+    url: String,
+}
+
+impl<'a> Site<'a> {
+    fn start(setup: &'a Setup, cpus: &str) -> io::Result<Self> {
+        let redis = Redis::start(&setup.redis, &setup.program, cpus)?;
+        let url = redis.url();
+        Ok(Self { setup, redis, url })
+    }
+
+    fn node(&self, cpus: &str, has_history: bool) -> Result<NodeProcess, StartError> {
+        NodeProcess::start(NodeSpec {
+            program: &self.setup.program,
+            cpus,
+            redis: Some(&self.url),
+            has_history,
+        })
+    }
+
+    /// Waits until all nodes hear each other.
+    fn connect<const N: usize>(&self, nodes: [&mut NodeProcess; N]) -> io::Result<()> {
+        let all = NodeCommand::Hear { nodes: N as u64 };
+        for node in nodes {
+            node.ask(&all)?;
+        }
+        Ok(())
+    }
+}
