@@ -68,6 +68,18 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       measures the costs of a cluster over Redis, and prints Markdown tables
       --redis      the server to start, redis-server by default
 
+  bench jitter [--clients 10000] [--rooms N] [--nodes 2] [--interval 15]
+            [--offline 2] [--seconds 120] [--rate N] [--replay-p99-max MS]
+            [--redis PROGRAM]
+      cuts the connection of each client every --interval seconds, lets it
+      reconnect to another node and resume, and accounts for every message; fails
+      if one was lost, or arrived twice or out of order
+      --offline    seconds between a cut and the reconnect
+      --rate       messages per second to all rooms together; by default, one to
+                   each room while a client is offline
+      --replay-p99-max  also fails if the 99th percentile of the time of a replay is
+                   longer
+
   bench report FILE.json [--out PATH] [--readme FILE] [--targets FILE]
       renders table and plot of an earlier run
 
@@ -80,7 +92,7 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       runs one server until it is killed; prints READY and its address
 
   bench node [--address 127.0.0.1:0] [--cpu N] [--redis URL] [--history]
-      runs a node for `cluster`, which takes commands on standard input
+      runs a node for `cluster` and `jitter`, which takes commands on standard input
 
   bench load echo|fanout|rooms|churn|blocked|lines|idle --address 127.0.0.1:PORT
             [--clients N] [--size 32] [--window 1] [--rooms N] [--members N]
@@ -102,6 +114,7 @@ fn main() -> ExitCode {
         }
         "tls" => Options::parse(args, run::ALTERNATING_OPTIONS).and_then(|o| run::tls(&o)),
         "cluster" => Options::parse(args, run::CLUSTER_OPTIONS).and_then(|o| run::cluster(&o)),
+        "jitter" => Options::parse(args, run::JITTER_OPTIONS).and_then(|o| run::jitter(&o)),
         "report" => Options::parse(args, run::REPORT_OPTIONS).and_then(|o| run::report(&o)),
         "floor" => Options::parse(args, floor::OPTIONS).and_then(|o| serve_floor(&o)),
         "subject" => Options::parse(args, subject::OPTIONS).and_then(|o| serve_subject(&o)),

@@ -1,5 +1,5 @@
 //! `bench node`: a node of a cluster, or a server on its own. Its clients join rooms, and it broadcasts what the commands on
-//! its standard input request. `bench cluster` starts it.
+//! its standard input request. `bench cluster` and `bench jitter` start it.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddrV4;
@@ -44,6 +44,8 @@ pub(crate) enum NodeCommand {
     /// Broadcasts `count` messages like `Burst`, and waits until the broker has confirmed all of them. Answers with the time
     /// in nanoseconds.
     Publish { count: u64, rooms: u64 },
+    /// Broadcasts a text to a room, whose name contains no space.
+    Say { room: String, text: String },
     /// Waits until this node hears as many nodes, itself included. Answers with their number.
     Hear { nodes: u64 },
     /// Answers with the CPU time in nanoseconds that the broadcasts of `Burst` have used on the thread of the commands.
@@ -60,12 +62,18 @@ impl NodeCommand {
                 rooms,
             } => format!("burst {first} {count} {rooms}\n"),
             Self::Publish { count, rooms } => format!("publish {count} {rooms}\n"),
+            Self::Say { room, text } => format!("say {room} {text}\n"),
             Self::Hear { nodes } => format!("hear {nodes}\n"),
             Self::Cpu => "cpu\n".into(),
         }
     }
 
     fn parse(line: &str) -> Option<Self> {
+        if let Some(said) = line.strip_prefix("say ") {
+            let (room, text) = said.split_once(' ')?;
+            let (room, text) = (room.into(), text.into());
+            return Some(Self::Say { room, text });
+        }
         let words: Vec<&str> = line.split(' ').collect();
         let number = |at: usize| words.get(at)?.parse().ok();
         Some(match words[..] {
@@ -92,7 +100,8 @@ pub(crate) fn serve(options: &Options, address: SocketAddrV4) -> io::Result<()> 
         .with_address(address)
         .with_shards(1)
         .with_limits(Limits::default().outbox_bytes_max(OUTBOX_BYTES_MAX))
-        .with_connect_handler(join_rooms_of_path);
+        .with_connect_handler(join_rooms_of_path)
+        .with_join_handler(|_, _| true);
     if options.flag("history") {
         let limits = HistoryLimits::messages(KEPT_MESSAGES).bytes(KEPT_BYTES);
         app = app.with_history("*", limits);
@@ -184,6 +193,10 @@ impl CommandLoop {
                 })?;
                 answer(format_args!("{}", begun.elapsed().as_nanos()))
             }
+            NodeCommand::Say { room, text } => {
+                self.sender.room(&room).broadcast(text);
+                Ok(())
+            }
             NodeCommand::Hear { nodes } => {
                 self.wait_for("other nodes", || {
                     self.sender.metrics().cluster.nodes >= nodes
@@ -255,6 +268,10 @@ mod tests {
                 rooms: 3,
             },
             NodeCommand::Publish { count: 7, rooms: 8 },
+            NodeCommand::Say {
+                room: "news".into(),
+                text: "it rains".into(),
+            },
             NodeCommand::Hear { nodes: 2 },
             NodeCommand::Cpu,
         ];
@@ -263,7 +280,7 @@ mod tests {
             let line = line.strip_suffix('\n').unwrap();
             assert_eq!(NodeCommand::parse(line), Some(command));
         }
-        for line in ["", "burst 1 2", "hear all", "cpu 1"] {
+        for line in ["", "burst 1 2", "say news", "hear all", "cpu 1"] {
             assert_eq!(NodeCommand::parse(line), None, "{line}");
         }
     }

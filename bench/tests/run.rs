@@ -99,6 +99,48 @@ fn tls_scenarios_receive_what_was_sent() {
     assert!(of("storm", 0, "p99") > 0.0 && of("storm", 0, "joins_per_second") > 0.0);
 }
 
+/// Returns the number in the line of `jitter` that begins with this name.
+fn fact(run: &Output, name: &str) -> u64 {
+    let text = String::from_utf8_lossy(&run.stdout);
+    let mut lines = text.lines();
+    let rest = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    let rest = rest.unwrap_or_else(|| panic!("no {name:?} in {text}"));
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
+    digits.unwrap_or_default().parse().unwrap()
+}
+
+#[test]
+fn jitter_on_one_node_accounts_for_every_message() {
+    let schedule = ["--seconds", "3", "--interval", "1", "--offline", "0.3"];
+    let run = bench(&["jitter", "--nodes", "1", "--clients", "20"])
+        .args(schedule)
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{run:?}");
+    assert!(fact(&run, "cuts") > 0 && fact(&run, "resumed") > 0);
+    assert!(fact(&run, "replayed") > 0 && fact(&run, "due") > 0);
+    assert_eq!(fact(&run, "received"), fact(&run, "due"));
+    let bad = ["lost", "received twice", "out of order", "gaps told"];
+    assert_eq!(bad.map(|name| fact(&run, name)), [0; 4]);
+}
+
+#[test]
+fn jitter_beyond_the_history_reports_gaps_and_fails() {
+    // A client misses 2,400 messages at each cut, and the room keeps 1,000.
+    let schedule = ["--seconds", "2", "--interval", "1.5", "--offline", "0.8"];
+    let run = bench(&["jitter", "--nodes", "1", "--clients", "4", "--rate", "3000"])
+        .args(schedule)
+        .output()
+        .unwrap();
+    assert_eq!(run.status.code(), Some(1), "{run:?}");
+    assert!(fact(&run, "gaps told") > 0);
+    assert!(fact(&run, "lost") > 0);
+    assert_eq!(
+        fact(&run, "received") + fact(&run, "lost"),
+        fact(&run, "due")
+    );
+}
+
 #[test]
 #[cfg(feature = "cluster")]
 fn cluster_scenarios_receive_what_was_sent() {

@@ -37,6 +37,8 @@ pub(crate) struct ConnectionSpec {
     pub(crate) small: bool,
     /// Whether it offers compression. If so, the server must accept it.
     pub(crate) offers: bool,
+    /// The subprotocol that it offers.
+    pub(crate) subprotocol: Option<&'static str>,
 }
 
 impl Default for ConnectionSpec {
@@ -45,6 +47,7 @@ impl Default for ConnectionSpec {
             path: "/".into(),
             small: false,
             offers: false,
+            subprotocol: None,
         }
     }
 }
@@ -131,10 +134,13 @@ pub(crate) fn open_with_messages(
 }
 
 /// The request of a WebSocket handshake.
-pub(super) fn request(address: SocketAddrV4, spec: &ConnectionSpec) -> String {
+pub(crate) fn request(address: SocketAddrV4, spec: &ConnectionSpec) -> String {
+    let subprotocol = spec.subprotocol.map_or_else(String::new, |name| {
+        format!("Sec-WebSocket-Protocol: {name}\r\n")
+    });
     format!(
         "GET {} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{}\r\n",
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{}{subprotocol}\r\n",
         spec.path,
         if spec.offers { OFFER } else { "" }
     )
@@ -201,7 +207,7 @@ fn receive(socket: &OwnedFd, answer: &mut Vec<u8>) -> io::Result<()> {
 }
 
 /// Checks the head of a response like [`open`].
-pub(super) fn check_response(head: &[u8], accept: &str, offers: bool) -> io::Result<()> {
+pub(crate) fn check_response(head: &[u8], accept: &str, offers: bool) -> io::Result<()> {
     let head = String::from_utf8_lossy(head);
     if head.split(' ').nth(1) != Some("101")
         || wire::header(&head, "sec-websocket-accept") != Some(accept)
@@ -222,6 +228,6 @@ pub(super) fn check_response(head: &[u8], accept: &str, offers: bool) -> io::Res
 }
 
 /// The `Sec-WebSocket-Accept` of every response.
-pub(super) fn accept() -> String {
+pub(crate) fn accept() -> String {
     wire::accept_key(KEY)
 }

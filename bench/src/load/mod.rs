@@ -98,7 +98,7 @@ impl Load {
         let spec = |at| ConnectionSpec {
             path: plan.path(at),
             small: plan.part(at) == Role::Stalled,
-            offers: false,
+            ..ConnectionSpec::default()
         };
         let sockets = connect::open(address, 0, count, spec)?;
         let mut connections = Vec::with_capacity(count);
@@ -146,11 +146,7 @@ impl Load {
     /// Opens further connections that stay idle.
     pub(crate) fn hold(&mut self, count: usize) -> io::Result<()> {
         let from = self.connections.len() + self.held.len();
-        let spec = |_| ConnectionSpec {
-            path: "/".into(),
-            small: false,
-            offers: false,
-        };
+        let spec = |_| ConnectionSpec::default();
         let sockets = connect::open(self.address, from, count, spec)?;
         self.held.extend(sockets);
         Ok(())

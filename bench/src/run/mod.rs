@@ -7,6 +7,7 @@ mod catalog;
 mod cluster;
 mod compression;
 mod cost;
+mod jitter;
 mod markdown;
 mod node_process;
 mod peers;
@@ -37,6 +38,7 @@ use workload::{ServerKind, Workload};
 pub(crate) use alternating::OPTIONS as ALTERNATING_OPTIONS;
 pub(crate) use cluster::{OPTIONS as CLUSTER_OPTIONS, command as cluster};
 pub(crate) use compression::command as compression;
+pub(crate) use jitter::{OPTIONS as JITTER_OPTIONS, command as jitter};
 pub(crate) use report::{OPTIONS as REPORT_OPTIONS, command as report};
 pub(crate) use tls::command as tls;
 

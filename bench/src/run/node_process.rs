@@ -1,8 +1,10 @@
 //! A `bench node` as a child process, which is killed when its handle is dropped.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::SocketAddrV4;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -129,6 +131,11 @@ impl NodeProcess {
             Some(line) => Ok(line.into()),
             None => Err(io::Error::other("a node has ended")),
         }
+    }
+
+    /// Returns another handle of the pipe of the commands, for another thread.
+    pub(super) fn command_pipe(&self) -> io::Result<File> {
+        Ok(self.commands.as_fd().try_clone_to_owned()?.into())
     }
 
     /// CPU time in seconds that the node has used so far, without the thread that runs the commands.
