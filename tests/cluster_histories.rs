@@ -287,8 +287,10 @@ fn rooms_are_silent_and_joins_refused_at_once_during_an_outage() {
     let nodes: [Node; 2] = nodes(&redis);
     let mut client = join_numbered(&nodes[0], "a");
     let room = nodes[0].sender.room("a");
+    assert!(nodes[0].sender.is_ready());
     redis.kill();
     nodes.iter().for_each(Node::wait_until_disconnected);
+    assert!(!nodes[0].sender.is_ready());
     room.broadcast("queued");
     let mut refused = Client::connect_to(nodes[0].address, "/a");
     assert_eq!(
@@ -299,6 +301,7 @@ fn rooms_are_silent_and_joins_refused_at_once_during_an_outage() {
     // The server has another identity, so whether messages were lost is not known.
     assert!(matches!(receive(&mut client), Received::Gap(_)));
     assert!(matches!(receive(&mut client), Received::Message(_, text) if text == "queued"));
+    assert!(nodes[0].sender.is_ready());
     stop(nodes);
 }
 

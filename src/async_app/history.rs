@@ -227,6 +227,13 @@ impl HistoryPatterns {
         self.patterns.push((pattern.into(), bounds));
     }
 
+    /// Whether no room keeps a history.
+    #[cfg(feature = "cluster")]
+    pub(super) fn is_empty(&self) -> bool {
+        let mut bounds = self.patterns.iter().map(|(_, bounds)| bounds);
+        !bounds.any(|bounds| bounds.messages_max > 0)
+    }
+
     /// Returns the bounds of the history of a room. `None` if it keeps none.
     pub(super) fn find(&self, name: &str) -> Option<HistoryBounds> {
         self.patterns
