@@ -33,6 +33,8 @@ const KEPT_MESSAGES: usize = 1_000;
 const KEPT_BYTES: usize = 256 * 1024;
 /// Maximum of bytes that wait for one client. The load client shares the CPUs with several servers, and may read late.
 const OUTBOX_BYTES_MAX: usize = 16 << 20;
+/// Number of threads that open rooms, each of which waits for the broker.
+const OPENING_THREADS: u64 = 16;
 /// Maximum time to wait for the other nodes, and for confirmations.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -48,6 +50,10 @@ pub(crate) enum NodeCommand {
     Say { room: String, text: String },
     /// Waits until this node hears as many nodes, itself included. Answers with their number.
     Hear { nodes: u64 },
+    /// Uses the rooms `0..rooms`, which keep a history, so that the node reads them. Answers with the number of reads so far.
+    Open { rooms: u64 },
+    /// Waits until the node has read so many histories. Answers with their number.
+    Reads { count: u64 },
     /// Answers with the CPU time in nanoseconds that the broadcasts of `Burst` have used on the thread of the commands.
     Cpu,
 }
@@ -64,6 +70,8 @@ impl NodeCommand {
             Self::Publish { count, rooms } => format!("publish {count} {rooms}\n"),
             Self::Say { room, text } => format!("say {room} {text}\n"),
             Self::Hear { nodes } => format!("hear {nodes}\n"),
+            Self::Open { rooms } => format!("open {rooms}\n"),
+            Self::Reads { count } => format!("reads {count}\n"),
             Self::Cpu => "cpu\n".into(),
         }
     }
@@ -87,6 +95,8 @@ impl NodeCommand {
                 rooms: number(2)?,
             },
             ["hear", _] => Self::Hear { nodes: number(1)? },
+            ["open", _] => Self::Open { rooms: number(1)? },
+            ["reads", _] => Self::Reads { count: number(1)? },
             ["cpu"] => Self::Cpu,
             _ => return None,
         })
@@ -203,8 +213,32 @@ impl CommandLoop {
                 })?;
                 answer(format_args!("{nodes}"))
             }
+            NodeCommand::Open { rooms } => {
+                self.open(rooms);
+                answer(format_args!("{}", self.history_reads()))
+            }
+            NodeCommand::Reads { count } => {
+                self.wait_for("reads of histories", || self.history_reads() >= count)?;
+                answer(format_args!("{}", self.history_reads()))
+            }
             NodeCommand::Cpu => answer(format_args!("{}", self.broadcasting.as_nanos())),
         }
+    }
+
+    fn history_reads(&self) -> u64 {
+        self.sender.metrics().cluster.history_reads
+    }
+
+    fn open(&self, rooms: u64) {
+        thread::scope(|scope| {
+            for thread in 0..OPENING_THREADS {
+                scope.spawn(move || {
+                    for room in (thread..rooms).step_by(OPENING_THREADS as usize) {
+                        self.sender.room(&room.to_string()).last_id();
+                    }
+                });
+            }
+        });
     }
 
     fn broadcast(&mut self, first: u64, count: u64, rooms: u64) {
@@ -273,6 +307,8 @@ mod tests {
                 text: "it rains".into(),
             },
             NodeCommand::Hear { nodes: 2 },
+            NodeCommand::Open { rooms: 4 },
+            NodeCommand::Reads { count: 5 },
             NodeCommand::Cpu,
         ];
         for command in commands {

@@ -441,6 +441,9 @@ impl Link {
             }
             let received = match socket.read(&mut self.buffer) {
                 Ok(Some(len)) => {
+                    if len < self.buffer.len() && socket.is_drained_by_short_read() {
+                        *readable = false;
+                    }
                     let bytes = &self.buffer[..len];
                     let received = connection.broker.received(bytes, &mut self.events);
                     received.map_err(Lost::from)

@@ -53,6 +53,15 @@ impl<S: Read + Write> Socket<S> {
         }
     }
 
+    /// Whether a read that did not fill the buffer has left nothing (epoll(7)), so that another read would be in vain.
+    pub(super) fn is_drained_by_short_read(&self) -> bool {
+        match self {
+            Self::Plain(_) => cfg!(target_os = "linux"),
+            #[cfg(feature = "__cluster-tls")]
+            Self::Tls(_) => false,
+        }
+    }
+
     /// Writes what the stream takes of these bytes, and of the messages of TLS itself. Returns `false` if the stream takes
     /// no more until it is writable again.
     pub(super) fn write(&mut self, unsent: &mut Unsent) -> Result<bool, Lost> {

@@ -20,6 +20,9 @@ const PORTS: usize = 5;
 
 /// A running server, which is killed when its handle is dropped.
 pub(super) struct Redis {
+    program: String,
+    bench: PathBuf,
+    cpus: String,
     child: Child,
     port: u16,
     directory: PathBuf,
@@ -47,18 +50,11 @@ impl Redis {
             let name = format!("humphrey_ws-bench-redis-{}-{port}", std::process::id());
             let directory = std::env::temp_dir().join(name);
             fs::create_dir_all(&directory)?;
-            let child = Command::new(bench)
-                // The server is killed with the bench.
-                .args(["exec", "--cpu", cpus, "--", program])
-                .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-                .args(["--save", "", "--appendonly", "no", "--loglevel", "warning"])
-                .arg("--dir")
-                .arg(&directory)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .spawn()?;
             let mut redis = Self {
-                child,
+                child: spawn(program, bench, cpus, port, &directory)?,
+                program: program.into(),
+                bench: bench.into(),
+                cpus: cpus.into(),
                 port,
                 directory,
             };
@@ -67,6 +63,23 @@ impl Redis {
             }
         }
         Err(io::Error::other(format!("{program} ends at once")))
+    }
+
+    /// Kills the server, and starts it again on the same port.
+    pub(super) fn restart(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.child = spawn(
+            &self.program,
+            &self.bench,
+            &self.cpus,
+            self.port,
+            &self.directory,
+        )?;
+        match self.has_started()? {
+            true => Ok(()),
+            false => Err(io::Error::other(format!("{} ends at once", self.program))),
+        }
     }
 
     /// The URL for `Cluster`.
@@ -124,6 +137,25 @@ impl Drop for Redis {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+fn spawn(
+    program: &str,
+    bench: &Path,
+    cpus: &str,
+    port: u16,
+    directory: &Path,
+) -> io::Result<Child> {
+    Command::new(bench)
+        // The server is killed with the bench.
+        .args(["exec", "--cpu", cpus, "--", program])
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "no", "--loglevel", "warning"])
+        .arg("--dir")
+        .arg(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
 }
 
 fn free_port() -> io::Result<u16> {

@@ -5,6 +5,7 @@ mod members;
 mod rates;
 mod remote;
 mod report;
+mod restart;
 mod scenarios;
 mod shares;
 

@@ -1,6 +1,6 @@
 //! The scenarios of `bench cluster`, their figures and their targets.
 
-use super::{Setup, rates, remote, shares};
+use super::{Setup, rates, remote, restart, shares};
 use crate::run::node_process::StartError;
 
 /// A figure of a scenario.
@@ -142,6 +142,20 @@ pub(super) const ALL: &[Scenario] = &[
             figure("Node with a tenth of the rooms, for a message", CPU),
         ],
         measure: shares::measure,
+    },
+    Scenario {
+        id: "restart",
+        title: "A restart of Redis under a node with 100,000 rooms that keep a history",
+        figures: &[
+            at_most(
+                "From the server's first answer until all rooms are read",
+                "seconds",
+                1.0,
+            ),
+            figure("Node, for each room", CPU),
+            figure("Redis, for each room", CPU),
+        ],
+        measure: restart::measure,
     },
 ];
 
