@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use humphrey_ws::{
-    Accept, AsyncWebsocketApp, CloseCode, Cluster, ConnectionId, HistoryLimits, JoinErrorReason,
-    Message, SendErrorReason, Subscription,
+    Accept, AsyncWebsocketApp, CloseCode, Cluster, ConnectionId, JoinErrorReason, Message,
+    SendErrorReason, Subscription,
 };
 use support::{Client, DEADLINE, eventually};
 
@@ -518,10 +518,6 @@ fn unusable_settings_are_refused_at_the_start() {
     assert!(!error_of.contains("secret"), "{error_of}");
     let same = "redis://localhost:1,redis://localhost:1";
     assert!(error(AsyncWebsocketApp::new().with_cluster(same)).contains("same server"));
-    let kept = AsyncWebsocketApp::new()
-        .with_history("*", HistoryLimits::messages(10))
-        .with_cluster("redis://localhost");
-    assert!(error(kept).contains("with_history"));
     #[cfg(not(feature = "cluster-tls"))]
     {
         let error = error(AsyncWebsocketApp::new().with_cluster("rediss://localhost"));

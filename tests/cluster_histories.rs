@@ -513,3 +513,40 @@ fn waiting_senders_are_released_when_the_app_stops() {
     assert_eq!(error.reason, SendErrorReason::Broker);
     redis.thaw();
 }
+
+#[test]
+fn histories_are_shared_over_several_servers() {
+    let (Some(first), Some(mut second)) = (RedisServer::start(&[]), RedisServer::start(&[])) else {
+        return;
+    };
+    let urls = format!("{},{}", first.url(), second.url());
+    let nodes = [0; 2].map(|_| node(urls.as_str()));
+    for node in &nodes {
+        eventually("both servers are connected", || {
+            node.metrics().servers_connected == 2
+        });
+    }
+    let rooms: Vec<_> = (0..20).map(|n| format!("room{n}")).collect();
+    for name in &rooms {
+        let room = nodes[0].sender.room(name);
+        let seen = room.broadcast_confirmed("1").unwrap().unwrap();
+        room.broadcast_confirmed("2").unwrap();
+        let mut resumed = Client::connect_to(nodes[1].address, &format!("/{name}?{seen}"));
+        assert_eq!(resumed.receive_text(), "2");
+    }
+    let kept = [&first, &second].map(|server| server.command(&["DBSIZE"]));
+    assert!(kept.iter().all(|size| size != ":0\r\n"), "{kept:?}");
+    // Rooms of the other server go on.
+    second.kill();
+    eventually("one server is gone", || {
+        nodes[0].metrics().servers_connected == 1
+    });
+    assert!(!nodes[0].sender.is_ready());
+    let joined = rooms.iter().filter(|name| {
+        let mut client = Client::connect_to(nodes[0].address, &format!("/{name}"));
+        client.receive_text() == "joined after 0"
+    });
+    let joined = joined.count();
+    assert!(joined > 0 && joined < rooms.len(), "{joined}");
+    stop(nodes);
+}
