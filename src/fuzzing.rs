@@ -66,5 +66,17 @@ pub fn tls(data: &[u8]) {
     crate::transport::tls::fuzz::run(data);
 }
 
+/// Replies of a Redis server that arrive in arbitrary pieces.
+#[cfg(feature = "cluster")]
+pub fn redis(data: &[u8]) {
+    crate::cluster::fuzz::replies(data);
+}
+
+/// Messages between the nodes of a cluster.
+#[cfg(feature = "cluster")]
+pub fn envelope(data: &[u8]) {
+    crate::cluster::fuzz::envelope(data);
+}
+
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,8 @@
 mod broker;
 mod counters;
 mod counts;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub(crate) mod fuzz;
 mod handle;
 mod interest;
 mod link;

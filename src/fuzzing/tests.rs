@@ -26,6 +26,10 @@ const TARGETS: &[FuzzTarget] = &[
     ("compress", super::compress),
     #[cfg(feature = "__tls")]
     ("tls", super::tls),
+    #[cfg(feature = "cluster")]
+    ("redis", super::redis),
+    #[cfg(feature = "cluster")]
+    ("envelope", super::envelope),
 ];
 
 fn seeds(target: &str) -> PathBuf {

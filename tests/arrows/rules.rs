@@ -198,7 +198,12 @@ pub(crate) const ARROWS: [(&str, &[&str]); 35] = [
     // Entry points of fuzzers, which other builds exclude.
     (
         "fuzzing",
-        &["protocol::fuzz", "engine::sim_tests", "transport::tls"],
+        &[
+            "cluster::fuzz",
+            "protocol::fuzz",
+            "engine::sim_tests",
+            "transport::tls",
+        ],
     ),
     (
         "lib",

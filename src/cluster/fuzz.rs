@@ -1,0 +1,78 @@
+//! Fuzzing of what a broker sends: replies in any pieces, and envelopes.
+
+use super::broker::{Append, Broker, BrokerError, Channel, Command, Event, Read};
+use super::redis::{Redis, RedisSettings};
+use super::wire::Envelope;
+
+/// What a server says first. Longer inputs begin with the replies to the commands.
+const READY: &str = "%2\r\n+role\r\n+master\r\n+mode\r\n+standalone\r\n$11\r\nrun_id:abc\n\r\n";
+
+/// A connection that waits for the replies to some of each command.
+fn waiting() -> Redis {
+    let url = "redis://localhost?app=app".parse();
+    let mut redis = Redis::new(RedisSettings::new(url.expect("a valid URL"), 1 << 20));
+    let out = &mut Vec::new();
+    redis.connect(out);
+    let mut events = Vec::new();
+    let ready = redis.received(READY.as_bytes(), &mut events);
+    assert!(ready.is_ok() && events.len() == 1, "{ready:?} {events:?}");
+    let append = Append {
+        room: "a".into(),
+        envelope: b"hello".to_vec().into(),
+        node: 7,
+        counter: 1,
+        is_again: false,
+        expected: None,
+        new_epoch: 0xfe,
+        messages_max: 100,
+        bytes_max: 4096,
+    };
+    let read = |room: &str| Read {
+        room: room.into(),
+        since: None,
+        new_epoch: 0xff,
+        extends: false,
+    };
+    let publish = Command::Publish {
+        channel: Channel::Everyone,
+        envelope: b"x".to_vec().into(),
+    };
+    for command in [
+        Command::Subscribe(vec![Channel::Everyone, Channel::Room("a".into())]),
+        publish,
+        Command::Append(append),
+        Command::Read(vec![read("a"), read("b")]),
+        Command::Unsubscribe(vec![Channel::Room("a".into())]),
+    ] {
+        redis.command(command, out);
+    }
+    redis
+}
+
+/// Checks that replies have the same outcome in one piece and in pieces, whose length the first byte is.
+pub(crate) fn replies(data: &[u8]) {
+    let Some((&piece, bytes)) = data.split_first() else {
+        return;
+    };
+    let received = |pieces: usize| -> (Vec<Event>, Result<(), BrokerError>) {
+        let mut redis = waiting();
+        let mut events = Vec::new();
+        let outcome = bytes
+            .chunks(pieces)
+            .try_for_each(|piece| redis.received(piece, &mut events));
+        (events, outcome)
+    };
+    let whole = received(bytes.len().max(1));
+    assert_eq!(received(usize::from(piece).max(1)), whole);
+}
+
+/// Checks that an envelope that can be decoded means the same after it was encoded again.
+pub(crate) fn envelope(data: &[u8]) {
+    if let Ok(decoded) = Envelope::decode(data) {
+        let again = decoded
+            .content
+            .encode()
+            .envelope(decoded.node, decoded.serial);
+        assert_eq!(Envelope::decode(&again), Ok(decoded));
+    }
+}
