@@ -6,6 +6,7 @@
 mod appends;
 mod deadlines;
 mod histories;
+mod subscriptions;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -272,24 +273,6 @@ impl Node {
         self.counters.servers_connected.fetch_add(1, Relaxed);
     }
 
-    /// All channels of a server that this node needs.
-    fn channels_of(&self, server: usize) -> impl Iterator<Item = Channel> + '_ {
-        let everyone =
-            (server_of(&Channel::Everyone, &self.shared) == server).then_some(Channel::Everyone);
-        let own = Channel::Node(self.id);
-        let own = (server_of(&own, &self.shared) == server).then_some(own);
-        let rooms = self
-            .rooms
-            .iter()
-            .filter(move |(_, room)| room.interest.server == server)
-            .map(|(name, _)| Channel::Room(name.clone()));
-        // Heartbeats go through each server.
-        std::iter::once(Channel::Nodes)
-            .chain(everyone)
-            .chain(own)
-            .chain(rooms)
-    }
-
     /// Handles the loss of a connection, or a failed attempt to connect.
     pub(crate) fn disconnected(&mut self, at: usize, now: Instant) {
         let server = &mut self.servers[at];
@@ -315,22 +298,6 @@ impl Node {
         for room in rooms.filter(|room| room.interest.server == at) {
             if let Some(replica) = &mut room.replica {
                 replica.disconnected();
-            }
-        }
-    }
-
-    fn subscribed(&mut self, server: usize, channel: &Channel) {
-        if let Channel::Room(name) = channel
-            && let Some(room) = self.rooms.get_mut(name)
-        {
-            match &mut room.replica {
-                // It can be joined once its history has been read.
-                Some(replica) => {
-                    if replica.subscribed() {
-                        self.queue_read(server, name.clone());
-                    }
-                }
-                None => self.shared[server].status.subscribed(&room.interest),
             }
         }
     }
@@ -373,111 +340,6 @@ impl Node {
                     "the broker has refused a message of the cluster, which is lost: {}",
                     refused.error
                 );
-            }
-        }
-    }
-
-    /// Subscribes again to what a server has refused.
-    fn resubscribe(&mut self, at: usize, actions: &mut Vec<Action>) {
-        let status = &self.shared[at].status;
-        let is_missing = |channel: &Channel| match channel {
-            Channel::Room(name) => {
-                let room = self.rooms.get(name);
-                room.is_some_and(|room| !status.is_subscribed(&room.interest))
-            }
-            // Subscribing twice has no effect.
-            _ => true,
-        };
-        self.subscribe(at, is_missing, actions);
-    }
-
-    /// Subscribes to those channels of a server that this node needs and that are missing.
-    fn subscribe(
-        &self,
-        at: usize,
-        is_missing: impl Fn(&Channel) -> bool,
-        actions: &mut Vec<Action>,
-    ) {
-        let channels: Vec<_> = self.channels_of(at).filter(is_missing).collect();
-        for channels in channels.chunks(SUBSCRIBED_AT_ONCE) {
-            actions.push(Action::Command(at, Command::Subscribe(channels.to_vec())));
-        }
-    }
-
-    /// Handles a change of the rooms that this node needs. The changes of one room arrive in their order.
-    pub(crate) fn on_interest(
-        &mut self,
-        change: InterestChange,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        match change {
-            InterestChange::Needed {
-                room: name,
-                interest,
-                history_bytes_max,
-            } => {
-                let server = interest.server;
-                let shared = &self.shared[server];
-                match self.rooms.get_mut(&name) {
-                    Some(room) => {
-                        room.unsubscribe_at = None;
-                        let was = std::mem::replace(&mut room.interest, interest);
-                        match &mut room.replica {
-                            Some(replica) => {
-                                if replica.renewed() {
-                                    self.queue_read(server, name);
-                                }
-                            }
-                            None if shared.status.is_subscribed(&was) => {
-                                shared.status.subscribed(&room.interest);
-                            }
-                            None => {}
-                        }
-                    }
-                    None => {
-                        let room = RoomState {
-                            interest,
-                            unsubscribe_at: None,
-                            counts: Counts::default(),
-                            replica: history_bytes_max.map(Replica::new),
-                        };
-                        self.rooms.insert(name.clone(), room);
-                        if self.servers[server].incarnation.is_some() {
-                            let channels = vec![Channel::Room(name)];
-                            actions.push(Action::Command(server, Command::Subscribe(channels)));
-                        }
-                    }
-                }
-            }
-            InterestChange::Unneeded(name) => {
-                if let Some(room) = self.rooms.get_mut(&name) {
-                    let at = now + LINGER;
-                    room.unsubscribe_at = Some(at);
-                    self.lingering.push_back((at, name));
-                }
-            }
-        }
-    }
-
-    fn unsubscribe_unneeded(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let is_due = |lingering: &VecDeque<(Instant, Arc<str>)>| {
-            let front = lingering.front();
-            front.is_some_and(|&(at, _)| at <= now || lingering.len() > LINGERING_MAX)
-        };
-        while is_due(&self.lingering) {
-            let Some((at, name)) = self.lingering.pop_front() else {
-                break;
-            };
-            // Otherwise the room is needed again, or has been needed again since.
-            let is_unneeded = |room: &RoomState| room.unsubscribe_at == Some(at);
-            if self.rooms.get(&name).is_some_and(is_unneeded)
-                && let Some(room) = self.rooms.remove(&name)
-                && self.servers[room.interest.server].incarnation.is_some()
-            {
-                let channels = vec![Channel::Room(name)];
-                let command = Command::Unsubscribe(channels);
-                actions.push(Action::Command(room.interest.server, command));
             }
         }
     }
