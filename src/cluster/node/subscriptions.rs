@@ -34,14 +34,13 @@ impl Node {
         if let Channel::Room(name) = channel
             && let Some(room) = self.rooms.get_mut(name)
         {
-            match &mut room.replica {
-                // It can be joined once its history has been read.
-                Some(replica) => {
-                    if replica.subscribed() {
-                        self.queue_read(server, name.clone());
-                    }
-                }
-                None => self.shared[server].status.subscribed(&room.interest),
+            // A room with a history can be joined once that has been read.
+            let Some(replica) = &mut room.replica else {
+                self.shared[server].status.subscribed(&room.interest);
+                return;
+            };
+            if replica.subscribed() {
+                self.queue_read(server, name.clone());
             }
         }
     }
@@ -92,16 +91,14 @@ impl Node {
                     Some(room) => {
                         room.unsubscribe_at = None;
                         let was = std::mem::replace(&mut room.interest, interest);
-                        match &mut room.replica {
-                            Some(replica) => {
-                                if replica.renewed() {
-                                    self.queue_read(server, name);
-                                }
-                            }
-                            None if shared.status.is_subscribed(&was) => {
+                        let Some(replica) = &mut room.replica else {
+                            if shared.status.is_subscribed(&was) {
                                 shared.status.subscribed(&room.interest);
                             }
-                            None => {}
+                            return;
+                        };
+                        if replica.renewed() {
+                            self.queue_read(server, name);
                         }
                     }
                     None => {
