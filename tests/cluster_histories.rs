@@ -192,6 +192,33 @@ fn message_that_contains_its_id_is_appended_under_it() {
 }
 
 #[test]
+fn history_that_is_lost_is_never_begun_again_under_its_epoch() {
+    let Some(mut redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let node = node(redis.url());
+    let mut client = join_numbered(&node, "a");
+    // This node knows the beginning of the history. Another one may have appended messages to it that are lost.
+    redis.kill();
+    eventually("the outage is noticed", || {
+        node.metrics().servers_connected == 0
+    });
+    let room = node.sender.room("a");
+    let id = thread::scope(|scope| {
+        let appended = scope.spawn(|| room.broadcast_with(|id| format!("{}", id.unwrap()).into()));
+        redis.restart();
+        appended.join().unwrap().expect("it is appended")
+    });
+    let Received::Gap(begun) = receive(&mut client) else {
+        panic!("no gap");
+    };
+    assert_eq!(begun, format!("{:x}-0", id.epoch()).parse().unwrap());
+    let expected = Received::Message(id, id.to_string());
+    assert_eq!(receive(&mut client), expected);
+    stop([node]);
+}
+
+#[test]
 fn restart_without_persistence_is_a_gap_for_every_member() {
     let Some(mut redis) = RedisServer::start(&[]) else {
         return;

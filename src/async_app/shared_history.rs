@@ -40,20 +40,24 @@ impl SharedHistory<'_> {
         Channel::Room(self.name.into())
     }
 
+    /// Draws the epoch of a history for the case that there is none.
+    fn new_epoch(&self) -> u64 {
+        new_epoch(self.cluster.node(), 0)
+    }
+
     /// Creates what appends a message: at any position, or only at the expected one.
     fn content(
         &self,
         message: Message,
         expected: Option<HistoryId>,
+        new_epoch: u64,
         waiting: Option<mpsc::Sender<Kept>>,
     ) -> Outbound {
-        let drawn = || new_epoch(self.cluster.node(), 0);
         let keep = Keep {
             messages_max: u32::try_from(self.bounds.messages_max).unwrap_or(u32::MAX),
             bytes_max: self.bounds.envelope_bytes_max() as u64,
             expected,
-            // The beginning of this epoch may be what is expected.
-            new_epoch: expected.map_or_else(drawn, |id| id.epoch()),
+            new_epoch,
             waiting,
         };
         Outbound::Kept(message, self.except.map(remote), Box::new(keep))
@@ -78,10 +82,12 @@ impl SharedHistory<'_> {
         &self,
         message: Message,
         expected: Option<HistoryId>,
+        new_epoch: u64,
         blocking: Blocking,
     ) -> Result<Kept, SendErrorReason> {
         let (waiting, outcome) = mpsc::channel();
-        self.queue(self.content(message, expected, Some(waiting)), blocking)?;
+        let content = self.content(message, expected, new_epoch, Some(waiting));
+        self.queue(content, blocking)?;
         // The link drops it at the latest when the message has become too old to be sent.
         outcome.recv().map_err(|_| SendErrorReason::Broker)
     }
@@ -115,7 +121,7 @@ impl AppShared {
             Content::Message(message) => {
                 self.check_len(hub, message)?;
                 self.check_carried(history.cluster, message)?;
-                let content = history.content((*message).clone(), None, None);
+                let content = history.content((*message).clone(), None, history.new_epoch(), None);
                 history.queue(content, blocking)?;
                 Ok(None)
             }
@@ -135,7 +141,7 @@ impl AppShared {
         if user_threads::must_not_block() {
             return Err(SendErrorReason::Full);
         }
-        match history.append(message.clone(), None, Blocking::Wait)? {
+        match history.append(message.clone(), None, history.new_epoch(), Blocking::Wait)? {
             Kept::Id(id) => Ok(id),
             Kept::Conflict { .. } | Kept::Refused => Err(SendErrorReason::Broker),
         }
@@ -153,19 +159,20 @@ impl AppShared {
         if user_threads::must_not_block() {
             return Err(SendErrorReason::Full);
         }
-        let none = || HistoryId::new(new_epoch(history.cluster.node(), 0), 0);
         let copy = self.rooms.find(history.name);
         let copy = copy.as_ref().and_then(RoomEntry::history);
         // A copy that is not up to date is found out by the broker.
-        let mut position = copy.map_or_else(none, |copy| copy.position());
+        let mut known = copy.map(|copy| copy.position());
         loop {
+            let new_epoch = history.new_epoch();
+            let position = known.unwrap_or(HistoryId::new(new_epoch, 0));
             let next = HistoryId::new(position.epoch(), position.sequence() + 1);
             let message = make(Some(next));
             self.check_len(hub, &message)?;
             self.check_carried(history.cluster, &message)?;
-            match history.append(message, Some(position), blocking)? {
+            match history.append(message, Some(position), new_epoch, blocking)? {
                 Kept::Id(id) => return Ok(id),
-                Kept::Conflict { position: actual } => position = actual.unwrap_or_else(none),
+                Kept::Conflict { position } => known = Some(position),
                 Kept::Refused => return Err(SendErrorReason::Broker),
             }
         }

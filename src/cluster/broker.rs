@@ -53,7 +53,8 @@ pub(crate) struct Append {
     /// The append was sent before and not answered, and others were executed before it. If the broker has lost the node's
     /// counter meanwhile, it does not execute it.
     pub(crate) is_again: bool,
-    /// Appends only if this is the position of the history. `HistoryId::new(new_epoch, 0)` stands for no history.
+    /// Appends only if this is the position of the history, which the append begins before if there is none: so
+    /// `HistoryId::new(new_epoch, 0)` stands for no history.
     pub(crate) expected: Option<HistoryId>,
     /// The epoch of the history if the broker has none of this room, or one of another incarnation.
     pub(crate) new_epoch: u64,
@@ -118,10 +119,7 @@ pub(crate) enum Appended {
     /// It is not known whether it was executed before, and it was not executed now.
     Unknown,
     /// The position of the history is another than the expected one.
-    Conflict {
-        /// `None` if there is no history.
-        position: Option<HistoryId>,
-    },
+    Conflict { position: HistoryId },
 }
 
 /// The answer to a [`Read`].

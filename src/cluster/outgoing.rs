@@ -45,7 +45,8 @@ pub(crate) struct Keep {
     pub(crate) bytes_max: u64,
     /// Appends the message only at this position. `HistoryId::new(new_epoch, 0)` stands for no history.
     pub(crate) expected: Option<HistoryId>,
-    /// The epoch of the history if there is none.
+    /// The epoch of the history if there is none. It must be drawn for this message: an epoch that was given before may have
+    /// been lost with the data of the broker, so its ids would stand for other messages.
     pub(crate) new_epoch: u64,
     /// The thread that waits for the outcome. If it is dropped without one, the message may have been appended or not.
     pub(crate) waiting: Option<Sender<Kept>>,
@@ -57,8 +58,7 @@ pub(crate) enum Kept {
     Id(HistoryId),
     /// The history has another position than the expected one.
     Conflict {
-        /// `None` if it is not known, or there is no history.
-        position: Option<HistoryId>,
+        position: HistoryId,
     },
     /// The broker has refused the message, which nobody receives.
     Refused,

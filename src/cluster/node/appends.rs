@@ -166,7 +166,7 @@ impl Node {
             }
             // It had expected another position.
             None if append.expected.is_some() => in_flight.tell(Kept::Conflict {
-                position: Some(history.position),
+                position: history.position,
             }),
             // It is no longer kept.
             None => {}

@@ -1,7 +1,7 @@
 -- Appends an envelope to the history of a room, and publishes it with its id.
 -- Keys: position, messages, counter.
 -- Returns the id; 0 if the counter is not above the node's last one; 1 if this is not known, since the last one was deleted; or,
--- if the position is another than the expected one, an array with the position, which is empty if there is no history.
+-- if the position is another than the expected one, an array with the position. Begins the history before if there is none.
 local counter, run_id, new_epoch, expected = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local messages_max, bytes_max = tonumber(ARGV[5]), tonumber(ARGV[6])
 local expiry, counter_expiry, channel, envelope = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
@@ -20,21 +20,21 @@ redis.call('SET', KEYS[3], counter, 'PX', counter_expiry)
 
 local position = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'run_id', 'bytes')
 local epoch, seq, bytes = position[1], tonumber(position[2]), tonumber(position[4])
-local is_known = epoch and seq and bytes and position[3] == run_id
-if expected ~= '' then
-  local actual = is_known and epoch .. '-' .. string.format('%.0f', seq)
-  if (actual or new_epoch .. '-0') ~= expected then
-    return { actual or nil }
-  end
-end
-if not is_known then
+if not (epoch and seq and bytes and position[3] == run_id) then
   -- The messages of the last epoch that are still there remain, under ids of the new one.
   epoch, seq, bytes = new_epoch, 0, 0
   for _, kept in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
     seq = seq + 1
     bytes = bytes + #kept
   end
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', seq, 'run_id', run_id)
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', seq, 'run_id', run_id, 'seq', seq, 'bytes', bytes)
+  redis.call('PEXPIRE', KEYS[1], expiry)
+end
+if expected ~= '' then
+  local actual = epoch .. '-' .. string.format('%.0f', seq)
+  if actual ~= expected then
+    return { actual }
+  end
 end
 
 seq = seq + 1

@@ -127,19 +127,61 @@ fn append_at_another_position_is_a_conflict() {
         ..append(counter, "x")
     };
     let conflict = |position| Appended::Conflict { position };
-    assert_eq!(client.append(at(1, id(1))), conflict(None));
+    // It begins the history all the same.
+    assert_eq!(client.append(at(1, id(1))), conflict(id(0)));
+    let position = ["PTTL", "app:{history:a}:position"];
+    assert_ne!(server.command(&position), ":-1\r\n", "it expires");
     // The counter is used up.
     assert_eq!(client.append(at(1, id(0))), Appended::Before);
-    let position_key = ["EXISTS", "app:{history:a}:position"];
-    assert_eq!(server.command(&position_key), ":0\r\n");
-    // The start of the new epoch stands for no history.
+    assert!(messages_at(&client.read(None), id(0), 0).is_empty());
     assert_eq!(client.append(at(2, id(0))), Appended::Id(id(1)));
-    assert_eq!(client.append(at(3, id(0))), conflict(Some(id(1))));
+    assert_eq!(client.append(at(3, id(0))), conflict(id(1)));
     assert_eq!(client.append(at(4, id(1))), Appended::Id(id(2)));
     for (counter, expected) in [(5, id(1)), (6, id(3)), (7, HistoryId::new(0xff, 2))] {
-        assert_eq!(client.append(at(counter, expected)), conflict(Some(id(2))));
+        assert_eq!(client.append(at(counter, expected)), conflict(id(2)));
     }
     assert_eq!(client.append(at(8, id(2))), Appended::Id(id(3)));
+    // The start of the new epoch stands for no history.
+    let to_another_room = Append {
+        room: "b".into(),
+        ..at(9, id(0))
+    };
+    assert_eq!(client.append(to_another_room), Appended::Id(id(1)));
+}
+
+#[test]
+fn append_that_expects_no_history_meets_the_survivors_of_one() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    for counter in 1..=3 {
+        client.append(append(counter, &counter.to_string()));
+    }
+    server.command(&["DEL", "app:{history:a}:position"]);
+    let of = HistoryId::new;
+    let expecting = |counter, expected, new_epoch| Append {
+        expected: Some(expected),
+        new_epoch,
+        ..append(counter, "x")
+    };
+    // Its id would not be the one that the message may contain.
+    let conflict = Appended::Conflict {
+        position: of(0xff, 3),
+    };
+    let appended = client.append(expecting(4, of(0xff, 0), 0xff));
+    assert_eq!(appended, conflict);
+    let appended = client.append(expecting(5, of(0xff, 3), 0x100));
+    assert_eq!(appended, Appended::Id(of(0xff, 4)));
+    let history = client.read(Some(of(0xff, 1)));
+    assert_eq!(messages_at(&history, of(0xff, 4), 3), ["2", "3", "x"]);
+    // The start of a history that is gone is not begun again.
+    server.command(&["FLUSHALL"]);
+    let conflict = Appended::Conflict {
+        position: of(0x101, 0),
+    };
+    let appended = client.append(expecting(6, of(0xff, 0), 0x101));
+    assert_eq!(appended, conflict);
 }
 
 #[test]
@@ -281,7 +323,7 @@ fn read_of_a_room_without_history_begins_it() {
         panic!("the read was refused");
     };
     let conflict = Appended::Conflict {
-        position: Some(of_read(0)),
+        position: of_read(0),
     };
     assert_eq!(client.append(of_room_b(3, Some(id(0)))), conflict);
     let appended = client.append(of_room_b(4, Some(of_read(0))));
@@ -319,7 +361,7 @@ fn first_read_after_a_restart_begins_an_epoch_with_the_survivors() {
         ..append(counter, "6")
     };
     let conflict = Appended::Conflict {
-        position: Some(of_read(3)),
+        position: of_read(3),
     };
     assert_eq!(client.append(expecting(6, id(5))), conflict);
     let appended = client.append(expecting(7, of_read(3)));
@@ -399,18 +441,22 @@ fn restart_with_persistence_keeps_messages_in_a_new_epoch() {
         expected: Some(id(5)),
         ..append(6, "6")
     };
-    let conflict = Appended::Conflict { position: None };
+    let of_new = |sequence| HistoryId::new(0xff, sequence);
+    let conflict = Appended::Conflict {
+        position: of_new(2),
+    };
     assert_eq!(client.append(next.clone()), conflict);
     let next = Append {
         counter: 7,
-        expected: Some(HistoryId::new(0xff, 0)),
+        expected: Some(of_new(2)),
+        new_epoch: 0x100,
         ..next
     };
     // The counters were kept, too.
     assert_eq!(client.append(append(5, "5")), Appended::Before);
-    assert_eq!(client.append(next), Appended::Id(HistoryId::new(0xff, 3)));
+    assert_eq!(client.append(next), Appended::Id(of_new(3)));
     let history = client.read(Some(id(4)));
-    let messages = messages_at(&history, HistoryId::new(0xff, 3), 2);
+    let messages = messages_at(&history, of_new(3), 2);
     assert_eq!(messages, ["4", "5", "6"]);
     let position = server.command(&["HGETALL", "app:{history:a}:position"]);
     assert!(position.contains("bytes\r\n$1\r\n3\r\n"), "{position}");

@@ -88,7 +88,8 @@ const VIOLATIONS: [&str; 41] = [
 ];
 
 /// Replies to an append and then a read that are legal in RESP3, and which no server gives.
-const BAD_REPLIES: [(&str, &str); 22] = [
+const BAD_REPLIES: [(&str, &str); 23] = [
+    ("*0\r\n", ""),
     ("$1\r\nx\r\n", ""),
     (":2\r\n", ""),
     ("_\r\n", ""),

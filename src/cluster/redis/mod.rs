@@ -13,9 +13,10 @@
 //!   be answered with [`Appended::Before`] though there was a conflict; the history then does not contain its envelope. If
 //!   the counter was deleted, a repeated append is not executed.
 //!   A refused append has to be sent with a new counter, since later ones may have been executed.
-//! - The start of a history (its new epoch, and sequence 0) as the expected position of an append stands for no history.
-//! - All keys expire, with each append anew: those of a room after [`RedisSettings::history_expiry`], counters after an
-//!   hour.
+//! - An append begins the history before it compares the expected position. So the start of the new epoch is what an append
+//!   has to expect if there is no history, not even messages that have survived.
+//! - All keys expire, with each append anew, and those of a room with each read: after [`RedisSettings::history_expiry`],
+//!   counters after an hour.
 //!
 //! Replies arrive in the order of the commands, with messages between them; so a queue of unanswered commands is enough to
 //! assign them. A message that this connection has sent itself may arrive before or after the reply to its command.
@@ -568,9 +569,8 @@ fn appended(reply: RespValue<'_>, mut frame: RespFrame<'_>) -> Option<Appended> 
         RespValue::String(id) => Appended::Id(parse_id(id)?),
         RespValue::Number(0) => Appended::Before,
         RespValue::Number(1) => Appended::Unknown,
-        RespValue::Array(0) => Appended::Conflict { position: None },
         RespValue::Array(1) => Appended::Conflict {
-            position: Some(parse_id(frame.next_string()?)?),
+            position: parse_id(frame.next_string()?)?,
         },
         _ => return None,
     })

@@ -370,15 +370,11 @@ pub(super) fn conversation() -> (Redis, String, Vec<Event>) {
         &[],
     );
     says(":0\r\n", &[Event::Appended(Appended::Before)]);
-    let position = Some(id(9));
-    says(
-        "*1\r\n$4\r\nfe-9\r\n",
-        &[Event::Appended(Appended::Conflict { position })],
-    );
-    says(
-        "*0\r\n",
-        &[Event::Appended(Appended::Conflict { position: None })],
-    );
+    for (reply, sequence) in [("*1\r\n$4\r\nfe-9\r\n", 9), ("*1\r\n$4\r\nfe-0\r\n", 0)] {
+        let position = id(sequence);
+        let conflict = Appended::Conflict { position };
+        says(reply, &[Event::Appended(conflict)]);
+    }
     says(
         "*1\r\n*4\r\n$4\r\nfe-9\r\n:7\r\n:8\r\n*2\r\n$2\r\n\r\n\r\n$0\r\n\r\n",
         &[history(7, 8, 9, &["\r\n", ""])],
