@@ -88,7 +88,7 @@ const VIOLATIONS: [&str; 41] = [
 ];
 
 /// Replies to an append and then a read that are legal in RESP3, and which no server gives.
-const BAD_REPLIES: [(&str, &str); 23] = [
+const BAD_REPLIES: [(&str, &str); 25] = [
     ("*0\r\n", ""),
     ("$1\r\nx\r\n", ""),
     (":2\r\n", ""),
@@ -108,6 +108,11 @@ const BAD_REPLIES: [(&str, &str); 23] = [
     (":0\r\n", "*1\r\n*4\r\n$4\r\nfe-1\r\n+0\r\n:2\r\n*0\r\n"),
     (":0\r\n", "*1\r\n*4\r\n$4\r\nfe-1\r\n_\r\n:2\r\n*0\r\n"),
     (":0\r\n", "*1\r\n*4\r\n$4\r\nfe-1\r\n:-1\r\n:2\r\n*0\r\n"),
+    (":0\r\n", "*1\r\n*4\r\n$4\r\nfe-1\r\n:2\r\n:2\r\n*0\r\n"),
+    (
+        ":0\r\n",
+        "*1\r\n*4\r\n$4\r\nfe-1\r\n:9223372036854775807\r\n:2\r\n*0\r\n",
+    ),
     (":0\r\n", "*1\r\n*4\r\n$4\r\nfe-1\r\n:0\r\n+2\r\n*0\r\n"),
     (":0\r\n", "*1\r\n*4\r\n$4\r\nfe-1\r\n:0\r\n:2\r\n:0\r\n"),
     (":0\r\n", "*1\r\n*4\r\n$4\r\nfe-1\r\n:0\r\n:0\r\n*0\r\n"),

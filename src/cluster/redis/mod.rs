@@ -586,7 +586,7 @@ fn history(room: Arc<str>, frame: &mut RespFrame<'_>) -> Option<History> {
         RespValue::Number(number) => u64::try_from(number).ok(),
         _ => None,
     };
-    let base = sequence()?;
+    let base = sequence().filter(|&base| base <= position.sequence())?;
     let first = sequence().filter(|&first| first > 0)?;
     let RespValue::Array(len) = frame.next()? else {
         return None;
