@@ -134,6 +134,11 @@ impl Parked {
         }
     }
 
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn weight(&self) -> usize {
+        self.queue.iter().map(Arrived::weight).sum()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

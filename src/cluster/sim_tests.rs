@@ -1,8 +1,11 @@
 //! Several nodes on a broker in the process, with chance: connections break, the broker restarts and delays, members'
 //! mailboxes fill up. Time is simulated.
 
+mod appends;
 mod broker;
 mod changing_rooms;
+mod recorder;
+mod stored;
 mod world;
 
 use std::time::Duration;

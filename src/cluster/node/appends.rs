@@ -240,3 +240,24 @@ impl Node {
         }
     }
 }
+
+/// What a node keeps in memory.
+#[cfg(all(test, not(loom)))]
+impl Node {
+    /// The bytes of the envelopes whose appends are not answered, or whose ids are being looked for.
+    pub(crate) fn unanswered_append_bytes(&self) -> usize {
+        let unanswered = self.servers.iter().flat_map(|server| &server.unanswered);
+        let unanswered = unanswered.filter_map(|published| match published {
+            Published::Append(in_flight) | Published::Find(in_flight) => Some(in_flight),
+            Published::Message | Published::Own | Published::Read { .. } => None,
+        });
+        let again = self.servers.iter().flat_map(|server| &server.appends.again);
+        let in_flight = unanswered.chain(again);
+        in_flight.map(|it| it.append.envelope.len()).sum()
+    }
+
+    /// The bytes of what waits for the mailboxes.
+    pub(crate) fn parked_bytes(&self) -> usize {
+        self.parked.weight()
+    }
+}

@@ -2,7 +2,11 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use crate::cluster::broker::{Channel, Command, Event, Incarnation, Kind, Refused};
+use super::stored::{Deletion, Refusal, Restart, Stored};
+use crate::cluster::broker::{Appended, Channel, Command, Event, Incarnation, Kind, Refused};
+
+/// Stands for the node of a connection that was given up.
+const ABANDONED: usize = usize::MAX;
 
 /// One broker server.
 pub(super) struct Server {
@@ -10,8 +14,13 @@ pub(super) struct Server {
     frozen: bool,
     /// Refuses subscriptions, as a server that executes a long script does.
     pub(super) refuses: bool,
+    /// Why it refuses appends and reads.
+    pub(super) refusal: Option<Refusal>,
+    pub(super) stored: Stored,
     /// By node.
     connections: HashMap<usize, Connection>,
+    /// Connections that nodes have given up, and whose commands have arrived.
+    abandoned: Vec<Connection>,
     /// Messages that were published, except heartbeats.
     pub(super) published: usize,
 }
@@ -31,7 +40,10 @@ impl Server {
             incarnation: 1,
             frozen: false,
             refuses: false,
+            refusal: None,
+            stored: Stored::default(),
             connections: HashMap::new(),
+            abandoned: Vec::new(),
             published: 0,
         }
     }
@@ -52,9 +64,36 @@ impl Server {
         self.connections.remove(&node);
     }
 
-    pub(super) fn restart(&mut self) {
+    /// A node gives a connection up, whose commands are executed later all the same.
+    pub(super) fn abandon(&mut self, node: usize) {
+        self.abandoned.extend(self.connections.remove(&node));
+    }
+
+    /// Executes the appends, reads and subscriptions of the connections that were given up, unless they are refused now.
+    /// Messages without a history would arrive out of their order.
+    pub(super) fn execute_abandoned(&mut self) {
+        if self.frozen || self.refuses || self.refusal.is_some() {
+            return;
+        }
+        for mut connection in std::mem::take(&mut self.abandoned) {
+            let has_history = |command: &Command| !matches!(command, Command::Publish { .. });
+            connection.commands.retain(has_history);
+            let before = self.connections.insert(ABANDONED, connection);
+            debug_assert!(before.is_none());
+            while self.execute(ABANDONED) {}
+            self.connections.remove(&ABANDONED);
+        }
+    }
+
+    pub(super) fn restart(&mut self, restart: Restart) {
         self.incarnation += 1;
         self.connections.clear();
+        self.abandoned.clear();
+        self.stored.restart(restart);
+    }
+
+    pub(super) fn delete(&mut self, room: &str, deletion: Deletion) {
+        self.stored.delete(room, deletion);
     }
 
     pub(super) fn freeze(&mut self, frozen: bool) {
@@ -80,12 +119,7 @@ impl Server {
         };
         match command {
             Command::Subscribe(_) if self.refuses => {
-                let refused = Refused {
-                    command: Kind::Subscribe,
-                    error: "BUSY".into(),
-                    passes: true,
-                };
-                connection.events.push_back(Event::Refused(refused));
+                connection.events.push_back(refused(Kind::Subscribe));
             }
             Command::Subscribe(channels) => {
                 for channel in channels {
@@ -102,24 +136,66 @@ impl Server {
                 if channel != Channel::Nodes {
                     self.published += 1;
                 }
-                let mut receivers = 0;
-                for connection in self.connections.values_mut() {
-                    if connection.subscriptions.contains(&channel) {
-                        receivers += 1;
-                        connection.events.push_back(Event::Message {
-                            channel: channel.clone(),
-                            id: None,
-                            envelope: envelope.clone(),
-                        });
-                    }
-                }
-                if let Some(connection) = self.connections.get_mut(&node) {
-                    connection.events.push_back(Event::Published { receivers });
-                }
+                self.stored.done.has_published(&envelope);
+                let receivers = self.send(&Event::Message {
+                    channel,
+                    id: None,
+                    envelope,
+                });
+                self.answer(node, Event::Published { receivers });
             }
-            Command::Append(_) | Command::Read(_) => unreachable!("a node without histories"),
+            Command::Append(append) => {
+                let (refusal, incarnation) = (self.refusal, self.incarnation);
+                let appended = self.stored.append(&append, incarnation, refusal);
+                if let Some(Appended::Id(id)) = appended {
+                    self.send(&Event::Message {
+                        channel: Channel::Room(append.room),
+                        id: Some(id),
+                        envelope: append.envelope,
+                    });
+                }
+                let answer = appended.map_or_else(|| refused(Kind::Append), Event::Appended);
+                self.answer(node, answer);
+            }
+            Command::Read(read) => {
+                let (refusal, incarnation) = (self.refusal, self.incarnation);
+                let history = self.stored.read(&read, incarnation, refusal);
+                let answer = history.map_or_else(|| refused(Kind::Read), Event::History);
+                self.answer(node, answer);
+            }
         }
         true
+    }
+
+    /// Sends a message to the subscribers of its channel. Returns their number.
+    fn send(&mut self, event: &Event) -> u64 {
+        let Event::Message { channel, .. } = event else {
+            return 0;
+        };
+        let mut receivers = 0;
+        for connection in self.connections.values_mut() {
+            if connection.subscriptions.contains(channel) {
+                receivers += 1;
+                connection.events.push_back(event.clone());
+            }
+        }
+        receivers
+    }
+
+    fn answer(&mut self, node: usize, answer: Event) {
+        if let Some(connection) = self.connections.get_mut(&node) {
+            connection.events.push_back(answer);
+        }
+    }
+
+    /// Loses the first message of a history that is on its way to a node.
+    pub(super) fn lose_message(&mut self, node: usize) {
+        if let Some(connection) = self.connections.get_mut(&node) {
+            let is_of_history = |event: &Event| matches!(event, Event::Message { id: Some(_), .. });
+            if let Some(at) = connection.events.iter().position(is_of_history) {
+                connection.events.remove(at);
+            }
+        }
     }
 
     /// Takes the next event for a node.
@@ -145,4 +221,12 @@ impl Server {
             .filter(|connection| connection.subscriptions.contains(channel))
             .count()
     }
+}
+
+fn refused(command: Kind) -> Event {
+    Event::Refused(Refused {
+        command,
+        error: "BUSY".into(),
+        passes: true,
+    })
 }

@@ -1,22 +1,21 @@
 //! The nodes, their members and the broker servers, and chance.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::broker::Server;
+use super::recorder::{Copy, Recorder, Seen};
+use super::stored::{Deletion, Refusal, Restart, Stored};
 use crate::cluster::broker::{Channel, Event};
 use crate::cluster::counters::ClusterCounters;
 use crate::cluster::interest::{Interest, ServerStatus, Waited};
-use crate::cluster::members::{CopyBeginning, Delivered, Members};
 use crate::cluster::node::{Action, InterestChange, Node};
-use crate::cluster::outgoing::{NotQueued, Outbound, Outgoing, Wake};
+use crate::cluster::outgoing::{Keep, NotQueued, Outbound, Outgoing, Wake};
 use crate::cluster::queries::Queries;
 use crate::cluster::servers::{ServerShared, server_key, server_of};
 use crate::cluster::wire::{Content, DirectAction, RemoteConnection};
-use crate::history_id::HistoryId;
 use crate::message::Message;
 use crate::sync::lock;
 
@@ -30,74 +29,14 @@ impl Wake for NoWaker {
     fn wake(&self) {}
 }
 
-/// The members of a node: they write down what they receive.
-#[derive(Default)]
-struct Recorder {
-    delivered: Mutex<Vec<String>>,
-    full: AtomicBool,
-}
-
-impl Members for Recorder {
-    fn deliver(
-        &self,
-        channel: &Channel,
-        message: &Message,
-        _: Option<RemoteConnection>,
-    ) -> Delivered {
-        if self.full.load(Relaxed) {
-            return Delivered::Full;
-        }
-        let name = match channel {
-            Channel::Room(name) => name,
-            _ => "*",
-        };
-        let text = message.text().unwrap_or("binary");
-        lock(&self.delivered).push(format!("{name} {text}"));
-        Delivered::Done
-    }
-
-    fn begin_copy(&self, _: &str, _: &CopyBeginning) -> Delivered {
-        Delivered::Done
-    }
-
-    fn keep(&self, _: &str, _: HistoryId, _: &Message, _: Option<RemoteConnection>) -> Delivered {
-        Delivered::Done
-    }
-
-    fn drop_idle_copies(&self, _: Duration) {}
-
-    fn tell_silence(&self, _: &str, _: bool) -> Delivered {
-        Delivered::Done
-    }
-
-    fn act(&self, to: RemoteConnection, action: DirectAction<'_>) -> Delivered {
-        if self.full.load(Relaxed) {
-            return Delivered::Full;
-        }
-        lock(&self.delivered).push(format!("{} {action:?}", to.slot));
-        Delivered::Done
-    }
-
-    fn close_user(&self, user: &str, code: u16, reason: &str) -> Delivered {
-        if self.full.load(Relaxed) {
-            return Delivered::Full;
-        }
-        lock(&self.delivered).push(format!("close {user} {code} {reason}"));
-        Delivered::Done
-    }
-
-    /// The length of the name stands for the number of members.
-    fn count(&self, room: Option<&str>) -> u64 {
-        room.map_or(1_000, |room| room.len() as u64)
-    }
-}
-
 struct SimNode {
     node: Node,
     shared: Vec<Arc<ServerShared>>,
     members: Arc<Recorder>,
     queries: Arc<Queries>,
     counters: Arc<ClusterCounters>,
+    /// Changes that the node has not seen.
+    changes: Vec<InterestChange>,
     /// It stands still otherwise.
     runs: bool,
     reconnects: bool,
@@ -115,6 +54,11 @@ const STEP: Duration = Duration::from_millis(10);
 
 impl World {
     pub(super) fn new(nodes: usize, servers: usize) -> Self {
+        Self::with_parked_bytes(nodes, servers, 8 << 20)
+    }
+
+    /// Creates a world whose nodes park so many bytes of messages.
+    pub(super) fn with_parked_bytes(nodes: usize, servers: usize, parked_bytes_max: usize) -> Self {
         let now = Instant::now();
         let node = |index: usize| {
             let share = |server: usize| {
@@ -137,7 +81,7 @@ impl World {
                 node: Node::new(
                     index as u32,
                     shared.clone(),
-                    8 << 20,
+                    parked_bytes_max,
                     members.clone(),
                     (queries.clone(), counters.clone()),
                     now,
@@ -146,6 +90,7 @@ impl World {
                 members,
                 queries,
                 counters,
+                changes: Vec::new(),
                 runs: true,
                 reconnects: true,
                 stopped: false,
@@ -175,6 +120,32 @@ impl World {
         self.change(node, InterestChange::Unneeded(name.into()));
     }
 
+    /// Records that a node needs a room with a history, as the app does: with an empty copy, which keeps so many messages. The
+    /// node sees it in its next turn.
+    pub(super) fn need_history(
+        &mut self,
+        node: usize,
+        name: &str,
+        messages_max: usize,
+    ) -> Arc<Interest> {
+        let node = &mut self.nodes[node];
+        let server = server_of(&room(name), &node.shared);
+        let interest = Arc::new(Interest::new(server));
+        node.members.renew_copy(name, messages_max);
+        node.changes.push(InterestChange::Needed {
+            room: name.into(),
+            interest: interest.clone(),
+            history_bytes_max: Some(10_000),
+        });
+        interest
+    }
+
+    pub(super) fn unneed_history(&mut self, node: usize, name: &str) {
+        let node = &mut self.nodes[node];
+        node.members.drop_copy(name);
+        node.changes.push(InterestChange::Unneeded(name.into()));
+    }
+
     fn change(&mut self, node: usize, change: InterestChange) {
         let mut actions = Vec::new();
         let now = self.now;
@@ -184,10 +155,22 @@ impl World {
 
     /// Queues a message as a thread of the app does. Returns whether it was queued.
     pub(super) fn publish(&mut self, node: usize, channel: Channel, text: &str) -> bool {
-        let message = Message::new_text(text);
+        self.send(
+            node,
+            channel,
+            Outbound::Message(Message::new_text(text), None),
+        )
+    }
+
+    /// Queues a message for the history of a room as a thread of the app does.
+    pub(super) fn append(&mut self, node: usize, name: &str, text: &str, keep: Keep) -> bool {
+        let content = Outbound::Kept(Message::new_text(text), None, Box::new(keep));
+        self.send(node, room(name), content)
+    }
+
+    fn send(&mut self, node: usize, channel: Channel, content: Outbound) -> bool {
         let shared = &self.nodes[node].shared;
         let outgoing = &shared[server_of(&channel, shared)].outgoing;
-        let content = Outbound::Message(message, None);
         match outgoing.try_reserve(&content, self.now) {
             Ok(reserved) => {
                 reserved.push(channel, content, self.now);
@@ -241,13 +224,27 @@ impl World {
         node.losses += 1;
     }
 
+    /// Breaks the connection of a node to a server, which executes later what it has received.
+    pub(super) fn cut_late(&mut self, node: usize, server: usize) {
+        self.servers[server].abandon(node);
+        self.cut(node, server);
+    }
+
+    pub(super) fn execute_abandoned(&mut self) {
+        self.servers.iter_mut().for_each(Server::execute_abandoned);
+    }
+
     /// How often a node has lost a connection, for whatever reason.
     pub(super) fn losses(&self, node: usize) -> usize {
         self.nodes[node].losses
     }
 
     pub(super) fn restart(&mut self, server: usize) {
-        self.servers[server].restart();
+        self.restart_with(server, Restart::KeepsData);
+    }
+
+    pub(super) fn restart_with(&mut self, server: usize, restart: Restart) {
+        self.servers[server].restart(restart);
         for node in &mut self.nodes {
             node.node.disconnected(server, self.now);
             node.losses += 1;
@@ -264,6 +261,58 @@ impl World {
 
     pub(super) fn refuse_subscriptions(&mut self, server: usize, refuses: bool) {
         self.servers[server].refuses = refuses;
+    }
+
+    /// Lets a server refuse appends and reads.
+    pub(super) fn refuse_histories(&mut self, server: usize, refusal: Option<Refusal>) {
+        self.servers[server].refusal = refusal;
+    }
+
+    /// Loses a message on its way to a node, which no server does.
+    pub(super) fn lose_message(&mut self, node: usize, server: usize) {
+        self.servers[server].lose_message(node);
+    }
+
+    pub(super) fn delete(&mut self, server: usize, name: &str, deletion: Deletion) {
+        self.servers[server].delete(name, deletion);
+    }
+
+    /// The histories of the server that a room belongs to.
+    pub(super) fn stored(&self, name: &str) -> &Stored {
+        let server = server_of(&room(name), &self.nodes[0].shared);
+        &self.servers[server].stored
+    }
+
+    pub(super) fn all_stored(&self) -> impl Iterator<Item = &Stored> {
+        self.servers.iter().map(|server| &server.stored)
+    }
+
+    pub(super) fn copy(&self, node: usize, name: &str) -> Option<Copy> {
+        self.nodes[node].members.copy(name)
+    }
+
+    /// Records that members have joined a room.
+    pub(super) fn joined(&self, node: usize, name: &str) {
+        self.nodes[node].members.joined(name);
+    }
+
+    pub(super) fn seen(&self, node: usize, name: &str) -> Vec<Seen> {
+        self.nodes[node].members.seen(name)
+    }
+
+    /// The bytes of the envelopes whose appends a node keeps to send them again.
+    pub(super) fn unanswered_append_bytes(&self, node: usize) -> usize {
+        self.nodes[node].node.unanswered_append_bytes()
+    }
+
+    /// The bytes of the messages that wait for a node's mailboxes.
+    pub(super) fn parked_bytes(&self, node: usize) -> usize {
+        self.nodes[node].node.parked_bytes()
+    }
+
+    /// The number of gaps that the members of a node were told of.
+    pub(super) fn gaps_told(&self, node: usize) -> u64 {
+        self.nodes[node].members.gaps()
     }
 
     /// An event that the broker has no reason to send.
@@ -359,6 +408,9 @@ impl World {
         if !self.nodes[node].runs || self.nodes[node].stopped {
             return;
         }
+        for change in std::mem::take(&mut self.nodes[node].changes) {
+            self.change(node, change);
+        }
         let (mut actions, now) = (Vec::new(), self.now);
         for server in 0..self.servers.len() {
             if !self.servers[server].is_connected(node) && self.nodes[node].reconnects {
@@ -399,9 +451,14 @@ impl World {
 
     /// Lets time pass in steps.
     pub(super) fn run_for(&mut self, time: Duration) {
+        self.run_in_steps(time, STEP);
+    }
+
+    /// Lets time pass in steps of this length.
+    pub(super) fn run_in_steps(&mut self, time: Duration, step: Duration) {
         let until = self.now + time;
         while self.now < until {
-            self.now += STEP;
+            self.now += step;
             for node in 0..self.nodes.len() {
                 self.turn(node);
                 self.execute(node, 1_000);

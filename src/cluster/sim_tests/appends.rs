@@ -1,0 +1,93 @@
+//! Appends whose answers are lost.
+
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+
+use super::world::World;
+use crate::cluster::outgoing::{Keep, Kept};
+use crate::cluster::servers::new_epoch;
+use crate::history_id::HistoryId;
+
+/// Appends a message to a room that keeps two messages.
+fn append(
+    world: &mut World,
+    node: usize,
+    text: &str,
+    expected: Option<HistoryId>,
+) -> Receiver<Kept> {
+    let (waiting, outcome) = channel();
+    let new_epoch = match expected {
+        Some(expected) if expected.sequence() == 0 => expected.epoch(),
+        _ => new_epoch(node as u32, 0),
+    };
+    let keep = Keep {
+        messages_max: 2,
+        bytes_max: 1 << 20,
+        expected,
+        new_epoch,
+        waiting: Some(waiting),
+    };
+    assert!(world.append(node, "a", text, keep));
+    outcome
+}
+
+/// Appends a message whose answer is lost with the connection.
+fn append_unanswered(world: &mut World, expected: Option<HistoryId>) -> Receiver<Kept> {
+    let outcome = append(world, 0, "0:1", expected);
+    world.turn(0);
+    world.execute(0, 10);
+    world.cut(0, 0);
+    assert_eq!(outcome.try_recv(), Err(TryRecvError::Empty));
+    outcome
+}
+
+fn two_nodes() -> World {
+    let mut world = World::new(2, 1);
+    world.settle();
+    world
+}
+
+#[test]
+fn append_is_executed_once_though_its_answer_was_lost() {
+    let mut world = two_nodes();
+    let outcome = append_unanswered(&mut world, None);
+    world.settle();
+    let (position, texts) = world.stored("a").kept("a").unwrap();
+    assert_eq!((position.sequence(), texts), (1, vec!["0:1".to_owned()]));
+    assert_eq!(outcome.try_recv(), Ok(Kept::Id(position)));
+    assert_eq!(world.counters(0).confirmed.get(), 1);
+}
+
+#[test]
+fn append_that_was_in_conflict_is_found_out_without_its_answer() {
+    let mut world = two_nodes();
+    let begin = HistoryId::new(new_epoch(1, 0), 0);
+    let first = append(&mut world, 1, "1:1", Some(begin));
+    world.settle();
+    let position = HistoryId::new(begin.epoch(), 1);
+    assert_eq!(first.try_recv(), Ok(Kept::Id(position)));
+    let outcome = append_unanswered(&mut world, Some(begin));
+    world.settle();
+    assert_eq!(outcome.try_recv(), Ok(Kept::Conflict { position }));
+}
+
+#[test]
+fn unanswered_appends_are_bounded() {
+    let mut world = two_nodes();
+    world.freeze(0);
+    let text = format!("0:1:{}", "x".repeat(100_000));
+    let outcomes: Vec<_> = (0..60)
+        .map(|_| append(&mut world, 0, &text, None))
+        .collect();
+    for _ in 0..100 {
+        world.turn(0);
+    }
+    let bytes = world.unanswered_append_bytes(0);
+    assert!(bytes > 4 << 20, "{bytes}");
+    assert!(bytes < (4 << 20) + 200_000, "{bytes}");
+    world.thaw(0);
+    world.settle();
+    for outcome in outcomes {
+        assert!(matches!(outcome.try_recv(), Ok(Kept::Id(_))));
+    }
+    assert_eq!(world.unanswered_append_bytes(0), 0);
+}
