@@ -134,8 +134,7 @@ impl Node {
 
     /// Finds the id of a message whose append was executed, but whose answer was lost.
     fn find(&mut self, at: usize, in_flight: Box<InFlight>, actions: &mut Vec<Action>) {
-        let server = &mut self.servers[at];
-        if let Some((counter, id)) = server.appends.returned
+        if let Some((counter, id)) = self.servers[at].appends.returned
             && counter == in_flight.append.counter
         {
             in_flight.tell(Kept::Id(id));
@@ -144,9 +143,11 @@ impl Node {
         let read = Read {
             room: in_flight.append.room.clone(),
             since: None,
-            new_epoch: in_flight.append.new_epoch,
+            // The append may have begun its own.
+            new_epoch: self.new_epoch(),
             extends: false,
         };
+        let server = &mut self.servers[at];
         server.unanswered.push_back(Published::Find(in_flight));
         actions.push(Action::Command(at, Command::Read(vec![read])));
     }
@@ -191,13 +192,12 @@ impl Node {
             appends.executed = None;
         }
         let has_counter = appends.has_counter(self.now);
-        for in_flight in std::mem::take(&mut self.servers[at].appends.again) {
+        for mut in_flight in std::mem::take(&mut self.servers[at].appends.again) {
             if same_server {
-                let again = Append {
-                    is_again: has_counter,
-                    ..in_flight.append.clone()
-                };
-                let command = Command::Append(again);
+                in_flight.append.is_again = has_counter;
+                // The append may have begun its epoch, and the history may have been deleted since.
+                in_flight.append.new_epoch = self.new_epoch();
+                let command = Command::Append(in_flight.append.clone());
                 let server = &mut self.servers[at];
                 server.unanswered.push_back(Published::Append(in_flight));
                 actions.push(Action::Command(at, command));

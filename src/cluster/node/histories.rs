@@ -485,4 +485,10 @@ impl Node {
         }
         self.waiting = still;
     }
+
+    /// Draws the epoch of a new history.
+    pub(super) fn new_epoch(&mut self) -> u64 {
+        self.epochs += 1;
+        new_epoch(self.id, self.epochs)
+    }
 }

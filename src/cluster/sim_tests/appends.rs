@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
+use super::stored::Deletion;
 use super::world::World;
 use crate::cluster::outgoing::{Keep, Kept};
 use crate::cluster::servers::new_epoch;
@@ -68,6 +69,31 @@ fn append_that_was_in_conflict_is_found_out_without_its_answer() {
     let outcome = append_unanswered(&mut world, Some(begin));
     world.settle();
     assert_eq!(outcome.try_recv(), Ok(Kept::Conflict { position }));
+}
+
+#[test]
+fn read_for_a_lost_answer_does_not_begin_the_epoch_of_the_append_again() {
+    let mut world = two_nodes();
+    let outcome = append_unanswered(&mut world, None);
+    let (before, _) = world.stored("a").kept("a").unwrap();
+    world.delete(0, "a", Deletion::Room);
+    world.settle();
+    assert_eq!(outcome.try_recv(), Err(TryRecvError::Disconnected));
+    let (position, _) = world.stored("a").kept("a").unwrap();
+    assert_ne!(position.epoch(), before.epoch());
+}
+
+#[test]
+fn append_that_is_sent_again_begins_an_epoch_of_its_own() {
+    let mut world = two_nodes();
+    let outcome = append_unanswered(&mut world, None);
+    let (before, _) = world.stored("a").kept("a").unwrap();
+    // With the counters, so the append is executed again.
+    world.delete(0, "a", Deletion::All);
+    world.settle();
+    let (position, _) = world.stored("a").kept("a").unwrap();
+    assert_ne!(position.epoch(), before.epoch());
+    assert_eq!(outcome.try_recv(), Ok(Kept::Id(position)));
 }
 
 #[test]
