@@ -23,6 +23,8 @@ pub(super) struct InFlight {
     waiting: Option<std::sync::mpsc::Sender<Kept>>,
     /// When the message was queued.
     at: Instant,
+    /// Whether it was sent before, on a connection that was lost.
+    is_again: bool,
 }
 
 impl InFlight {
@@ -100,6 +102,7 @@ impl Node {
             append: append.clone(),
             waiting: keep.waiting,
             at: queued_at,
+            is_again: false,
         };
         let published = Published::Append(Box::new(in_flight));
         (published, Command::Append(append))
@@ -175,6 +178,11 @@ impl Node {
     }
 
     pub(super) fn append_refused(&mut self, at: usize, in_flight: &InFlight) {
+        if in_flight.is_again {
+            // A broker that is busy refuses it without looking whether it was executed before.
+            self.give_up_append(at, in_flight);
+            return;
+        }
         self.servers[at].appends.bytes -= in_flight.append.envelope.len();
         self.counters.dropped_broker.add(1);
         in_flight.tell(Kept::Refused);
@@ -194,6 +202,7 @@ impl Node {
         let has_counter = appends.has_counter(self.now);
         for mut in_flight in std::mem::take(&mut self.servers[at].appends.again) {
             if same_server {
+                in_flight.is_again = true;
                 in_flight.append.is_again = has_counter;
                 // The append may have begun its epoch, and the history may have been deleted since.
                 in_flight.append.new_epoch = self.new_epoch();

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
-use super::stored::Deletion;
+use super::stored::{Deletion, Refusal};
 use super::world::World;
 use crate::cluster::outgoing::{Keep, Kept};
 use crate::cluster::servers::new_epoch;
@@ -56,6 +56,19 @@ fn append_is_executed_once_though_its_answer_was_lost() {
     assert_eq!((position.sequence(), texts), (1, vec!["0:1".to_owned()]));
     assert_eq!(outcome.try_recv(), Ok(Kept::Id(position)));
     assert_eq!(world.counters(0).confirmed.get(), 1);
+}
+
+#[test]
+fn append_sent_again_and_refused_is_unconfirmed_not_refused() {
+    let mut world = two_nodes();
+    let outcome = append_unanswered(&mut world, None);
+    world.refuse_histories(0, Some(Refusal::Busy));
+    world.settle();
+    assert_eq!(outcome.try_recv(), Err(TryRecvError::Disconnected));
+    let counters = world.counters(0);
+    assert_eq!(counters.unconfirmed.get(), 1);
+    assert_eq!(counters.dropped_broker.get(), 0);
+    assert_eq!(world.unanswered_append_bytes(0), 0);
 }
 
 #[test]
