@@ -123,7 +123,14 @@ impl Node {
             }
             Appended::Conflict { position } => {
                 self.counters.confirmed.add(1);
-                in_flight.tell(Kept::Conflict { position });
+                // If its answer was lost, and then the history with the counters, it may have been appended before.
+                let is_same_history = in_flight
+                    .append
+                    .expected
+                    .is_some_and(|expected| expected.epoch() == position.epoch());
+                if !in_flight.is_again || is_same_history {
+                    in_flight.tell(Kept::Conflict { position });
+                }
             }
             Appended::Unknown => self.counters.unconfirmed.add(1),
             Appended::Before => {
@@ -145,7 +152,8 @@ impl Node {
         }
         let read = Read {
             room: in_flight.append.room.clone(),
-            since: None,
+            // The message follows the expected position.
+            since: in_flight.append.expected,
             // The append may have begun its own.
             new_epoch: self.new_epoch(),
             extends: false,
@@ -163,17 +171,26 @@ impl Node {
                 .is_ok_and(|it| it.node == self.id && it.serial == append.counter)
         };
         let found = history.messages.iter().position(|envelope| is_it(envelope));
-        match found {
-            Some(index) => {
+        let position = history.position;
+        match (found, append.expected) {
+            (Some(index), None) => {
                 let sequence = history.first + index as u64;
-                in_flight.tell(Kept::Id(HistoryId::new(history.position.epoch(), sequence)));
+                in_flight.tell(Kept::Id(HistoryId::new(position.epoch(), sequence)));
             }
-            // It had expected another position.
-            None if append.expected.is_some() => in_flight.tell(Kept::Conflict {
-                position: history.position,
-            }),
-            // It is no longer kept.
-            None => {}
+            // It may have survived from an earlier epoch, but was appended under this id.
+            (Some(_), Some(expected)) => in_flight.tell(Kept::Id(HistoryId::new(
+                expected.epoch(),
+                expected.sequence() + 1,
+            ))),
+            // Its place is known, and it is not there.
+            (None, Some(expected))
+                if expected.epoch() == position.epoch()
+                    && history.first <= expected.sequence() + 1 =>
+            {
+                in_flight.tell(Kept::Conflict { position });
+            }
+            // It may have been appended and is no longer kept.
+            (None, _) => {}
         }
     }
 

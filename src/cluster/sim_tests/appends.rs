@@ -72,6 +72,24 @@ fn append_sent_again_and_refused_is_unconfirmed_not_refused() {
 }
 
 #[test]
+fn append_that_is_no_longer_kept_is_not_called_a_conflict() {
+    let mut world = two_nodes();
+    let begin = HistoryId::new(new_epoch(0, 0), 0);
+    let outcome = append_unanswered(&mut world, Some(begin));
+    let others: Vec<_> = ["1:1", "1:2"]
+        .map(|text| append(&mut world, 1, text, None))
+        .into();
+    world.turn(1);
+    world.execute(1, 10);
+    world.settle();
+    assert_eq!(
+        others[1].try_recv(),
+        Ok(Kept::Id(HistoryId::new(begin.epoch(), 3)))
+    );
+    assert_eq!(outcome.try_recv(), Err(TryRecvError::Disconnected));
+}
+
+#[test]
 fn append_that_was_in_conflict_is_found_out_without_its_answer() {
     let mut world = two_nodes();
     let begin = HistoryId::new(new_epoch(1, 0), 0);
@@ -107,6 +125,16 @@ fn append_that_is_sent_again_begins_an_epoch_of_its_own() {
     let (position, _) = world.stored("a").kept("a").unwrap();
     assert_ne!(position.epoch(), before.epoch());
     assert_eq!(outcome.try_recv(), Ok(Kept::Id(position)));
+}
+
+#[test]
+fn append_whose_history_was_deleted_is_not_called_a_conflict() {
+    let mut world = two_nodes();
+    let begin = HistoryId::new(new_epoch(0, 0), 0);
+    let outcome = append_unanswered(&mut world, Some(begin));
+    world.delete(0, "a", Deletion::All);
+    world.settle();
+    assert_eq!(outcome.try_recv(), Err(TryRecvError::Disconnected));
 }
 
 #[test]
