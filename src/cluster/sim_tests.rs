@@ -4,6 +4,7 @@
 mod appends;
 mod broker;
 mod changing_rooms;
+mod histories;
 mod recorder;
 mod stored;
 mod world;
@@ -17,6 +18,7 @@ use super::node::HEARTBEAT_INTERVAL;
 use super::peers::SILENCE_MAX;
 use super::queries::Answers;
 use super::wire::{Content, DirectAction};
+use crate::protocol::fuzz::dice::for_seeds;
 
 fn seeds(default: u64) -> std::ops::Range<u64> {
     let first = env("SEED");
@@ -442,6 +444,13 @@ fn every_message_to_a_subscribed_room_is_delivered() {
     for seed in seeds(300) {
         changing_rooms::game(seed);
     }
+}
+
+/// Whatever happens to the servers and the connections, the copies of histories are complete, or their rooms' members are
+/// told of a gap.
+#[test]
+fn every_message_of_a_history_follows_or_a_gap_is_told() {
+    for_seeds(300, histories::game);
 }
 
 /// Chance decides what happens. In the end, each message was delivered once to every node that needed its room all the
