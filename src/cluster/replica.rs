@@ -13,7 +13,8 @@ use crate::history_id::HistoryId;
 pub(super) struct Replica {
     /// The last message that the copy contains, or its beginning. `None` until it was read for the first time.
     position: Option<HistoryId>,
-    /// The incarnation of the broker server, as the node counts them, in which the position was known.
+    /// The incarnation of the broker server, as the node counts them, in which the copy began. The epoch of its position
+    /// belongs to it.
     incarnation: u64,
     state: State,
     /// About the most bytes of a read.
@@ -158,8 +159,8 @@ impl Replica {
         self.position = Some(id);
     }
 
-    /// The copy is complete, in this incarnation of the server.
-    pub(super) fn completed(&mut self, incarnation: u64) {
+    /// The copy has begun, in this incarnation of the server.
+    pub(super) fn begun(&mut self, incarnation: u64) {
         self.incarnation = incarnation;
     }
 
@@ -241,7 +242,7 @@ mod tests {
             }
         );
         replica.advance(position);
-        replica.completed(1);
+        replica.begun(1);
         replica
     }
 

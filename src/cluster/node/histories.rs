@@ -179,6 +179,11 @@ impl Node {
         if !self.deliver_kept(&history.room, position, begun) {
             return;
         }
+        let incarnation = self.servers[at].incarnations;
+        let room = self.rooms.get_mut(&history.room);
+        if let Some(replica) = room.and_then(|room| room.replica.as_mut()) {
+            replica.begun(incarnation);
+        }
         match gap {
             Some(Gap::Lost) => self.counters.gaps.add(1),
             Some(Gap::ServerChanged) => self.counters.gaps_server_changed.add(1),
@@ -196,14 +201,12 @@ impl Node {
                 return;
             }
         }
-        let (incarnation, connection) =
-            (self.servers[at].incarnations, self.servers[at].connections);
+        let connection = self.servers[at].connections;
         let Some(room) = self.rooms.get_mut(&history.room) else {
             return;
         };
         let mut was_silent = false;
         if let Some(replica) = &mut room.replica {
-            replica.completed(incarnation);
             was_silent = std::mem::take(&mut replica.is_silent);
         }
         let live = Arrived::Live {
