@@ -93,6 +93,10 @@ impl Server {
     }
 
     pub(super) fn delete(&mut self, room: &str, deletion: Deletion) {
+        if deletion == Deletion::All {
+            // Without the counters, they would be executed after later ones.
+            self.abandoned.clear();
+        }
         self.stored.delete(room, deletion);
     }
 

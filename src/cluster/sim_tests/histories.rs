@@ -484,7 +484,8 @@ impl Game {
             let before = last.insert((name.to_owned(), from), number);
             assert!(
                 before.unwrap_or(0) < number,
-                "node {node}: {number} in {name}"
+                "node {node}: {number} in {name} after {before:?}, flushed: {}",
+                self.has_flushed
             );
         };
         for line in self.world.delivered(node) {
