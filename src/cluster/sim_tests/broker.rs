@@ -161,11 +161,21 @@ impl Server {
                 let answer = appended.map_or_else(|| refused(Kind::Append), Event::Appended);
                 self.answer(node, answer);
             }
-            Command::Read(read) => {
+            Command::Read(reads) => {
                 let (refusal, incarnation) = (self.refusal, self.incarnation);
-                let history = self.stored.read(&read, incarnation, refusal);
-                let answer = history.map_or_else(|| refused(Kind::Read), Event::History);
-                self.answer(node, answer);
+                let histories = reads.iter();
+                let histories = histories.map(|read| self.stored.read(read, incarnation, refusal));
+                let histories: Option<Vec<_>> = histories.collect();
+                match histories {
+                    Some(histories) => {
+                        for history in histories {
+                            self.answer(node, Event::History(history));
+                        }
+                    }
+                    None => reads
+                        .iter()
+                        .for_each(|_| self.answer(node, refused(Kind::Read))),
+                }
             }
         }
         true

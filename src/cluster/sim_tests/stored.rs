@@ -145,6 +145,9 @@ impl Stored {
             }
             return Some(Appended::Before);
         }
+        if append.is_again && last.is_none() {
+            return Some(Appended::Unknown);
+        }
         if refusal.is_some() {
             return None;
         }
