@@ -18,21 +18,31 @@ end
 -- The first command that writes must be one that the server refuses if it lacks memory. So a refused append has no effect.
 redis.call('SET', KEYS[3], counter, 'PX', counter_expiry)
 
-local position = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'run_id', 'bytes')
-local epoch, seq, bytes = position[1], tonumber(position[2]), tonumber(position[4])
-if not (epoch and seq and bytes and position[3] == run_id) then
+local position = redis.call('GET', KEYS[1]) or ''
+local epoch, seq, base, bytes, owner = string.match(position, '^(%x+) (%d+) (%d+) (%d+) (%S+)$')
+if owner == run_id then
+  seq, bytes = tonumber(seq), tonumber(bytes)
+else
   -- The messages of the last epoch that are still there remain, under ids of the new one.
   epoch, seq, bytes = new_epoch, 0, 0
   for _, kept in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
     seq = seq + 1
     bytes = bytes + #kept
   end
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', seq, 'run_id', run_id, 'seq', seq, 'bytes', bytes)
-  redis.call('PEXPIRE', KEYS[1], expiry)
+  base = seq
 end
+
+local function set_position()
+  local value = string.format('%s %.0f %.0f %.0f %s', epoch, seq, base, bytes, run_id)
+  redis.call('SET', KEYS[1], value, 'PX', expiry)
+end
+
 if expected ~= '' then
   local actual = epoch .. '-' .. string.format('%.0f', seq)
   if actual ~= expected then
+    if owner ~= run_id then
+      set_position()
+    end
     return { actual }
   end
 end
@@ -53,8 +63,7 @@ while len > messages_max or bytes > bytes_max do
   len = len - 1
   bytes = bytes - #oldest
 end
-redis.call('HSET', KEYS[1], 'seq', seq, 'bytes', bytes)
-redis.call('PEXPIRE', KEYS[1], expiry)
+set_position()
 redis.call('PEXPIRE', KEYS[2], expiry)
 local id = epoch .. '-' .. string.format('%.0f', seq)
 redis.call('PUBLISH', channel, id .. '\n' .. envelope)

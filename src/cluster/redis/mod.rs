@@ -1,10 +1,10 @@
 //! A connection to a Redis or Valkey server, as a state machine without I/O.
 //!
 //! Messages are published with pub/sub. A payload is the id of the message, if it is in a history, then a line feed, and
-//! the envelope. A history is a list of envelopes and a hash with its position, which one script appends to, and another
+//! the envelope. A history is a list of envelopes and a string with its position, which one script appends to, and another
 //! one reads:
 //!
-//! - The hash contains the epoch, the sequences of its beginning and of the last message, the bytes of the list, and the
+//! - The string contains the epoch, the sequences of the last message and of the beginning, the bytes of the list, and the
 //!   `run_id` of the server, which changes when the server restarts or another one takes its place. An append or a read on a
 //!   server with another `run_id` begins a new epoch, since acknowledged messages may have been lost. The messages that are
 //!   still there remain, under ids of the new epoch.
@@ -23,7 +23,7 @@
 //!
 //! A user of the server needs these rights: `~prefix:* &prefix:* +hello +info +publish +subscribe +unsubscribe`, `+select`
 //! if the URL has a database, and for histories
-//! `+evalsha +script|load +get +set +hmget +hset +llen +lrange +rpush +lpop +pexpire`.
+//! `+evalsha +script|load +get +set +llen +lrange +rpush +lpop +pexpire`.
 
 mod errors;
 mod names;

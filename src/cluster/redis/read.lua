@@ -7,20 +7,25 @@
 local run_id, left, message_overhead, expiry = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 
 local function read(position_key, messages_key, since_epoch, since, new_epoch, is_extended)
-  local position = redis.call('HMGET', position_key, 'epoch', 'seq', 'run_id', 'bytes', 'base')
-  local epoch, seq, bytes = position[1], tonumber(position[2]), tonumber(position[4])
-  local base = tonumber(position[5])
+  local position = redis.call('GET', position_key) or ''
+  local epoch, seq, base, bytes, owner = string.match(position, '^(%x+) (%d+) (%d+) (%d+) (%S+)$')
+  seq, base = tonumber(seq), tonumber(base)
   local len = redis.call('LLEN', messages_key)
-  if not (epoch and seq and bytes and base and position[3] == run_id) or len > seq then
+  if owner ~= run_id or len > seq then
     -- The messages of the last epoch that are still there remain, under ids of the new one.
     epoch, seq, base, bytes = new_epoch, len, len, 0
-    for _, kept in ipairs(redis.call('LRANGE', messages_key, 0, -1)) do
-      bytes = bytes + #kept
+    if len > 0 then
+      for _, kept in ipairs(redis.call('LRANGE', messages_key, 0, -1)) do
+        bytes = bytes + #kept
+      end
     end
-    redis.call('HSET', position_key, 'epoch', epoch, 'base', base, 'run_id', run_id, 'seq', seq, 'bytes', bytes)
-    is_extended = true
-  end
-  if is_extended then
+    -- The first command that writes must be one that the server refuses if it lacks memory.
+    local value = string.format('%s %.0f %.0f %.0f %s', epoch, seq, base, bytes, run_id)
+    redis.call('SET', position_key, value, 'PX', expiry)
+    if len > 0 then
+      redis.call('PEXPIRE', messages_key, expiry)
+    end
+  elseif is_extended then
     redis.call('PEXPIRE', position_key, expiry)
     redis.call('PEXPIRE', messages_key, expiry)
   end
