@@ -103,12 +103,13 @@ mod user_threads;
 #[cfg_attr(loom, allow(dead_code))] // Models do without.
 pub mod websocket_client;
 
-#[cfg(feature = "cluster")]
-pub use async_app::Everywhere;
 pub use async_app::procedures::Procedures;
 pub use async_app::{
-    AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, Room, RunningApp, Subscription,
+    AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, KeptMessage, Room, RunningApp,
+    Subscription,
 };
+#[cfg(feature = "cluster")]
+pub use async_app::{Everywhere, HistoryGap};
 #[cfg(feature = "cluster")]
 pub use cluster::Cluster;
 #[cfg(feature = "deflate")]

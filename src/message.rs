@@ -242,6 +242,24 @@ impl<const N: usize> From<[u8; N]> for Message {
     }
 }
 
+/// A message of a room with a history, and when it was sent.
+#[derive(Debug, Clone)]
+pub(crate) struct SentMessage {
+    pub(crate) message: Message,
+    /// In milliseconds since 1970; 0 if it is not known.
+    pub(crate) sent_at: u64,
+}
+
+#[cfg(test)]
+impl From<Message> for SentMessage {
+    fn from(message: Message) -> Self {
+        Self {
+            message,
+            sent_at: 0,
+        }
+    }
+}
+
 /// A clone that shares the frame.
 impl From<&Message> for Message {
     fn from(message: &Message) -> Self {

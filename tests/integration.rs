@@ -73,6 +73,7 @@ mod procedures_server;
 mod procedures_wire;
 mod promises;
 mod regressions;
+mod rendering;
 mod rooms;
 mod routes;
 mod slow_consumers;

@@ -4,8 +4,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::connection_id::{ConnectionId, NodeId};
-use super::publish::{AppShared, Blocking, Here, Recipients, Unkept, join_error};
+use super::publish::{AppShared, Blocking, Here, Recipients, Unkept};
 use super::room_entry::RoomEntry;
+use super::room_join::join_error;
 use super::rooms::NAME_BYTES_MAX;
 use crate::cluster::{
     Answers, Channel, ClusterHandle, CopyBeginning, Delivered, DirectAction, Members, NotQueued,
@@ -14,7 +15,7 @@ use crate::cluster::{
 use crate::engine::{Hub, LocalId};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::HistoryId;
-use crate::message::Message;
+use crate::message::{Message, SentMessage};
 use crate::protocol::close::CloseCode;
 
 impl Unkept<'_> {
@@ -250,11 +251,11 @@ impl Members for LocalMembers {
         &self,
         room: &str,
         id: HistoryId,
-        message: &Message,
+        sent: &SentMessage,
         except: Option<RemoteConnection>,
     ) -> Delivered {
         let except = except.map(connection_id);
-        let kept = self.running(|shared, hub| shared.keep_copy(hub, room, id, message, except));
+        let kept = self.running(|shared, hub| shared.keep_copy(hub, room, id, sent, except));
         kept.unwrap_or(Delivered::Done)
     }
 

@@ -207,7 +207,7 @@ const COPIED_MAX: usize = 256;
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::engine::Encoding;
+    use crate::engine::{Encoding, HistoryForm};
     use crate::request::RequestHead;
 
     #[test]
@@ -222,7 +222,13 @@ mod tests {
         (id.key.slot, id.key.generation) = (slot, generation);
         let peer: SocketAddr = peer.parse().unwrap();
         let request = RequestHead::received(RequestHead::new("/").head().clone(), peer, peer.ip());
-        Arc::new(Session::new(id, &request, None, false, Encoding::Frames))
+        Arc::new(Session::new(
+            id,
+            &request,
+            None,
+            HistoryForm::default(),
+            Encoding::Frames,
+        ))
     }
 
     #[test]

@@ -8,14 +8,14 @@ use std::hash::{BuildHasher, RandomState};
 
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::limits::HistoryLimits;
-use crate::message::Message;
+use crate::message::{Message, SentMessage};
 
 /// The last messages of one room.
 pub(super) struct History {
     epoch: u64,
     /// The sequence of the last message, even if it was not kept. The kept messages are the last ones, without gaps.
     last: u64,
-    kept: VecDeque<KeptMessage>,
+    kept: VecDeque<HistoryEntry>,
     /// The payload bytes of all kept messages.
     bytes: usize,
     /// The stamp of the last dropped message, or 0 if none was dropped.
@@ -24,8 +24,9 @@ pub(super) struct History {
     bytes_max: usize,
 }
 
-struct KeptMessage {
-    message: Message,
+/// A message that a history keeps.
+pub(super) struct HistoryEntry {
+    pub(super) sent: SentMessage,
     stamp: u64,
 }
 
@@ -54,7 +55,7 @@ impl History {
     pub(super) fn begin_at(
         &mut self,
         position: HistoryId,
-        messages: impl ExactSizeIterator<Item = Message>,
+        messages: impl ExactSizeIterator<Item = SentMessage>,
         mut next_stamp: impl FnMut() -> u64,
     ) {
         *self = Self::with_epoch(position.epoch(), self.messages_max, self.bytes_max);
@@ -106,15 +107,16 @@ impl History {
     /// Assigns the next id to a message and keeps it. Drops the oldest messages if the history is full. A message that
     /// is longer than the whole history is not kept, and all earlier messages are dropped, so that the kept messages
     /// have no gap.
-    pub(super) fn push(&mut self, message: Message, stamp: u64) -> HistoryId {
+    pub(super) fn push(&mut self, sent: impl Into<SentMessage>, stamp: u64) -> HistoryId {
+        let sent = sent.into();
         self.last += 1;
-        self.bytes = self.bytes.saturating_add(message.bytes().len());
-        self.kept.push_back(KeptMessage { message, stamp });
+        self.bytes = self.bytes.saturating_add(sent.message.bytes().len());
+        self.kept.push_back(HistoryEntry { sent, stamp });
         while self.kept.len() > self.messages_max || self.bytes > self.bytes_max {
             let Some(oldest) = self.kept.pop_front() else {
                 break;
             };
-            self.bytes -= oldest.message.bytes().len();
+            self.bytes -= oldest.sent.message.bytes().len();
             self.dropped_stamp = oldest.stamp;
         }
         self.id(self.last)
@@ -134,6 +136,15 @@ impl History {
         &self,
         id: Option<HistoryId>,
     ) -> Result<impl ExactSizeIterator<Item = (HistoryId, &Message, u64)>, HistoryGone> {
+        let entries = self.entries_since(id)?;
+        Ok(entries.map(|(id, entry)| (id, &entry.sent.message, entry.stamp)))
+    }
+
+    /// Returns the entries after an id, as [`since`](Self::since) returns their messages.
+    pub(super) fn entries_since(
+        &self,
+        id: Option<HistoryId>,
+    ) -> Result<impl ExactSizeIterator<Item = (HistoryId, &HistoryEntry)>, HistoryGone> {
         let seen = match id {
             None => 0,
             Some(id) => self
@@ -146,7 +157,7 @@ impl History {
             .iter()
             .skip(seen)
             .enumerate()
-            .map(move |(index, kept)| (self.id(first + index as u64), &kept.message, kept.stamp)))
+            .map(move |(index, entry)| (self.id(first + index as u64), entry)))
     }
 
     /// Returns the kept messages with a later stamp, with their ids and stamps, oldest first.
@@ -160,7 +171,13 @@ impl History {
             .iter()
             .skip(seen)
             .enumerate()
-            .map(move |(index, kept)| (self.id(first + index as u64), &kept.message, kept.stamp))
+            .map(move |(index, kept)| {
+                (
+                    self.id(first + index as u64),
+                    &kept.sent.message,
+                    kept.stamp,
+                )
+            })
     }
 
     /// Returns whether all messages with a later stamp are kept.

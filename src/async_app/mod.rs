@@ -12,15 +12,18 @@ mod event_stream;
 mod handler;
 mod history;
 mod id_turns;
+mod prepared_message;
 pub(crate) mod procedures;
 mod program;
 mod publish;
 mod recipients;
+mod renderer;
 mod rendering;
 mod replay_frames;
 mod room;
 mod room_broadcast;
 mod room_entry;
+mod room_join;
 mod room_names;
 mod rooms;
 mod running;
@@ -34,6 +37,9 @@ pub use self::connection_id::ConnectionId;
 pub use self::event_stream::{EventStreamHandler, Subscription};
 pub use self::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
 pub use self::procedures::JoinHandler;
+#[cfg(feature = "cluster")]
+pub use self::renderer::HistoryGap;
+pub use self::renderer::KeptMessage;
 #[cfg(feature = "cluster")]
 pub use self::room::Everywhere;
 pub use self::room::Room;

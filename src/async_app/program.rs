@@ -120,6 +120,7 @@ where
             headers,
             user,
             expires_at,
+            rendered,
         } = handler(request, self.state.clone())?;
         let subprotocol = subprotocol.or_else(|| {
             let known = self.subscriptions().subprotocols;
@@ -131,6 +132,7 @@ where
             attachment: state.map(|state| Arc::new(state) as Arc<dyn Any + Send + Sync>),
             user,
             expiry: expires_at.and_then(Expiry::at_time),
+            rendered: rendered && self.shared.has_renderer(),
         })
     }
 

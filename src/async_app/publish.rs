@@ -1,6 +1,8 @@
 //! Publishing: every message that the app sends passes through this module.
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
+#[cfg(feature = "cluster")]
+use std::sync::Mutex;
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -10,16 +12,18 @@ use bytes::Bytes;
 use super::connection_id::{ConnectionId, NodeId};
 use super::directory::Directory;
 use super::history::HistoryPatterns;
+#[cfg(feature = "cluster")]
+use super::prepared_message::PreparedMessage;
 pub(super) use super::recipients::{Here, Recipients, Unkept};
+use super::renderer::{Renderer, Renderers, now_ms};
 use super::rendering::{Content, event};
-use super::replay_frames::ReplayFrames;
 use super::room_entry::RoomEntry;
-use super::rooms::{NAME_BYTES_MAX, RoomDirectory, RoomSettings};
+use super::rooms::{RoomDirectory, RoomSettings};
 
 #[cfg(feature = "cluster")]
 use crate::cluster::{ClusterHandle, DirectAction};
-use crate::engine::{self, Command, Expiry, Hub, LocalId, NotJoined, PushError, Session, Status};
-use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
+use crate::engine::{self, Command, Expiry, Hub, LocalId, PushError, Session, Status};
+use crate::error::{SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::host::ConnectHook;
 use crate::message::Message;
@@ -38,9 +42,14 @@ pub(super) struct AppShared {
     /// Counts messages that never reached an engine.
     pub(super) counters: Counters,
     hook: OnceLock<ConnectHook>,
+    /// Set when the app starts.
+    renderers: OnceLock<Renderers>,
     /// Set if the app is a node of a cluster.
     #[cfg(feature = "cluster")]
     pub(super) cluster: OnceLock<Arc<ClusterHandle>>,
+    /// The message of another node that mailboxes had no room for, with its renderings. It is delivered next.
+    #[cfg(feature = "cluster")]
+    pub(super) undelivered: Mutex<Option<PreparedMessage>>,
 }
 
 // A panic elsewhere leaves the state consistent, because values behind locks are replaced as a whole.
@@ -72,7 +81,8 @@ impl AppShared {
     }
 
     /// Records that the engine runs from now on.
-    pub(super) fn started(&self, hub: Arc<Hub>, histories: HistoryPatterns) {
+    pub(super) fn started(&self, hub: Arc<Hub>, histories: HistoryPatterns, renderers: Renderers) {
+        let _ = self.renderers.set(renderers);
         let setup = RoomSettings {
             rooms_max: hub.rooms_max(),
             histories,
@@ -82,6 +92,25 @@ impl AppShared {
         self.rooms.set_up(setup);
         // An app starts only once, because starting consumes it.
         let _ = self.hub.set(hub);
+    }
+
+    /// The program's renderer, which must not be called while a lock is held.
+    pub(super) fn renderer(&self, hub: &Hub) -> Renderer<'_> {
+        Renderer::new(&self.renderers, &self.counters, hub.message_bytes_max())
+    }
+
+    /// Whether clients can receive rendered messages.
+    pub(super) fn has_renderer(&self) -> bool {
+        let renderers = self.renderers.get();
+        renderers.is_some_and(|renderers| renderers.render.is_some())
+    }
+
+    /// The current time for a message that is sent, or 0 if no renderer needs it, here or on another node.
+    pub(super) fn sent_at(&self) -> u64 {
+        match self.has_renderer() || self.is_clustered() {
+            true => now_ms(),
+            false => 0,
+        }
     }
 
     #[cfg(feature = "axum")]
@@ -226,10 +255,9 @@ impl AppShared {
         let to = engine::Destination {
             room,
             except: except.and_then(|id| self.local_id(id)),
-            with_ids: None,
             event: event.as_ref().map(|(streams, event)| (*streams, event)),
-            only_with_ids: false,
             uncompressed: message.is_uncompressed(),
+            ..engine::Destination::default()
         };
         self.broadcast(hub, to, message.frame(), blocking)
     }
@@ -384,119 +412,6 @@ impl AppShared {
         Ok(())
     }
 
-    /// Makes a connection join a room; every connection is always in the nameless room of all clients.
-    pub(super) fn join(
-        &self,
-        name: Option<&str>,
-        session: Option<&Session>,
-    ) -> Result<(), JoinError> {
-        let Some(name) = name else {
-            return match session {
-                Some(_) => Ok(()),
-                None => Err(join_error("", JoinErrorReason::Closed)),
-            };
-        };
-        let join = |hub: &Hub, room: &RoomEntry, session: &Session| {
-            let reserved = hub.reserve_join(session, 0, 0)?;
-            // The lock ensures that the next publisher sees which form this member needs.
-            let _history = room.history();
-            hub.join(reserved, &room.members, session, Vec::new())?;
-            Ok(())
-        };
-        self.find_and_join(name, session, join)
-    }
-
-    /// Makes a connection join a room, and replays the kept messages after a given id. Returns their number.
-    pub(super) fn join_since(
-        &self,
-        name: Option<&str>,
-        session: Option<&Session>,
-        since: Option<HistoryId>,
-    ) -> Result<usize, JoinError> {
-        let Some(name) = name else {
-            // The room of all clients never has a history.
-            return match (session, since) {
-                (None, _) => Err(join_error("", JoinErrorReason::Closed)),
-                (Some(_), Some(_)) => Err(join_error("", JoinErrorReason::HistoryGone)),
-                (Some(_), None) => Ok(0),
-            };
-        };
-        let join = |hub: &Hub, room: &RoomEntry, session: &Session| {
-            let Some(kept) = &room.kept else {
-                if since.is_some() {
-                    return Err(JoinFailure::HistoryGone);
-                }
-                let reserved = hub.reserve_join(session, 0, 0)?;
-                hub.join(reserved, &room.members, session, Vec::new())?;
-                return Ok(0);
-            };
-            let mut replay = ReplayFrames::new(name, since, session.takes_ids());
-            loop {
-                // Reserve space before rendering, because the reservation may block.
-                let (messages, bytes) = replay.measure(&kept.history())?;
-                // Add a margin, because more messages may be sent to the room in the meantime.
-                let reserved =
-                    hub.reserve_join(session, messages + 16, bytes * 5 / 4 + (4 << 10))?;
-                replay.render(kept)?;
-                // Push the join while holding the lock that orders the room's messages. So the next message follows the
-                // replay, and is not contained in it.
-                let history = kept.history();
-                let frames = replay.frames(&history)?;
-                let messages = frames.len();
-                match hub.join(reserved, &room.members, session, frames) {
-                    Ok(true) => return Ok(messages),
-                    // The connection is already a member, and needs no replay.
-                    Ok(false) => return Ok(0),
-                    // More messages were sent to the room in the meantime, so retry.
-                    Err(NotJoined::Full) => {}
-                    Err(refused) => return Err(refused.into()),
-                }
-            }
-        };
-        self.find_and_join(name, session, join)
-    }
-
-    fn find_and_join<T>(
-        &self,
-        name: &str,
-        session: Option<&Session>,
-        join: impl Fn(&Hub, &RoomEntry, &Session) -> Result<T, JoinFailure>,
-    ) -> Result<T, JoinError> {
-        let refuse = |reason| Err(join_error(name, reason));
-        let (Some(hub), Some(session)) = (self.running(), session) else {
-            return refuse(JoinErrorReason::Closed);
-        };
-        loop {
-            let room = match self.rooms.find_or_make(hub, name) {
-                Ok(room) => room,
-                Err(reason) => return refuse(reason),
-            };
-            #[cfg(feature = "cluster")]
-            if !self.wait_for_messages(&room) {
-                return refuse(JoinErrorReason::Broker);
-            }
-            let reason = match join(hub, &room, session) {
-                Ok(joined) => return Ok(joined),
-                // The last member has just left. The next look-up creates another room with this name.
-                Err(JoinFailure::Refused(NotJoined::Retired)) => continue,
-                Err(JoinFailure::Refused(NotJoined::TooMany)) => JoinErrorReason::ConnectionRooms,
-                Err(JoinFailure::Refused(NotJoined::WouldBlock)) => {
-                    warn_of_refused("join a room");
-                    JoinErrorReason::Closed
-                }
-                Err(JoinFailure::Refused(NotJoined::Closed | NotJoined::Full)) => {
-                    JoinErrorReason::Closed
-                }
-                Err(JoinFailure::HistoryGone) => JoinErrorReason::HistoryGone,
-            };
-            if room.members.retire() {
-                // The room is not needed.
-                self.rooms.forget(&room.members);
-            }
-            return refuse(reason);
-        }
-    }
-
     /// Returns the kept messages of a room after an id.
     pub(super) fn since(
         &self,
@@ -535,18 +450,6 @@ impl AppShared {
             if room.members.is_unused() || room.members.is_retired() {
                 self.rooms.emptied(&room.members);
             }
-        }
-    }
-
-    /// Logs a failed join for callers that get no result.
-    pub(super) fn warn_of(&self, joined: Result<(), JoinError>) {
-        /// Rate-limited, because clients can make handlers join rooms.
-        static NOT_JOINED: Limited = Limited::new();
-        // Do not warn about a client that has disconnected.
-        if let Err(error) = joined
-            && error.reason != JoinErrorReason::Closed
-        {
-            limited!(NOT_JOINED, warning, "{error}");
         }
     }
 
@@ -687,7 +590,7 @@ impl AppShared {
 
 /// Warns of an action that was not done because it would have blocked a shard. The shard can't wait for space in a
 /// mailbox that only it can empty, or that another shard can empty which waits for this one.
-fn warn_of_refused(action: &str) {
+pub(super) fn warn_of_refused(action: &str) {
     /// The limit prevents an endless recursion if a `tracing` subscriber reacts to this line with the same action.
     static REFUSED: Limited = Limited::new();
     limited!(
@@ -696,36 +599,6 @@ fn warn_of_refused(action: &str) {
         "a call to {action} had no effect: it was made where the library must not block, such as in a `tracing` \
          subscriber, while a mailbox was full. Make it from another thread, or raise Limits::mailbox_bytes_max"
     );
-}
-
-/// Why a connection did not join.
-enum JoinFailure {
-    Refused(NotJoined),
-    HistoryGone,
-}
-
-impl From<NotJoined> for JoinFailure {
-    fn from(refused: NotJoined) -> Self {
-        Self::Refused(refused)
-    }
-}
-
-impl From<HistoryGone> for JoinFailure {
-    fn from(_: HistoryGone) -> Self {
-        Self::HistoryGone
-    }
-}
-
-pub(super) fn join_error(name: &str, reason: JoinErrorReason) -> JoinError {
-    let fits = |&(at, char): &(usize, char)| at + char.len_utf8() <= NAME_BYTES_MAX;
-    JoinError {
-        room: name
-            .char_indices()
-            .take_while(fits)
-            .map(|(_, char)| char)
-            .collect(),
-        reason,
-    }
 }
 
 #[cfg(all(test, not(loom)))]

@@ -1,82 +1,18 @@
 //! Broadcasts to a room that keeps a history: rendering for its recipients, and the order of ids.
 //!
 //! The history's lock is held only while the id is assigned and the message is pushed into the shards' mailboxes. User
-//! code, rendering and waiting for a mailbox happen before. If another producer takes the id, the rendering is kept and
-//! the id is replaced in place.
+//! code, rendering and waiting for a mailbox happen before. If another producer takes the id, the library's own renderings
+//! are kept and the id is replaced in place. The program renders again.
 
 use super::id_turns::IdTurn;
+use super::prepared_message::PreparedMessage;
 use super::publish::{AppShared, Blocking};
-use super::rendering::{Content, WithId};
+use super::rendering::Content;
 use super::room_entry::{RoomEntry, RoomHistory};
-use crate::engine::{self, Hub, LocalId};
+use crate::engine::{Hub, LocalId};
 use crate::error::SendErrorReason;
 use crate::history_id::HistoryId;
-use crate::message::Message;
-
-/// A message and its renderings, prepared without a lock.
-pub(super) struct PreparedMessage {
-    id: HistoryId,
-    message: Message,
-    event: Option<WithId>,
-    framed: Option<WithId>,
-}
-
-impl PreparedMessage {
-    pub(super) fn new(message: Message, id: HistoryId) -> Self {
-        Self {
-            id,
-            message,
-            event: None,
-            framed: None,
-        }
-    }
-
-    /// Renders the missing forms that the room's recipients need.
-    pub(super) fn render_for(&mut self, room: &engine::SharedRoom) {
-        if room.streams().is_some() && self.event.is_none() {
-            self.event = Some(WithId::event(&self.message, self.id));
-        }
-        if room.has_members_with_ids() && self.framed.is_none() {
-            self.framed = Some(WithId::frame(&room.name, &self.message, self.id));
-        }
-    }
-
-    /// Returns whether every recipient's form is rendered.
-    pub(super) fn covers(&self, room: &engine::SharedRoom) -> bool {
-        (room.streams().is_none() || self.event.is_some())
-            && (!room.has_members_with_ids() || self.framed.is_some())
-    }
-
-    fn set_id(&mut self, id: HistoryId) {
-        if self.id != id {
-            self.id = id;
-            for form in [&mut self.event, &mut self.framed].into_iter().flatten() {
-                form.set_id(id);
-            }
-        }
-    }
-
-    pub(super) fn destination<'a>(
-        &'a self,
-        room: &'a RoomEntry,
-        except: Option<LocalId>,
-    ) -> engine::Destination<'a> {
-        let framed = self
-            .framed
-            .as_ref()
-            .filter(|_| room.members.has_members_with_ids());
-        let streams = room.members.streams();
-        let event = self.event.as_ref();
-        engine::Destination {
-            room: Some(&room.members),
-            except,
-            with_ids: framed.map(WithId::bytes),
-            event: streams.zip(event.map(WithId::bytes)),
-            only_with_ids: false,
-            uncompressed: self.message.is_uncompressed(),
-        }
-    }
-}
+use crate::message::SentMessage;
 
 impl AppShared {
     /// Assigns the next id of a room to a message, sends the message and keeps it. Returns the id, or `None` if the
@@ -92,26 +28,30 @@ impl AppShared {
         let mut turn: Option<IdTurn<'_>> = None;
         let mut gave_up_turn = false;
         let mut prepared: Option<PreparedMessage> = None;
+        let via = (hub, self.renderer(hub));
+        let sent_at = self.sent_at();
         loop {
-            let wants_turn = content.depends_on_id() || kept.turns.is_contested();
+            let wants_turn = content.depends_on_id()
+                || kept.turns.is_contested()
+                || room.members.has_rendered_members() != [false; 2];
             if blocking == Blocking::Wait && wants_turn && turn.is_none() {
                 turn = kept.turns.take();
                 gave_up_turn = turn.is_none();
             }
             let id = kept.history().next_id();
             let is_stale =
-                |prepared: &PreparedMessage| content.depends_on_id() && prepared.id != id;
+                |prepared: &PreparedMessage| content.depends_on_id() && !prepared.is_of(id);
             let mut ready = match prepared.take() {
                 Some(prepared) if !is_stale(&prepared) => prepared,
                 _ => {
                     let message = content.message(Some(id));
                     self.check_len(hub, &message)?;
-                    PreparedMessage::new(message, id)
+                    PreparedMessage::new(SentMessage { message, sent_at }, id)
                 }
             };
-            ready.render_for(&room.members);
+            ready.render_for(&room.members, id, via);
             if blocking == Blocking::Wait {
-                hub.wait_for_room(ready.message.frame(), ready.destination(room, except))
+                hub.wait_for_room(ready.message().frame(), ready.destination(room, except))
                     .map_err(|refused| self.refused(refused))?;
             }
             let mut history = kept.history();
@@ -119,7 +59,9 @@ impl AppShared {
                 return Ok(None);
             }
             let id = history.next_id();
-            if content.depends_on_id() && ready.id != id {
+            let is_in_vain = content.depends_on_id() && !ready.is_of(id)
+                || ready.is_rendered_in_vain(&room.members, id);
+            if is_in_vain {
                 // Another producer has taken the id.
                 turn.iter().for_each(IdTurn::contest);
             } else if blocking == Blocking::Wait
@@ -128,17 +70,17 @@ impl AppShared {
                 && !gave_up_turn
             {
                 // A producer with a turn would have to render again.
-            } else if ready.covers(&room.members) {
+            } else if ready.covers(&room.members, id) {
                 ready.set_id(id);
                 // Push while holding both locks, so that every shard receives the messages in the order of their ids,
                 // and clients of several rooms in the order of their stamps.
                 let mut stamps = self.rooms.stamps();
                 let to = ready.destination(room, except);
-                match self.broadcast(hub, to, ready.message.frame(), Blocking::Try) {
+                match self.broadcast(hub, to, ready.message().frame(), Blocking::Try) {
                     // A kept message is not lost, even if the room has no members now.
                     Ok(_) => {
                         *stamps += 1;
-                        room.keep(&mut history, ready.message, *stamps);
+                        room.keep(&mut history, ready.into_sent(), *stamps);
                         return Ok(Some(id));
                     }
                     Err(SendErrorReason::Full) if blocking == Blocking::Wait => {}

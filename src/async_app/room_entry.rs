@@ -9,7 +9,7 @@ use crate::atomic::AtomicU64;
 #[cfg(feature = "cluster")]
 use crate::cluster::Interest;
 use crate::engine;
-use crate::message::Message;
+use crate::message::SentMessage;
 use crate::sync::lock;
 
 /// A room's members and history. Clones share both.
@@ -57,10 +57,10 @@ impl RoomEntry {
     }
 
     /// Keeps a message. Called with the history locked, so that ids follow the order of sending.
-    pub(super) fn keep(&self, history: &mut History, message: Message, stamp: u64) {
+    pub(super) fn keep(&self, history: &mut History, sent: impl Into<SentMessage>, stamp: u64) {
         if let Some(kept) = &self.kept {
             kept.used.store(stamp, Relaxed);
         }
-        history.push(message, stamp);
+        history.push(sent, stamp);
     }
 }

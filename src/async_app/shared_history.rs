@@ -12,9 +12,10 @@ use bytes::Bytes;
 use super::cluster::{refused, remote};
 use super::connection_id::ConnectionId;
 use super::history::HistoryBounds;
+use super::prepared_message::PreparedMessage;
 use super::publish::{AppShared, Blocking};
+use super::renderer::{HistoryGap, Renderer, now_ms};
 use super::rendering::Content;
-use super::room_broadcast::PreparedMessage;
 use super::room_entry::RoomEntry;
 use crate::cluster::{
     Channel, ClusterHandle, CopyBeginning, Delivered, Keep, Kept, Outbound, new_epoch,
@@ -22,10 +23,11 @@ use crate::cluster::{
 use crate::engine::{self, Hub};
 use crate::error::SendErrorReason;
 use crate::history_id::HistoryId;
-use crate::message::Message;
+use crate::message::{Message, SentMessage};
 use crate::protocol::event_stream;
 use crate::protocol::procedures::{self, RoomState};
-use crate::user_threads;
+use crate::sync::lock;
+use crate::user_threads::{self, while_nonblocking};
 
 /// A room whose history the nodes share, and whom of it a message is not for.
 pub(super) struct SharedHistory<'a> {
@@ -53,6 +55,10 @@ impl SharedHistory<'_> {
         new_epoch: u64,
         waiting: Option<mpsc::Sender<Kept>>,
     ) -> Outbound {
+        let sent = SentMessage {
+            message,
+            sent_at: now_ms(),
+        };
         let keep = Keep {
             messages_max: u32::try_from(self.bounds.messages_max).unwrap_or(u32::MAX),
             bytes_max: self.bounds.envelope_bytes_max() as u64,
@@ -60,7 +66,7 @@ impl SharedHistory<'_> {
             new_epoch,
             waiting,
         };
-        Outbound::Kept(message, self.except.map(remote), Box::new(keep))
+        Outbound::Kept(sent, self.except.map(remote), Box::new(keep))
     }
 
     fn queue(&self, content: Outbound, blocking: Blocking) -> Result<(), SendErrorReason> {
@@ -202,32 +208,36 @@ impl AppShared {
         let Some((room, kept)) = self.copy_of(name) else {
             return Delivered::Done;
         };
-        let position = copy.position.to_string();
-        let gap = state_frame(name, RoomState::Gap(&position));
-        let mut history = kept.history();
-        if room.members.is_retired() {
-            return Delivered::Done;
-        }
-        if copy.has_gap {
-            let before = history.position().to_string();
-            let event = event_stream::reset(&before, Some(&position)).into();
-            let to = engine::Destination {
-                room: Some(&room.members),
-                with_ids: Some(&gap),
-                event: room.members.streams().map(|streams| (streams, &event)),
-                only_with_ids: true,
-                ..engine::Destination::default()
-            };
-            if self.broadcast(hub, to, &gap, Blocking::Try) == Err(SendErrorReason::Full) {
-                return Delivered::Full;
+        let mut gap = GapNotice::new(name, copy.position);
+        let mut history = loop {
+            if copy.has_gap && gap.lacks_message(&room) {
+                if !hub.has_room(None) {
+                    // The message would be made again.
+                    return Delivered::Full;
+                }
+                gap.make_message(self.renderer(hub));
             }
+            let history = kept.history();
+            if room.members.is_retired() {
+                return Delivered::Done;
+            }
+            if !(copy.has_gap && gap.lacks_message(&room)) {
+                break history;
+            }
+        };
+        if copy.has_gap && self.tell_gap(hub, &room, &gap, history.position()) == Delivered::Full {
+            return Delivered::Full;
         }
         let mut stamps = self.rooms.stamps();
         let next_stamp = || {
             *stamps += 1;
             *stamps
         };
-        history.begin_at(copy.position, copy.messages.iter().cloned(), next_stamp);
+        history.begin_at(
+            copy.position,
+            copy.messages.iter().map(received),
+            next_stamp,
+        );
         Delivered::Done
     }
 
@@ -240,14 +250,60 @@ impl AppShared {
         let kind = if is_silent { "silent" } else { "live" };
         let event = event_stream::event_of_type(kind, name).into();
         let _history = kept.history();
+        let [_, with_ids] = room.members.has_rendered_members();
+        let rendered = hub.rendered_frames(None, with_ids.then(|| frame.clone()));
         let to = engine::Destination {
             room: Some(&room.members),
             with_ids: Some(&frame),
+            rendered: Some(&rendered),
             event: room.members.streams().map(|streams| (streams, &event)),
             only_with_ids: true,
             ..engine::Destination::default()
         };
         match self.broadcast(hub, to, &frame, Blocking::Try) {
+            Err(SendErrorReason::Full) => Delivered::Full,
+            _ => Delivered::Done,
+        }
+    }
+
+    /// Tells the members of a room of a gap after a position. Called with the history locked.
+    fn tell_gap(
+        &self,
+        hub: &Hub,
+        room: &RoomEntry,
+        gap: &GapNotice<'_>,
+        before: HistoryId,
+    ) -> Delivered {
+        let before = before.to_string();
+        let event = event_stream::reset(&before, Some(&gap.position.to_string())).into();
+        let [plain, with_ids] = room.members.has_rendered_members();
+        let message = gap.message.as_ref().and_then(Option::as_ref);
+        let frame = gap.frame();
+        let rendered =
+            hub.rendered_frames(message.filter(|_| plain), with_ids.then(|| frame.clone()));
+        let to = engine::Destination {
+            room: Some(&room.members),
+            with_ids: Some(&frame),
+            rendered: Some(&rendered),
+            event: room.members.streams().map(|streams| (streams, &event)),
+            only_with_ids: true,
+            ..engine::Destination::default()
+        };
+        let told = match message.filter(|_| with_ids) {
+            None => hub.try_broadcast(&frame, to),
+            Some(message) => {
+                // It has no id, so that no client takes it for one of the room's messages.
+                let rendered = hub.rendered_frames(None, Some(message.frame().clone()));
+                let then = engine::Destination {
+                    room: Some(&room.members),
+                    rendered: Some(&rendered),
+                    only_with_ids: true,
+                    ..engine::Destination::default()
+                };
+                hub.try_broadcast_all([(&frame, to), (message.frame(), then)])
+            }
+        };
+        match told.map_err(|refused| self.refused(refused)) {
             Err(SendErrorReason::Full) => Delivered::Full,
             _ => Delivered::Done,
         }
@@ -259,32 +315,39 @@ impl AppShared {
         hub: &Hub,
         name: &str,
         id: HistoryId,
-        message: &Message,
+        sent: &SentMessage,
         except: Option<ConnectionId>,
     ) -> Delivered {
         let Some((room, kept)) = self.copy_of(name) else {
             return Delivered::Done;
         };
         let except = except.and_then(|id| self.local_id(id));
-        let mut prepared = PreparedMessage::new(message.clone(), id);
+        let undelivered = lock(&self.undelivered)
+            .take()
+            .filter(|prepared| prepared.is_of(id));
+        let mut prepared = undelivered.unwrap_or_else(|| PreparedMessage::new(received(sent), id));
+        let via = (hub, self.renderer(hub));
         loop {
-            prepared.render_for(&room.members);
+            // The thread receives the messages of all rooms.
+            while_nonblocking(|| prepared.render_for(&room.members, id, via));
             let mut history = kept.history();
             // Otherwise it belongs to a copy that this one has taken the place of.
             if room.members.is_retired() || history.next_id() != id {
                 return Delivered::Done;
             }
-            if !prepared.covers(&room.members) {
+            if !prepared.covers(&room.members, id) {
                 continue;
             }
             let mut stamps = self.rooms.stamps();
             let to = prepared.destination(&room, except);
-            let frame = message.frame();
+            let frame = prepared.message().frame();
             if self.broadcast(hub, to, frame, Blocking::Try) == Err(SendErrorReason::Full) {
+                drop((stamps, history));
+                *lock(&self.undelivered) = Some(prepared);
                 return Delivered::Full;
             }
             *stamps += 1;
-            room.keep(&mut history, message.clone(), *stamps);
+            room.keep(&mut history, prepared.into_sent(), *stamps);
             return Delivered::Done;
         }
     }
@@ -303,4 +366,50 @@ impl AppShared {
 fn state_frame(room: &str, state: RoomState<'_>) -> Bytes {
     let told = procedures::room_state(room, state);
     Message::new_binary(told).into_frame().0
+}
+
+/// A message as this node keeps it. If it does not contain when it was sent, it counts as sent now.
+fn received(sent: &SentMessage) -> SentMessage {
+    SentMessage {
+        message: sent.message.clone(),
+        sent_at: match sent.sent_at {
+            0 => now_ms(),
+            sent_at => sent_at,
+        },
+    }
+}
+
+/// A gap in a room's history.
+struct GapNotice<'a> {
+    room: &'a str,
+    /// The messages after it follow.
+    position: HistoryId,
+    /// The message of the program's gap handler for rendered clients, once it was called.
+    message: Option<Option<Message>>,
+}
+
+impl<'a> GapNotice<'a> {
+    fn new(room: &'a str, position: HistoryId) -> Self {
+        Self {
+            room,
+            position,
+            message: None,
+        }
+    }
+
+    /// Whether the gap handler has to be called.
+    fn lacks_message(&self, room: &RoomEntry) -> bool {
+        self.message.is_none() && room.members.has_rendered_members() != [false; 2]
+    }
+
+    /// Calls the gap handler. No lock may be held.
+    fn make_message(&mut self, renderer: Renderer<'_>) {
+        let gap = HistoryGap::new(self.room, self.position);
+        // The thread receives the messages of all rooms.
+        self.message = Some(while_nonblocking(|| renderer.on_gap(gap)));
+    }
+
+    fn frame(&self) -> Bytes {
+        state_frame(self.room, RoomState::Gap(&self.position.to_string()))
+    }
 }

@@ -6,8 +6,9 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use super::connection_id::ConnectionId;
-use super::publish::{AppShared, Blocking, Recipients, join_error};
+use super::publish::{AppShared, Blocking, Recipients};
 use super::room::Room;
+use super::room_join::join_error;
 use crate::engine::Session;
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::HistoryId;

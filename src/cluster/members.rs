@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::broker::Channel;
 use super::wire::{DirectAction, RemoteConnection};
 use crate::history_id::HistoryId;
-use crate::message::Message;
+use crate::message::{Message, SentMessage};
 
 /// The members of this node, on whom other nodes act. No method may wait.
 pub(crate) trait Members: Send + Sync {
@@ -21,12 +21,12 @@ pub(crate) trait Members: Send + Sync {
     fn begin_copy(&self, room: &str, copy: &CopyBeginning) -> Delivered;
 
     /// Delivers a message to the local members of a room with a history, and keeps it in the copy, if its id follows the
-    /// copy's position.
+    /// copy's position. A message of unknown time counts as sent now.
     fn keep(
         &self,
         room: &str,
         id: HistoryId,
-        message: &Message,
+        sent: &SentMessage,
         except: Option<RemoteConnection>,
     ) -> Delivered;
 
@@ -53,7 +53,7 @@ pub(crate) struct CopyBeginning {
     /// The id of the last message, or sequence 0 if there was none yet.
     pub(crate) position: HistoryId,
     /// The kept messages up to the position, oldest first and without gaps.
-    pub(crate) messages: Vec<Message>,
+    pub(crate) messages: Vec<SentMessage>,
     /// The room's members may have missed messages before what follows.
     pub(crate) has_gap: bool,
 }

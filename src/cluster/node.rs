@@ -368,7 +368,9 @@ impl Node {
             // This node's own members have received it already.
             _ if node == self.id => {}
             (
-                Content::Message(payload, except),
+                Content::Message {
+                    payload, except, ..
+                },
                 channel @ (Channel::Everyone | Channel::Room(_)),
             ) => {
                 if self.has_counted(&channel, node, serial) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::broker::Channel;
 use super::wire::{Content, EncodedContent, OVERHEAD_BYTES_MAX, Payload, RemoteConnection};
 use crate::history_id::HistoryId;
-use crate::message::Message;
+use crate::message::{Message, SentMessage};
 use crate::sync::{ignore_poison, lock};
 
 /// What a queued message takes in addition to its payload.
@@ -32,7 +32,7 @@ pub(crate) enum Outbound {
     /// A message for the members of a channel, which shares its bytes with the local recipients.
     Message(Message, Option<RemoteConnection>),
     /// A message for the members of a room, which its history keeps.
-    Kept(Message, Option<RemoteConnection>, Box<Keep>),
+    Kept(SentMessage, Option<RemoteConnection>, Box<Keep>),
     Encoded(EncodedContent),
 }
 
@@ -69,11 +69,19 @@ impl Outbound {
     pub(crate) fn encode(self) -> (EncodedContent, Option<Box<Keep>>) {
         match self {
             Self::Message(message, except) => {
-                let content = Content::Message(Payload::of(&message), except);
+                let content = Content::Message {
+                    payload: Payload::of(&message),
+                    except,
+                    sent_at: 0,
+                };
                 (content.encode(), None)
             }
-            Self::Kept(message, except, keep) => {
-                let content = Content::Message(Payload::of(&message), except);
+            Self::Kept(sent, except, keep) => {
+                let content = Content::Message {
+                    payload: Payload::of(&sent.message),
+                    except,
+                    sent_at: sent.sent_at,
+                };
                 (content.encode(), Some(keep))
             }
             Self::Encoded(encoded) => (encoded, None),
@@ -83,7 +91,7 @@ impl Outbound {
     fn weight(&self) -> usize {
         let bytes = match self {
             Self::Message(message, _) => message.bytes().len(),
-            Self::Kept(message, ..) => message.bytes().len() + size_of::<Keep>(),
+            Self::Kept(sent, ..) => sent.message.bytes().len() + size_of::<Keep>(),
             Self::Encoded(encoded) => encoded.len(),
         };
         bytes + MESSAGE_BYTES_MORE

@@ -14,7 +14,7 @@ use super::members::{CopyBeginning, Delivered, Members};
 use super::servers::ServerShared;
 use super::wire::{Content, Envelope, RemoteConnection};
 use crate::history_id::HistoryId;
-use crate::message::Message;
+use crate::message::{Message, SentMessage};
 
 /// After this time the delivery of parked messages is tried again.
 pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(1);
@@ -35,7 +35,7 @@ pub(super) enum Arrived {
     Kept {
         room: Arc<str>,
         id: HistoryId,
-        message: Message,
+        sent: SentMessage,
         except: Option<RemoteConnection>,
     },
     /// This node's copy of a room's history begins, or begins anew.
@@ -56,11 +56,13 @@ pub(super) enum Arrived {
 impl Arrived {
     fn weight(&self) -> usize {
         let bytes = match self {
-            Self::Message { message, .. } | Self::Kept { message, .. } => message.bytes().len(),
+            Self::Message { message, .. } => message.bytes().len(),
+            Self::Kept { sent, .. } => sent.message.bytes().len(),
             Self::Action(envelope) => envelope.len(),
             Self::Begun { copy, .. } => {
                 let messages = copy.messages.iter();
-                let bytes = messages.map(|message| message.bytes().len() + size_of::<Message>());
+                let bytes =
+                    messages.map(|sent| sent.message.bytes().len() + size_of::<SentMessage>());
                 bytes.sum()
             }
             Self::Live { .. } | Self::Silence { .. } => 0,
@@ -79,9 +81,9 @@ impl Arrived {
             Self::Kept {
                 room,
                 id,
-                message,
+                sent,
                 except,
-            } => members.keep(room, *id, message, *except),
+            } => members.keep(room, *id, sent, *except),
             Self::Begun { room, copy } => members.begin_copy(room, copy),
             Self::Silence { room, is_silent } => members.tell_silence(room, *is_silent),
             Self::Live {

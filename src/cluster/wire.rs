@@ -47,6 +47,7 @@ const USER: u8 = 9;
 const QUERY: u8 = 10;
 const ROOM: u8 = 11;
 const MEMBERS: u8 = 12;
+const AT: u8 = 13;
 
 /// A connection of some node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,7 +98,12 @@ pub(crate) struct Envelope<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content<'a> {
     /// A message for the members of a room, or for everyone.
-    Message(Payload<'a>, Option<RemoteConnection>),
+    Message {
+        payload: Payload<'a>,
+        except: Option<RemoteConnection>,
+        /// When a message of a room with a history was sent, in milliseconds since 1970; 0 if it is not known.
+        sent_at: u64,
+    },
     Heartbeat(Heartbeat),
     /// An action on one connection.
     Direct(RemoteConnection, DirectAction<'a>),
@@ -235,10 +241,17 @@ impl Content<'_> {
     pub(crate) fn encode(&self) -> EncodedContent {
         let mut fields = Vec::new();
         let kind = match *self {
-            Self::Message(payload, except) => {
+            Self::Message {
+                payload,
+                except,
+                sent_at,
+            } => {
                 fields.reserve_exact(OVERHEAD_BYTES_MAX - HEAD_BYTES_MAX + payload.bytes.len());
                 if let Some(except) = except {
                     write_field(&mut fields, EXCEPT, &except.encode());
+                }
+                if sent_at > 0 {
+                    write_number(&mut fields, AT, sent_at);
                 }
                 payload.encode(&mut fields);
                 if payload.is_text { TEXT } else { BINARY }
@@ -344,6 +357,7 @@ struct Fields<'a> {
     query: Option<u64>,
     room: Option<&'a str>,
     members: Option<u64>,
+    at: u64,
     payload: Option<&'a [u8]>,
 }
 
@@ -382,6 +396,7 @@ impl<'a> Fields<'a> {
             QUERY => self.query = Some(read_varint(value)?.0),
             ROOM => self.room = Some(std::str::from_utf8(value).ok()?),
             MEMBERS => self.members = Some(read_varint(value)?.0),
+            AT => self.at = read_varint(value)?.0,
             _ => {}
         }
         Some(())
@@ -393,7 +408,11 @@ impl<'a> Fields<'a> {
         let query = || self.query.ok_or(BadEnvelope::Missing(QUERY));
         let room = || self.room.ok_or(BadEnvelope::Missing(ROOM));
         Ok(match kind {
-            TEXT | BINARY => Content::Message(self.payload(kind == TEXT)?, self.except),
+            TEXT | BINARY => Content::Message {
+                payload: self.payload(kind == TEXT)?,
+                except: self.except,
+                sent_at: self.at,
+            },
             HEARTBEAT => Content::Heartbeat(Heartbeat {
                 versions: self.versions.ok_or(BadEnvelope::Missing(VERSIONS))?,
                 is_last: self.stopping,

@@ -18,11 +18,16 @@ fn envelopes() -> Vec<Envelope<'static>> {
         slot: u32::MAX - 1,
         generation: 0,
     };
+    let message = |payload, except, sent_at| Content::Message {
+        payload,
+        except,
+        sent_at,
+    };
     let heartbeat = |versions, is_last| Content::Heartbeat(Heartbeat { versions, is_last });
     let contents = [
-        Content::Message(empty, None),
-        Content::Message(text, None),
-        Content::Message(binary, Some(connection)),
+        message(empty, None, 0),
+        message(text, None, 1_700_000_000_000),
+        message(binary, Some(connection), u64::MAX),
         heartbeat((1, 2), false),
         heartbeat((255, 0), true),
         Content::Direct(connection, DirectAction::Send(text)),

@@ -36,7 +36,7 @@ use self::handlers::pool;
 pub(crate) use self::handlers::pre_admission::{adopt_accepted, attach, authorize};
 pub(crate) use self::hub::event_streams::Beginning;
 pub(crate) use self::hub::{Destination, Hub};
-pub(crate) use self::model::command::{Command, NewConnection, Received, Upgraded};
+pub(crate) use self::model::command::{Command, NewConnection, Received, RenderedFrames, Upgraded};
 #[cfg(feature = "deflate")]
 pub(crate) use self::model::negotiation::negotiate;
 pub(crate) use self::model::program::{
@@ -44,7 +44,7 @@ pub(crate) use self::model::program::{
 };
 pub(crate) use self::model::request::{BodyReader, BodySource, PIECE_BYTES, Request, Response};
 pub use self::model::room::Presence;
-pub(crate) use self::model::room::{NotJoined, SharedRoom};
+pub(crate) use self::model::room::{HistoryForm, NotJoined, SharedRoom};
 pub(crate) use self::model::session::{Session, Status};
 pub(crate) use self::model::settings::Settings;
 #[allow(unused_imports)] // Only hosts behind features use these.

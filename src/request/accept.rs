@@ -45,6 +45,7 @@ pub struct Accept<StreamState = ()> {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) user: Option<String>,
     pub(crate) expires_at: Option<SystemTime>,
+    pub(crate) rendered: bool,
 }
 
 impl<StreamState> Accept<StreamState> {
@@ -58,6 +59,7 @@ impl<StreamState> Accept<StreamState> {
             headers: Vec::new(),
             user: None,
             expires_at: None,
+            rendered: false,
         }
     }
 
@@ -141,6 +143,34 @@ impl<StreamState> Accept<StreamState> {
     /// ```
     pub fn expires_at(mut self, time: SystemTime) -> Self {
         self.expires_at = Some(time);
+        self
+    }
+
+    /// Lets the client receive the messages of rooms with a history as the app's renderer makes them
+    /// ([`AsyncWebsocketApp::with_renderer`](crate::AsyncWebsocketApp::with_renderer)), live and replayed. By default it
+    /// receives them as they were sent. Has no effect on other messages, or if the app has no renderer.
+    ///
+    /// It can be combined with the subprotocol of [procedures](crate::procedures): the client then receives the rendered
+    /// message together with the room and the id.
+    ///
+    /// ```
+    /// use humphrey_ws::{Accept, AsyncWebsocketApp, HistoryLimits, Message};
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_history("*", HistoryLimits::messages(100))
+    ///     .with_renderer(|kept| {
+    ///         Message::new_text(format!("{} {:?}", kept.id(), kept.message().text()))
+    ///     })
+    ///     .with_handshake_handler(|request, _| {
+    ///         let accept = Accept::new();
+    ///         Ok(match request.query_param("form").as_deref() {
+    ///             Some("rendered") => accept.rendered(),
+    ///             _ => accept,
+    ///         })
+    ///     });
+    /// ```
+    pub fn rendered(mut self) -> Self {
+        self.rendered = true;
         self
     }
 

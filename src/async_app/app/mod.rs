@@ -3,6 +3,7 @@
 mod access;
 mod http;
 mod procedures;
+mod rendering;
 mod start;
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -17,6 +18,7 @@ use super::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, 
 use super::history::HistoryPatterns;
 use super::procedures::{JoinHandler, Procedures};
 use super::publish::AppShared;
+use super::renderer::Renderers;
 use super::sender::AsyncSender;
 use crate::host::{self, Cors};
 use crate::hosts::AllowedHosts;
@@ -84,6 +86,7 @@ where
     cors: Option<Cors>,
     route_methods: Vec<(String, String)>,
     histories: HistoryPatterns,
+    renderers: Renderers,
     event_streams: EventStreams<State>,
     origins: Option<Origins>,
     hosts: Option<AllowedHosts>,
@@ -210,6 +213,7 @@ where
             cors: None,
             route_methods: Vec::new(),
             histories: HistoryPatterns::default(),
+            renderers: Renderers::default(),
             event_streams: Vec::new(),
             origins: None,
             hosts: None,

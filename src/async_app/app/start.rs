@@ -144,7 +144,8 @@ where
         if let Some(cluster) = &cluster {
             let _ = self.shared.cluster.set(cluster.handle.clone());
         }
-        self.shared.started(engine.hub.clone(), self.histories);
+        self.shared
+            .started(engine.hub.clone(), self.histories, self.renderers);
         let engine = engine.start()?;
         let helpers = || {
             #[cfg(feature = "cluster")]

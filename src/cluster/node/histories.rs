@@ -13,7 +13,7 @@ use crate::cluster::replica::{Gap, OnHistory, OnMessage};
 use crate::cluster::servers::new_epoch;
 use crate::cluster::wire::{Content, DirectAction, Envelope, Payload, RemoteConnection};
 use crate::history_id::HistoryId;
-use crate::message::Message;
+use crate::message::SentMessage;
 
 /// The most bytes of histories that are being read from one server, or one history: less than the output of a subscriber
 /// that a server keeps before it closes the connection (`client-output-buffer-limit pubsub`).
@@ -77,7 +77,7 @@ pub(super) struct WaitingAction {
 
 /// The position after messages that were kept before it.
 struct Decoded {
-    message: Message,
+    sent: SentMessage,
     except: Option<RemoteConnection>,
 }
 
@@ -161,7 +161,7 @@ impl Node {
         let mut messages = Vec::with_capacity(known);
         for envelope in history.messages.iter().take(known) {
             match self.decode(envelope) {
-                Some(decoded) => messages.push(decoded.message),
+                Some(decoded) => messages.push(decoded.sent),
                 // The copy has no gaps.
                 None => messages.clear(),
             }
@@ -282,10 +282,10 @@ impl Node {
     /// Delivers a message that follows the position of this node's copy. Returns whether it was delivered or parked.
     fn keep(&mut self, name: &Arc<str>, id: HistoryId, envelope: &Bytes) -> bool {
         let arrived = match self.decode(envelope) {
-            Some(Decoded { message, except }) => Arrived::Kept {
+            Some(Decoded { sent, except }) => Arrived::Kept {
                 room: name.clone(),
                 id,
-                message,
+                sent,
                 except,
             },
             // What can't be read is missing, and counted already.
@@ -327,14 +327,22 @@ impl Node {
         match Envelope::decode(envelope) {
             Ok(Envelope {
                 node,
-                content: Content::Message(payload, except),
+                content:
+                    Content::Message {
+                        payload,
+                        except,
+                        sent_at,
+                    },
                 ..
             }) => {
                 if node != self.id {
                     self.counters.received.add(1);
                 }
                 Some(Decoded {
-                    message: Payload::to_message(payload),
+                    sent: SentMessage {
+                        message: Payload::to_message(payload),
+                        sent_at,
+                    },
                     except,
                 })
             }

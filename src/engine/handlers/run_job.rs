@@ -242,6 +242,7 @@ fn granted(
         attachment,
         user,
         expiry,
+        rendered,
     } = answer.map_err(Reject::checked)?;
     let handlers = || Box::new(HandlersOf(Arc::downgrade(hub)));
     let attachment = attachment.map(|attachment| PendingAttachment::new(attachment, handlers()));
@@ -266,6 +267,7 @@ fn granted(
         attachment,
         user_slot,
         expiry,
+        rendered,
         // Compression is negotiated later, once the request is accepted.
         #[cfg(feature = "deflate")]
         compression: None,

@@ -19,10 +19,12 @@ use crate::atomic::AtomicU64;
 use crate::compressors::Compressors;
 use crate::engine::hub::admission::LoggedOnce;
 use crate::engine::hub::job_port::JobPort;
-use crate::engine::model::command::{Command, Control, Form, NewConnection, Publication};
+use crate::engine::model::command::{
+    Command, Control, Form, NewConnection, Publication, RenderedFrames,
+};
 use crate::engine::model::program::{Program, Subscriptions};
 use crate::engine::model::request::Account;
-use crate::engine::model::room::SharedRoom;
+use crate::engine::model::room::{HistoryForm, SharedRoom};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::model::settings::Settings;
 use crate::engine::model::verdict::CountConnections;
@@ -33,6 +35,7 @@ use crate::engine::parts::pace::WastedWaits;
 use crate::engine::parts::peer_limits::PeerLimits;
 use crate::engine::parts::sync::{AtomicBool, AtomicUsize};
 use crate::engine::parts::users::Users;
+use crate::message::Message;
 use crate::metrics::{Counters, Metrics};
 
 pub(crate) struct Hub {
@@ -48,8 +51,8 @@ pub(crate) struct Hub {
     pub(crate) logged: LoggedOnce,
     /// The events that the program has handlers for.
     pub(crate) subscriptions: Subscriptions,
-    /// The number of rooms that were ever made.
-    pub(crate) rooms_ever: AtomicU64,
+    /// The number of channels that rooms have ever had.
+    pub(crate) channels_ever: AtomicU64,
     /// The room of the event streams that receive broadcasts to everyone.
     pub(crate) everyone_streams: Arc<SharedRoom>,
     /// How long producers have waited for clients that were disconnected in the end.
@@ -106,7 +109,9 @@ pub(crate) struct Destination<'a> {
     pub(crate) except: Option<LocalId>,
     /// The frame with room and id, for members that receive ids.
     pub(crate) with_ids: Option<&'a Bytes>,
-    /// Whether members that receive no ids don't receive the message.
+    /// For members that receive rendered messages.
+    pub(crate) rendered: Option<&'a Arc<RenderedFrames>>,
+    /// Whether members that receive the frame itself don't receive the message.
     pub(crate) only_with_ids: bool,
     /// The event stream room that receives the message too, and the message as an event.
     pub(crate) event: Option<(&'a Arc<SharedRoom>, &'a Bytes)>,
@@ -143,6 +148,7 @@ impl Destination<'_> {
                 frame: (has_members && !self.only_with_ids).then(|| frame.clone()),
                 form: form.clone(),
                 with_ids: self.with_ids.filter(|_| has_members).cloned(),
+                rendered: self.rendered.filter(|_| has_members).cloned(),
                 except,
                 event: event.map(|(streams, event)| (streams.clone(), event.clone())),
             })),
@@ -177,7 +183,8 @@ impl Hub {
             settings,
             shards,
             common: Counters::default(),
-            rooms_ever: AtomicU64::new(2),
+            // After those of `everyone_streams`.
+            channels_ever: AtomicU64::new(HistoryForm::COUNT),
             everyone_streams: Arc::new(SharedRoom::new(0, "".into(), true, shards_len)),
             wasted_waits: Mutex::default(),
             authorizing_bytes: AtomicUsize::new(0),
@@ -298,9 +305,20 @@ impl Hub {
         frame: &Bytes,
         to: Destination<'_>,
     ) -> Result<bool, PushError> {
+        self.try_broadcast_all([(frame, to)])
+    }
+
+    /// Pushes several frames, in order, as [`Hub::try_broadcast`] pushes one: all of them, or none.
+    pub(crate) fn try_broadcast_all<const N: usize>(
+        &self,
+        messages: [(&Bytes, Destination<'_>); N],
+    ) -> Result<bool, PushError> {
         let when = job_port::when(self);
-        let mut reserved = Vec::with_capacity(self.shards.len());
-        for (handle, command) in self.commands_for(frame, to) {
+        let mut reserved = Vec::with_capacity(N * self.shards.len());
+        let commands = messages
+            .into_iter()
+            .flat_map(|(frame, to)| self.commands_for(frame, to));
+        for (handle, command) in commands {
             if let Err(refused) = handle.mailbox.try_reserve(command.weight()) {
                 for (handle, command) in reserved {
                     let (handle, command): (&ShardHandle, Command) = (handle, command);
@@ -329,6 +347,23 @@ impl Hub {
             handle.mailbox.wait_for_room(command.weight())?;
         }
         Ok(())
+    }
+
+    /// Encodes a rendered message for the members that receive it without ids, if there are any, and adds the frame for
+    /// those that receive ids.
+    pub(crate) fn rendered_frames(
+        &self,
+        message: Option<&Message>,
+        with_ids: Option<Bytes>,
+    ) -> Arc<RenderedFrames> {
+        let frame = message.map(|message| {
+            #[cfg(feature = "deflate")]
+            let form = self.form_of(message.frame(), message.is_uncompressed());
+            #[cfg(not(feature = "deflate"))]
+            let form = Form::Any;
+            (message.frame().clone(), form)
+        });
+        Arc::new(RenderedFrames { frame, with_ids })
     }
 
     /// The commands that deliver a frame, one for each shard with recipients.

@@ -1,22 +1,22 @@
 //! Joining and leaving rooms, from any thread.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 
 use crate::engine::hub::Hub;
 use crate::engine::hub::job_port;
 use crate::engine::model::command::{Command, Control, Joining, command_weight};
-use crate::engine::model::room::{NotJoined, SharedRoom};
+use crate::engine::model::room::{HistoryForm, NotJoined, SharedRoom};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::parts::mailbox::{Mailbox, PushError, Wake, Weigh, When};
 use crate::sync::lock;
 
 impl Hub {
-    /// Reserves the two channel numbers of a new room, and returns the first.
+    /// Reserves the channel numbers of a new room, and returns the first.
     pub(crate) fn next_channel(&self) -> u64 {
-        self.rooms_ever.fetch_add(2, Relaxed)
+        self.channels_ever.fetch_add(HistoryForm::COUNT, Relaxed)
     }
 
     pub(crate) fn new_room(&self, name: Arc<str>, permanent: bool) -> Arc<SharedRoom> {
@@ -68,9 +68,7 @@ impl Hub {
         if let Some(refused) = refused {
             return refused;
         }
-        if room.sends_ids(session.takes_ids()) {
-            room.members_with_ids.fetch_add(1, SeqCst);
-        }
+        room.count_form(session.history_form());
         room.add(session.id);
         rooms.change(room);
         self.common.room_members.add(1);
@@ -101,7 +99,7 @@ impl Hub {
             return Ok(false);
         }
         rooms.change(room);
-        room.remove(session.id, session.takes_ids());
+        room.remove(session.id, session.history_form());
         self.common.room_members.sub(1);
         // Refused only while the engine stops, which ends all memberships.
         let _ = reserved.push(command, job_port::when(self));

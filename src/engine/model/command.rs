@@ -57,8 +57,32 @@ pub(crate) struct Publication {
     pub(crate) except: Option<Key>,
     /// The frame with room and id, for members that receive ids.
     pub(crate) with_ids: Option<Bytes>,
+    /// For members that receive rendered messages.
+    pub(crate) rendered: Option<Arc<RenderedFrames>>,
     /// The event stream room that follows the room, and the message as an event.
     pub(crate) event: Option<(Arc<SharedRoom>, Bytes)>,
+}
+
+/// A rendered message, in the encodings that have recipients.
+#[derive(Debug, Default)]
+pub(crate) struct RenderedFrames {
+    /// The frame for members that receive no ids, and the form in which it is sent.
+    pub(crate) frame: Option<(Bytes, Form)>,
+    /// The frame with room and id.
+    pub(crate) with_ids: Option<Bytes>,
+}
+
+impl RenderedFrames {
+    /// The lengths of the frames.
+    fn lens(&self) -> [usize; 2] {
+        let frame = self.frame.as_ref().map(|(frame, _)| frame);
+        [frame, self.with_ids.as_ref()].map(|frame| frame.map_or(0, Bytes::len))
+    }
+
+    fn weight(&self) -> usize {
+        let compressed = self.frame.as_ref().map_or(0, |(_, form)| form.weight());
+        size_of::<Self>() + self.lens().iter().sum::<usize>() + compressed
+    }
 }
 
 /// The form in which a broadcast is sent.
@@ -92,10 +116,21 @@ impl Form {
 }
 
 impl Publication {
-    /// The lengths of the message's forms: frame, frame with id, event.
-    pub(crate) fn lens(&self) -> [usize; 3] {
+    /// The lengths of the message's encodings: frame, frame with id, event, and both for a rendered message.
+    pub(crate) fn lens(&self) -> [usize; 5] {
         let event = self.event.as_ref().map(|(_, event)| event);
-        [self.frame.as_ref(), self.with_ids.as_ref(), event].map(|form| form.map_or(0, Bytes::len))
+        let [frame, with_ids, event] = [self.frame.as_ref(), self.with_ids.as_ref(), event]
+            .map(|form| form.map_or(0, Bytes::len));
+        let rendered = self.rendered.as_ref();
+        let [rendered, rendered_with_ids] = rendered.map_or([0; 2], |rendered| rendered.lens());
+        [frame, with_ids, event, rendered, rendered_with_ids]
+    }
+
+    fn weight(&self) -> usize {
+        let [frame, with_ids, event, ..] = self.lens();
+        let rendered = self.rendered.as_ref();
+        let rendered = rendered.map_or(0, |rendered| rendered.weight());
+        size_of::<Self>() + frame + with_ids + event + self.form.weight() + rendered
     }
 }
 
@@ -104,10 +139,7 @@ impl Weigh for Command {
         size_of::<Self>()
             + match self {
                 Self::Send(_, frame) | Self::Broadcast(frame) => frame.len(),
-                Self::Publish(publication) => {
-                    let forms = publication.lens().iter().sum::<usize>();
-                    size_of::<Publication>() + forms + publication.form.weight()
-                }
+                Self::Publish(publication) => publication.weight(),
                 #[cfg(feature = "deflate")]
                 Self::SendEither(either) => {
                     size_of::<EitherForm>() + either.plain.len() + either.compressed.len()

@@ -24,6 +24,8 @@ pub(crate) struct HandshakeAccept {
     /// The user that the connection belongs to.
     pub(crate) user: Option<String>,
     pub(crate) expiry: Option<Expiry>,
+    /// Whether the client receives rendered messages of rooms with a history.
+    pub(crate) rendered: bool,
 }
 
 /// The events that the program has handlers for. Other events cost the program nothing.

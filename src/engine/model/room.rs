@@ -20,9 +20,11 @@ pub(crate) struct SharedRoom {
     pub(crate) name: Arc<str>,
     /// The number of members, or `RETIRED`.
     len: AtomicU32,
-    /// The number of members that receive its messages with ids. `NO_HISTORY` if it keeps no messages: such a room is
-    /// retired when it is empty.
-    pub(crate) members_with_ids: AtomicU32,
+    /// The number of members that receive its messages with ids and as they were sent. `NO_HISTORY` if it keeps no
+    /// messages: such a room is retired when it is empty.
+    members_with_ids: AtomicU32,
+    /// The numbers of members that receive rendered messages: without ids, and with ids.
+    members_rendered: [AtomicU32; 2],
     shards: RoomShards,
     /// The room of the event streams that follow this one. It is separate, since its messages have another form.
     streams: OnceLock<Arc<SharedRoom>>,
@@ -96,6 +98,35 @@ pub enum Presence {
     Left,
 }
 
+/// The form in which a session receives the messages of rooms with a history.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct HistoryForm {
+    /// Each message is preceded by the room and the id.
+    pub(crate) with_ids: bool,
+    /// Each message is as the program's renderer makes it.
+    pub(crate) rendered: bool,
+}
+
+impl HistoryForm {
+    /// The number of forms, and of channels that a room has for them.
+    pub(crate) const COUNT: u64 = 4;
+    pub(crate) const ALL: [Self; Self::COUNT as usize] = [
+        Self::new(false, false),
+        Self::new(true, false),
+        Self::new(false, true),
+        Self::new(true, true),
+    ];
+
+    pub(crate) const fn new(with_ids: bool, rendered: bool) -> Self {
+        Self { with_ids, rendered }
+    }
+
+    /// The difference between the form's channel and the room's number.
+    fn channel(self) -> u64 {
+        u64::from(self.with_ids) + 2 * u64::from(self.rendered)
+    }
+}
+
 /// Why a connection could not join a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotJoined {
@@ -118,6 +149,7 @@ impl SharedRoom {
             name,
             len: AtomicU32::new(0),
             members_with_ids: AtomicU32::new(if permanent { 0 } else { NO_HISTORY }),
+            members_rendered: Default::default(),
             shards: RoomShards::new(shards),
             streams: OnceLock::new(),
             followed: Weak::new(),
@@ -148,27 +180,49 @@ impl SharedRoom {
         self.streams.get().filter(|streams| streams.len() > 0)
     }
 
-    /// The channel of the members that receive messages without ids. It is also the room's number.
+    /// The channel of the members that receive messages as they were sent. It is also the room's number.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
-    /// The channel of the members that receive messages with ids.
-    pub(crate) fn channel_with_ids(&self) -> u64 {
-        self.number + 1
-    }
-
-    /// The channel for a session, by whether the session takes ids.
-    pub(crate) fn channel_for(&self, takes_ids: bool) -> u64 {
-        match self.sends_ids(takes_ids) {
-            true => self.channel_with_ids(),
+    /// The channel of the members that receive messages in this form. A room that keeps no history has one channel.
+    pub(crate) fn channel_for(&self, form: HistoryForm) -> u64 {
+        match self.stays() {
+            true => self.number + form.channel(),
             false => self.number,
         }
     }
 
-    /// Whether a session receives the room's messages with ids, by whether the session takes them.
-    pub(crate) fn sends_ids(&self, takes_ids: bool) -> bool {
-        takes_ids && self.stays()
+    /// All channels of a room that keeps a history, each with its form.
+    pub(crate) fn channels(&self) -> impl Iterator<Item = (HistoryForm, u64)> {
+        let number = self.number;
+        HistoryForm::ALL
+            .into_iter()
+            .map(move |form| (form, number + form.channel()))
+    }
+
+    /// The number of members that receive messages in this form. `None` if it is not counted.
+    fn members_of(&self, form: HistoryForm) -> Option<&AtomicU32> {
+        match (form.rendered, form.with_ids) {
+            _ if !self.stays() => None,
+            (false, false) => None,
+            (false, true) => Some(&self.members_with_ids),
+            (true, with_ids) => Some(&self.members_rendered[usize::from(with_ids)]),
+        }
+    }
+
+    /// Counts a member that receives messages in this form.
+    pub(crate) fn count_form(&self, form: HistoryForm) {
+        if let Some(members) = self.members_of(form) {
+            members.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// Stops counting a member that receives messages in this form.
+    pub(crate) fn uncount_form(&self, form: HistoryForm) {
+        if let Some(members) = self.members_of(form) {
+            members.fetch_sub(1, SeqCst);
+        }
     }
 
     /// Whether the room stays when it is empty, since it keeps a history.
@@ -176,10 +230,18 @@ impl SharedRoom {
         self.members_with_ids.load(Relaxed) != NO_HISTORY
     }
 
-    /// Whether any member receives messages with ids. The answer stays valid while the caller holds the lock of the
-    /// room's history.
+    /// Whether any member receives messages with ids and as they were sent. The answer stays valid while the caller holds
+    /// the lock of the room's history.
     pub(crate) fn has_members_with_ids(&self) -> bool {
         !matches!(self.members_with_ids.load(SeqCst), 0 | NO_HISTORY)
+    }
+
+    /// Whether any members receive rendered messages: without ids, and with ids. While the caller holds the lock of the
+    /// room's history, no member of another form joins.
+    pub(crate) fn has_rendered_members(&self) -> [bool; 2] {
+        self.members_rendered
+            .each_ref()
+            .map(|members| members.load(SeqCst) > 0)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -290,10 +352,8 @@ impl SharedRoom {
         on.reached.fetch_add(1, SeqCst);
     }
 
-    pub(crate) fn remove(&self, id: LocalId, takes_ids: bool) {
+    pub(crate) fn remove(&self, id: LocalId, form: HistoryForm) {
         lock(&self.shards[usize::from(id.shard)].members).remove(id.key());
-        if self.sends_ids(takes_ids) {
-            self.members_with_ids.fetch_sub(1, SeqCst);
-        }
+        self.uncount_form(form);
     }
 }

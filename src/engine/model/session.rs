@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::engine::model::memberships::{Membership, Memberships};
-use crate::engine::model::room::SharedRoom;
+use crate::engine::model::room::{HistoryForm, SharedRoom};
 use crate::engine::parts::compression::Ability;
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::LocalId;
@@ -51,8 +51,8 @@ struct ColdSession {
     client: Option<IpAddr>,
     /// The subprotocol chosen from the client's offer.
     subprotocol: Option<Box<str>>,
-    /// Whether the subprotocol receives ids (`Subscriptions::subprotocol_with_ids`).
-    takes_ids: bool,
+    /// The form in which it receives the messages of rooms with a history.
+    history_form: HistoryForm,
     /// The state of the program's subprotocol, set when the session begins.
     protocol_state: OnceLock<Arc<dyn Any + Send + Sync>>,
     /// The user that the connection belongs to.
@@ -91,7 +91,7 @@ impl Session {
         id: LocalId,
         request: &RequestHead,
         subprotocol: Option<String>,
-        takes_ids: bool,
+        history_form: HistoryForm,
         encoding: Encoding,
     ) -> Self {
         let peer = request.peer_addr();
@@ -100,9 +100,12 @@ impl Session {
         let cold = ColdSession {
             client: (client != peer.ip()).then_some(client),
             subprotocol: subprotocol.map(String::into_boxed_str),
-            takes_ids,
+            history_form,
             ..ColdSession::default()
         };
+        let is_cold = cold.client.is_some()
+            || cold.subprotocol.is_some()
+            || cold.history_form != HistoryForm::default();
         Self {
             span: Span::connection(id, peer, client, target),
             id,
@@ -111,7 +114,7 @@ impl Session {
                 SocketAddr::V6(v6) => PeerAddr::V6(Box::new(v6)),
             },
             encoding,
-            cold: (cold.client.is_some() || cold.subprotocol.is_some()).then(|| Box::new(cold)),
+            cold: is_cold.then(|| Box::new(cold)),
             target: if target == "/" { "" } else { target }.into(),
             attachment: OnceLock::new(),
             status: AtomicU8::new(Status::Open as u8),
@@ -148,9 +151,11 @@ impl Session {
         self.cold.as_ref()?.subprotocol.as_deref()
     }
 
-    /// Whether it receives the messages of rooms with history together with room and id.
-    pub(crate) fn takes_ids(&self) -> bool {
-        self.cold.as_ref().is_some_and(|cold| cold.takes_ids)
+    /// The form in which it receives the messages of rooms with a history.
+    pub(crate) fn history_form(&self) -> HistoryForm {
+        self.cold
+            .as_ref()
+            .map_or(HistoryForm::default(), |cold| cold.history_form)
     }
 
     /// The state of the program's subprotocol; `None` if the session speaks none.

@@ -28,6 +28,8 @@ pub(crate) struct Granted {
     /// Counts the connection for its user.
     pub(crate) user_slot: Option<UserSlot>,
     pub(crate) expiry: Option<Expiry>,
+    /// Whether the client receives rendered messages of rooms with a history.
+    pub(crate) rendered: bool,
     /// The agreement about compression, and the extension header that tells the client.
     #[cfg(feature = "deflate")]
     pub(crate) compression: Option<(Ability, String)>,

@@ -86,7 +86,7 @@ impl LocalRooms {
     pub(crate) fn with_batches(&self, session: &Session) -> Vec<u32> {
         lock(&session.rooms)
             .held()
-            .filter_map(|room| self.0.get(&room.channel_for(session.takes_ids()))?.batch)
+            .filter_map(|room| self.0.get(&room.channel_for(session.history_form()))?.batch)
             .collect()
     }
 }
@@ -130,7 +130,7 @@ impl WebSocket {
         if !self.is_reached_by(cx, room) {
             return false;
         }
-        let number = room.channel_for(self.session.takes_ids());
+        let number = room.channel_for(self.session.history_form());
         cx.shard.fanout.rooms.insert(number, cx.key);
         #[cfg(feature = "deflate")]
         cx.shard
@@ -147,7 +147,7 @@ impl WebSocket {
         if !self.is_reached_by(cx, &room) {
             return;
         }
-        let number = room.channel_for(self.session.takes_ids());
+        let number = room.channel_for(self.session.history_form());
         cx.shard.fanout.rooms.remove(number, cx.key);
         #[cfg(feature = "deflate")]
         {
@@ -189,12 +189,12 @@ impl WebSocket {
             let held = membership.is_held();
             let Membership { room, wanted, .. } = membership;
             if held {
-                let number = room.channel_for(self.session.takes_ids());
+                let number = room.channel_for(self.session.history_form());
                 shard.fanout.rooms.remove(number, cx.key);
                 room.unreach(shard.index);
             }
             if wanted {
-                room.remove(self.session.id, self.session.takes_ids());
+                room.remove(self.session.id, self.session.history_form());
                 if !is_stream {
                     shard.hub.common.room_members.sub(1);
                 }

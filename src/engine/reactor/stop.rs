@@ -58,7 +58,8 @@ impl<T: ShardTransport> ShardCx<T> {
             Command::Publish(publication) => {
                 let rooms = &self.fanout.rooms;
                 let in_room = |room: &Arc<SharedRoom>| {
-                    rooms.len(room.number()) + rooms.len(room.channel_with_ids())
+                    let channels = room.channels().map(|(_, channel)| rooms.len(channel));
+                    channels.sum::<usize>()
                 };
                 let members = publication.room.as_ref().map_or(members, in_room);
                 let except = usize::from(publication.except.is_some());

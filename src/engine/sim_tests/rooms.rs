@@ -5,11 +5,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::wire::{Frame, UPGRADE, client_close, client_text};
 use super::world::{Setup, Told, World, panic_quietly, send};
 use crate::engine::hub::Destination;
 use crate::engine::model::program::{HandshakeAccept, Subscriptions};
-use crate::engine::model::room::{Presence, SharedRoom};
+use crate::engine::model::room::{HistoryForm, Presence, SharedRoom};
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::protocol::fuzz::dice::Dice;
@@ -32,8 +34,8 @@ pub(crate) fn chances(seed: u64, steps: usize) -> Vec<u8> {
 
 struct RoomsPlayer {
     client: usize,
-    /// Whether the client receives messages of rooms with their ids.
-    numbered: bool,
+    /// The form in which the client receives messages of rooms.
+    form: HistoryForm,
     /// The messages that the client must receive, in order.
     due: Vec<String>,
     /// The rooms of which the client is a member.
@@ -58,7 +60,7 @@ struct RoomsGame {
     rooms: Vec<Arc<SharedRoom>>,
     players: Vec<RoomsPlayer>,
     sent: usize,
-    /// Whether payloads may be long and clients may receive ids.
+    /// Whether payloads may be long and clients may receive ids and rendered messages.
     long: bool,
     /// Whether outboxes are small, so that clients may be disconnected at any time.
     narrow: bool,
@@ -105,6 +107,7 @@ impl RoomsGame {
             gate: Box::new(|request| {
                 Ok(HandshakeAccept {
                     subprotocol: request.subprotocols().next().map(str::to_owned),
+                    rendered: request.header(RENDERED).is_some(),
                     ..HandshakeAccept::default()
                 })
             }),
@@ -159,15 +162,18 @@ impl RoomsGame {
         match self.dice.below(40) {
             0..2 if self.players.len() < PLAYERS_MAX => {
                 let client = self.world.connect();
-                let numbered = self.long && self.players.len().is_multiple_of(2);
-                self.world.client_sends(client, upgrade(numbered));
+                let form = match self.long {
+                    true => HistoryForm::ALL[self.players.len() % HistoryForm::ALL.len()],
+                    false => HistoryForm::default(),
+                };
+                self.world.client_sends(client, upgrade(form));
                 if self.long {
                     // A handler answers its handshake.
                     self.world.run_handlers();
                 }
                 self.players.push(RoomsPlayer {
                     client,
-                    numbered,
+                    form,
                     due: Vec::new(),
                     rooms: BTreeSet::new(),
                     changes: Vec::new(),
@@ -264,19 +270,22 @@ impl RoomsGame {
         for _ in 0..=self.dice.below(4) {
             let payload = self.payload();
             let of = self.rooms.get(room);
-            let numbered = of.filter(|room| room.has_members_with_ids()).map(|room| {
-                let with_id = procedures::of_room(
-                    &room.name,
-                    "1-1",
-                    procedures::MessageKind::Text,
-                    payload.as_bytes(),
-                );
-                Message::new_binary(with_id).into_frame().0
+            let numbered = of
+                .filter(|room| room.has_members_with_ids())
+                .map(|room| with_id(&room.name, &payload));
+            let rendered = of.and_then(|room| {
+                let text = rendered(&payload);
+                let [plain, with_ids] = room.has_rendered_members();
+                let with_id = with_ids.then(|| with_id(&room.name, &text));
+                let message = plain.then(|| Message::new(&text));
+                let frames = || self.world.hub.rendered_frames(message.as_ref(), with_id);
+                (plain || with_ids).then(frames)
             });
             let to = Destination {
                 room: of,
                 except: except.map(|player| self.world.id(self.players[player].client)),
                 with_ids: numbered.as_ref(),
+                rendered: rendered.as_ref(),
                 ..Destination::default()
             };
             self.world
@@ -286,9 +295,14 @@ impl RoomsGame {
             for (index, player) in self.players.iter_mut().enumerate() {
                 let is_due = room >= ROOMS || player.rooms.contains(&room);
                 if is_due && player.end != End::Closed && except != Some(index) {
-                    player.due.push(match player.numbered && room < ROOMS {
-                        true => format!("{room}#{payload}"),
+                    let is_of_room = room < ROOMS;
+                    let due = match player.form.rendered && is_of_room {
+                        true => self::rendered(&payload),
                         false => payload.clone(),
+                    };
+                    player.due.push(match player.form.with_ids && is_of_room {
+                        true => format!("{room}#{due}"),
+                        false => due,
                     });
                 }
             }
@@ -346,7 +360,7 @@ impl RoomsGame {
         }
         self.world.run_handlers();
         let mut members = vec![0; ROOMS];
-        let mut numbered = [false; ROOMS];
+        let mut forms = [[false; 3]; ROOMS];
         for player in &self.players {
             let client = player.client;
             self.world.head(client);
@@ -387,7 +401,10 @@ impl RoomsGame {
             if player.end == End::None {
                 for &room in &player.rooms {
                     members[room] += 1;
-                    numbered[room] |= player.numbered;
+                    let HistoryForm { with_ids, rendered } = player.form;
+                    forms[room][0] |= with_ids && !rendered;
+                    forms[room][1] |= rendered && !with_ids;
+                    forms[room][2] |= rendered && with_ids;
                     assert!(self.rooms[room].contains(self.world.id(client)));
                 }
             }
@@ -397,8 +414,9 @@ impl RoomsGame {
             assert_eq!(room.members().len(), *members);
             assert_eq!(room.reaches(0), *members > 0);
         }
-        for (room, numbered) in self.rooms.iter().zip(numbered) {
+        for (room, [numbered, rendered, both]) in self.rooms.iter().zip(forms) {
             assert_eq!(room.has_members_with_ids(), numbered);
+            assert_eq!(room.has_rendered_members(), [rendered, both]);
         }
         let memberships = members.iter().sum::<usize>();
         assert_eq!(self.world.core().cx.fanout.rooms.memberships(), memberships);
@@ -417,10 +435,30 @@ fn room_changes(world: &mut World, client: usize) -> Vec<(usize, Presence)> {
     .collect()
 }
 
-fn upgrade(numbered: bool) -> Vec<u8> {
-    let offer = format!("Sec-WebSocket-Protocol: {}\r\n\r\n", procedures::V1);
-    let more: &[u8] = if numbered { offer.as_bytes() } else { b"\r\n" };
-    [&UPGRADE[..UPGRADE.len() - 2], more].concat()
+/// A header that asks for rendered messages.
+const RENDERED: &str = "X-Rendered";
+
+fn upgrade(form: HistoryForm) -> Vec<u8> {
+    let mut request = UPGRADE[..UPGRADE.len() - 2].to_vec();
+    if form.with_ids {
+        let offer = format!("Sec-WebSocket-Protocol: {}\r\n", procedures::V1);
+        request.extend_from_slice(offer.as_bytes());
+    }
+    if form.rendered {
+        request.extend_from_slice(format!("{RENDERED}: yes\r\n").as_bytes());
+    }
+    request.extend_from_slice(b"\r\n");
+    request
+}
+
+fn rendered(payload: &str) -> String {
+    format!("rendered {payload}")
+}
+
+fn with_id(room: &str, payload: &str) -> Bytes {
+    let kind = procedures::MessageKind::Text;
+    let with_id = procedures::of_room(room, "1-1", kind, payload.as_bytes());
+    Message::new_binary(with_id).into_frame().0
 }
 
 /// Decodes the room and the payload of a message with an id.

@@ -14,13 +14,13 @@ impl<T: ShardTransport> Core<T> {
             return true;
         };
         let lens = match command {
-            Command::Send(_, frame) | Command::Broadcast(frame) => [frame.len(), 0, 0],
+            Command::Send(_, frame) | Command::Broadcast(frame) => [frame.len(), 0, 0, 0, 0],
             #[cfg(feature = "deflate")]
-            Command::SendEither(either) => [either.plain.len(), 0, 0],
+            Command::SendEither(either) => [either.plain.len(), 0, 0, 0, 0],
             Command::Publish(publication) => publication.lens(),
             // An outbox takes a replay of any length.
-            Command::Join(_) | Command::Subscribe(_) => [0, 0, 0],
-            Command::Close(..) | Command::Leave(..) => [0, 0, 0],
+            Command::Join(_) | Command::Subscribe(_) => [0; 5],
+            Command::Close(..) | Command::Leave(..) => [0; 5],
         };
         let to = match command {
             Command::Send(to, _) => Some(*to),

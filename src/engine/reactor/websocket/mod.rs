@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use crate::engine::hub::Hub;
 use crate::engine::model::command::Upgraded;
 use crate::engine::model::job::{SessionEvent, Work};
+use crate::engine::model::room::HistoryForm;
 use crate::engine::model::session::{Session, Status};
 use crate::engine::model::settings::Settings;
 use crate::engine::model::verdict::PendingAttachment;
@@ -357,8 +358,9 @@ impl WebSocket {
         };
         let with_ids = cx.shard.subscriptions.subprotocol_with_ids;
         let takes_ids = with_ids.is_some() && granted.subprotocol.as_deref() == with_ids;
+        let form = HistoryForm::new(takes_ids, granted.rendered);
         let compression = granted.compression();
-        let mut session = Session::new(id, &request, granted.subprotocol, takes_ids, encoding);
+        let mut session = Session::new(id, &request, granted.subprotocol, form, encoding);
         session.compression = compression;
         let closed_with = granted.user_slot.and_then(|slot| session.set_user(slot));
         let session = Arc::new(session);
