@@ -60,13 +60,17 @@ impl Admission {
         let subprotocol = self.subprotocol(request)?;
         let form = form_for(subprotocol);
         let last_seen = if self.rooms.has_history() {
-            self.last_seen(request, &room, form)?
+            self.last_seen(request, &room)?
         } else {
             [None; 2]
         };
         let accept = Accept::new()
             .with_state(ClientState { room, last_seen })
             .with_header(ON_MESSAGE_HEADER, self.on_message.name());
+        let accept = match form {
+            MessageForm::Plain => accept,
+            MessageForm::Json => accept.rendered(),
+        };
         Ok(match subprotocol {
             Some(subprotocol) => accept.with_subprotocol(subprotocol),
             // A subprotocol would make the client parse plain messages as frames.
@@ -101,12 +105,11 @@ impl Admission {
         &self,
         request: &RequestHead,
         room: &RoomName,
-        form: MessageForm,
     ) -> Result<[Option<HistoryId>; 2], Reject> {
         let since = request.query_param("since").unwrap_or_default();
         if since == "now" {
             // Taken now, so that messages sent between the handshake and the join are replayed.
-            let last = |name| self.rooms.last_id(name, form);
+            let last = |name| self.rooms.last_id(name);
             return Ok([last(&RoomName::everyone()), last(room)]);
         }
         let id = |text: &str| match text {
@@ -139,7 +142,7 @@ impl Admission {
             is_complete &= self.join_room(stream, room, form, room_seen)?;
         }
         if form == MessageForm::Json {
-            let last = |name| self.rooms.last_id(name, form);
+            let last = |name| self.rooms.last_id(name);
             let replay_end = ReplayEnd {
                 server_id: self.rooms.server_id(),
                 is_complete,
@@ -162,11 +165,11 @@ impl Admission {
         seen: Option<HistoryId>,
     ) -> Result<bool, JoinError> {
         if self.announces_clients
-            && let Some(name) = self.rooms.library_name(room, form, true)
+            && let Some(name) = self.rooms.announcement_name(room, form)
         {
             stream.try_join(&name)?;
         }
-        let Some(name) = self.rooms.library_name(room, form, false) else {
+        let Some(name) = self.rooms.library_name(room) else {
             // Every connection belongs to the library's broadcast group.
             return Ok(true);
         };
@@ -193,6 +196,11 @@ impl Admission {
                 }
                 stream.close(CloseCode::TRY_AGAIN_LATER, "there are too many rooms");
             }
+            #[cfg(feature = "cluster")]
+            JoinErrorReason::Broker => {
+                let why = "the history can't be read, since the server can't reach its broker";
+                stream.close(CloseCode::TRY_AGAIN_LATER, why);
+            }
             _ => stream.close(CloseCode::POLICY_VIOLATION, "the room can't be joined"),
         }
     }
@@ -205,7 +213,7 @@ pub(crate) fn echo(stream: &ClientStream, message: Message, bytes_max: usize) {
         MessageForm::Json => {
             let reply = Envelope {
                 kind: "reply",
-                room: &stream.state.room,
+                room: stream.state.room.as_str(),
                 id: None,
                 at_ms: now_ms(),
                 message: &message,

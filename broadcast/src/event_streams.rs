@@ -18,20 +18,19 @@ pub(crate) fn subscription(
     let path = request.path().strip_prefix("/events").unwrap_or_default();
     let room = RoomName::from_path(path).map_err(bad_request)?;
     let everyone = RoomName::everyone();
-    let library_name = |name, is_announcement| {
-        let name = admission
-            .rooms
-            .library_name(name, MessageForm::Plain, is_announcement);
-        name.filter(|_| admission.announces_clients || !is_announcement)
+    let rooms = &admission.rooms;
+    let announcements = |name| {
+        let name = rooms.announcement_name(name, MessageForm::Plain);
+        name.filter(|_| admission.announces_clients)
     };
-    let mut subscription = match library_name(&everyone, false) {
+    let mut subscription = match rooms.library_name(&everyone) {
         Some(name) => Subscription::room(name),
         None => Subscription::broadcasts(),
     };
-    for (name, is_announcement) in [(&everyone, true), (&room, false), (&room, true)] {
-        if let Some(name) = library_name(name, is_announcement) {
-            subscription = subscription.and_room(name);
-        }
+    let of_room = rooms.library_name(&room);
+    let others = [announcements(&everyone), of_room, announcements(&room)];
+    for name in others.into_iter().flatten() {
+        subscription = subscription.and_room(name);
     }
     Ok(match request.query_param("since").as_deref() {
         Some("now") => subscription,

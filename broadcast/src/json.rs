@@ -13,8 +13,8 @@ use crate::room_name::RoomName;
 pub(crate) struct Envelope<'a> {
     /// `message`, or `reply` to a message of the client.
     pub(crate) kind: &'static str,
-    /// The room that the message was sent to.
-    pub(crate) room: &'a RoomName,
+    /// The name of the room that the message was sent to; empty for everyone.
+    pub(crate) room: &'a str,
     /// The id of the message, if it is kept.
     pub(crate) id: Option<HistoryId>,
     /// Time of sending, in milliseconds since 1970.
@@ -28,10 +28,9 @@ impl Envelope<'_> {
         let payload = self.message.bytes();
         let mut json = String::with_capacity(payload.len() + 160);
         let _ = write!(json, "{{\"kind\":\"{}\",\"room\":", self.kind);
-        if self.room.is_everyone() {
-            json += "null";
-        } else {
-            push_quoted(&mut json, self.room.as_str());
+        match self.room {
+            RoomName::EVERYONE => json += "null",
+            room => push_quoted(&mut json, room),
         }
         push_id(&mut json, ",\"id\":", self.id);
         let _ = write!(json, ",\"at\":{}", self.at_ms);
@@ -56,13 +55,14 @@ impl Envelope<'_> {
     }
 }
 
-/// Marks the end of the replay: all missed messages have been sent.
+/// Marks the end of the replay: all missed messages have been sent. Later, in a cluster, it stands in place of messages that
+/// were lost.
 pub(crate) struct ReplayEnd<'a> {
-    /// A random identifier of this run of the program.
+    /// Identifies the server that clients resume on ([`crate::rooms::Rooms::server_id`]).
     pub(crate) server_id: &'a str,
     /// Whether the replay had no gap.
     pub(crate) is_complete: bool,
-    /// The last message to everyone, and to the room.
+    /// The last message to everyone, and to the room. `None` if there was none, or it is not known.
     pub(crate) last_ids: [Option<HistoryId>; 2],
 }
 
@@ -81,7 +81,12 @@ impl ReplayEnd<'_> {
 
 /// The current time, in milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    ms_since_1970(SystemTime::now())
+}
+
+/// A time in milliseconds since 1970.
+pub(crate) fn ms_since_1970(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)
 }
 
@@ -119,10 +124,9 @@ mod tests {
     use super::*;
 
     fn render(room: &str, id: Option<&str>, message: Message, bytes_max: usize) -> String {
-        let room = room.parse().unwrap_or_default();
         let envelope = Envelope {
             kind: "message",
-            room: &room,
+            room,
             id: id.map(|id| id.parse().unwrap()),
             at_ms: 1_700_000_000_000,
             message: &message,

@@ -208,8 +208,7 @@ fn build_app(options: &Options, connections_max: usize) -> io::Result<(App, Room
         OnMessage::Broadcast => {
             let rooms = rooms.clone();
             app.on_message(move |stream: admission::ClientStream, message, _| {
-                // The library counts messages that the room could not keep.
-                let _ = rooms.channel(&stream.state.room).publish(message);
+                rooms.channel(&stream.state.room).publish(message);
             });
         }
         OnMessage::Ignore => {}
@@ -239,7 +238,7 @@ fn broadcast_input(channel: &Channel, stopping: &AtomicBool, input_failed: &Atom
     let end = lines::for_each(input, line_bytes_max, |number, line| {
         match line {
             // The room of standard input is never evicted.
-            Line::Whole(line) => drop(channel.publish(Message::new(line))),
+            Line::Whole(line) => channel.publish(Message::new(line)),
             Line::TooLong { bytes } => {
                 input_failed.store(true, Ordering::SeqCst);
                 report!(

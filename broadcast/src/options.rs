@@ -195,12 +195,12 @@ pub(crate) struct Options {
     /// redis://USER:PASSWORD@HOST:PORT/DB?app=PREFIX, of which only the host is needed, or rediss:// for TLS. Several URLs, separated by commas, divide the rooms among the
     /// servers. Other users of this machine can see a password in the process list: prefer --cluster-url-file. Default: this
     /// process is alone
-    #[arg(long, help_heading = heading::CLUSTER, value_name = "URL", conflicts_with_all = ["cluster_url_file", "history"])]
+    #[arg(long, help_heading = heading::CLUSTER, value_name = "URL", conflicts_with = "cluster_url_file")]
     pub(crate) cluster: Option<String>,
 
     #[cfg(feature = "cluster")]
     /// Read the URL of --cluster from this file
-    #[arg(long, help_heading = heading::CLUSTER, value_name = "FILE", conflicts_with = "history")]
+    #[arg(long, help_heading = heading::CLUSTER, value_name = "FILE")]
     pub(crate) cluster_url_file: Option<PathBuf>,
 
     #[cfg(feature = "cluster-tls")]

@@ -16,7 +16,7 @@ const PAGE: &str = include_str!("page.html");
 /// when the page has changed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
     style-src 'sha256-a2YXVPG0jOvevL/PvEwNXzrIa3E5lK64xEV8rdu4z0s='; \
-    script-src 'self' 'sha256-XqQ3pEykTBnB5e0LCndRifUJB4BJKpVi7bfFO4zNdZM='; \
+    script-src 'self' 'sha256-DwTeOT+Jf6fNGBcesqJ31X/ukUq2PeMVeMAcPbeXltQ='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The answer of `/check` to a page that is allowed to connect but has no WebSocket connection.

@@ -8,7 +8,7 @@ use std::path::Path;
 use humphrey::SubApp;
 use humphrey::http::headers::HeaderType;
 use humphrey::http::{Request, Response, StatusCode};
-use humphrey_ws::{Message, Reject, RequestHead};
+use humphrey_ws::{Message, Reject, RequestHead, SendErrorReason};
 use subtle::ConstantTimeEq;
 
 use crate::page::with_security_headers;
@@ -129,9 +129,8 @@ fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Respo
         return error_response(StatusCode::BadRequest, why);
     };
     let members = rooms.members(&room);
-    if !rooms.channel(&room).publish(message) {
-        let why = "the server has as many occupied rooms as --max-rooms allows, so this room cannot keep the message: retry later, or raise --max-rooms";
-        return error_response(StatusCode::ServiceUnavailable, why).with_header("Retry-After", "5");
+    if let Err(reason) = rooms.channel(&room).publish_confirmed(message) {
+        return not_published(reason);
     }
     let json = format!(
         "{{\"members\": {}{}}}\n",
@@ -141,6 +140,25 @@ fn publish(request: &Request, path: &str, rooms: &Rooms, token: &Token) -> Respo
     with_security_headers(Response::new(StatusCode::OK, json))
         .with_header("Content-Type", "application/json")
         .with_header("Cache-Control", "no-store")
+}
+
+/// The response if a room did not keep a message.
+fn not_published(reason: SendErrorReason) -> Response {
+    let why = match reason {
+        SendErrorReason::Rooms => {
+            "the server has as many occupied rooms as --max-rooms allows, so this room cannot keep the message: retry later, or raise --max-rooms"
+        }
+        SendErrorReason::TooLarge => {
+            let why = "the message is longer than a message between the nodes of a cluster may be";
+            return error_response(StatusCode::RequestEntityTooLarge, why);
+        }
+        #[cfg(feature = "cluster")]
+        SendErrorReason::Broker => {
+            "the broker of the cluster can't be reached, so it is not known whether the message was kept: retry later"
+        }
+        _ => "the server is stopping: retry later",
+    };
+    error_response(StatusCode::ServiceUnavailable, why).with_header("Retry-After", "5")
 }
 
 /// Converts a rejection into the response of a route.

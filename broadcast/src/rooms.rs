@@ -1,25 +1,27 @@
 //! Maps the rooms of users to the rooms of the library.
 //!
 //! Without `--history`, "everyone" is the library's broadcast group, at the same cost per message. With `--history`,
-//! "everyone" is a room too, since only rooms have a history, and each user's room consists of two library rooms: one
-//! for clients that get plain messages, one for clients that get JSON with ids to resume from. Announcements are never
-//! kept, so they then have library rooms of their own.
+//! "everyone" is a room too, since only rooms have a history. The library keeps each message once, as it was sent, and
+//! renders it as JSON with its id for those clients that resume from ids. Announcements are never kept, so they then have
+//! library rooms of their own, one for each form.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+#[cfg(feature = "cluster")]
+use humphrey_ws::HistoryGap;
 use humphrey_ws::{
-    AsyncSender, AsyncWebsocketApp, HistoryId, HistoryLimits, Limits, Message, Room,
+    AsyncSender, AsyncWebsocketApp, HistoryId, HistoryLimits, KeptMessage, Limits, Message, Room,
+    SendErrorReason,
 };
 
-use crate::json::{Envelope, now_ms};
+#[cfg(feature = "cluster")]
+use crate::json::ReplayEnd;
+use crate::json::{Envelope, ms_since_1970, now_ms};
 use crate::room_name::RoomName;
 
 /// History of a room, in bytes of payload.
 pub(crate) const HISTORY_BYTES_MAX: usize = 256 << 10;
-
-/// History of a JSON room: an envelope is longer than its payload.
-const JSON_HISTORY_BYTES_MAX: usize = 2 * HISTORY_BYTES_MAX;
 
 /// Default of `--max-rooms` with `--history`.
 const HISTORY_ROOMS_MAX: usize = 1_000;
@@ -31,16 +33,54 @@ pub(crate) enum MessageForm {
     Json,
 }
 
-/// The prefix of the library's name of a room. Together with a name of [`crate::room_name::NAME_BYTES_MAX`] bytes it
+/// The prefixes of the library's names of rooms. Together with a name of [`crate::room_name::NAME_BYTES_MAX`] bytes each
 /// fits the library's limit.
-fn prefix(form: MessageForm, is_announcement: bool) -> &'static str {
-    match (form, is_announcement) {
-        (MessageForm::Plain, false) => "plain/",
-        (MessageForm::Json, false) => "json/",
-        (MessageForm::Plain, true) => "new/plain/",
-        (MessageForm::Json, true) => "new/json/",
+const PREFIX: &str = "plain/";
+
+/// The prefix of a room for announcements, which are not kept, to clients of one form.
+fn announcement_prefix(form: MessageForm) -> &'static str {
+    match form {
+        MessageForm::Plain => "new/plain/",
+        MessageForm::Json => "new/json/",
     }
 }
+
+/// The user's name of a library room; empty for everyone.
+fn name_of(library_name: &str) -> &str {
+    library_name.strip_prefix(PREFIX).unwrap_or(library_name)
+}
+
+/// Renders a kept message as JSON.
+fn render(kept: &KeptMessage<'_>) -> Message {
+    let envelope = Envelope {
+        kind: "message",
+        room: name_of(kept.room()),
+        id: Some(kept.id()),
+        at_ms: ms_since_1970(kept.sent_at()),
+        message: kept.message(),
+    };
+    envelope.render(Limits::default().message_bytes_max)
+}
+
+/// Tells clients of JSON that messages are missing. It names the position in one room only, since its recipients are in
+/// different other rooms.
+#[cfg(feature = "cluster")]
+fn render_gap(gap: &HistoryGap<'_>) -> Message {
+    let position = Some(gap.position());
+    let gap = ReplayEnd {
+        server_id: CLUSTER_ID,
+        is_complete: false,
+        last_ids: match name_of(gap.room()) {
+            RoomName::EVERYONE => [position, None],
+            _ => [None, position],
+        },
+    };
+    gap.render()
+}
+
+/// Identifies the server of clients of a cluster. It is the same on all nodes, since a client that reconnects to another
+/// one has missed nothing.
+const CLUSTER_ID: &str = "cluster";
 
 /// Room settings from the command line.
 #[derive(Debug, Clone, Copy)]
@@ -94,17 +134,20 @@ impl RoomSettings {
     pub(crate) fn library_rooms_max(self) -> usize {
         match self.history {
             None => self.rooms_max.unwrap_or(Limits::default().rooms_max),
-            // One library room for each form, plus as many for announcements; and the same for everyone.
+            // One library room, plus one for announcements in each form. The library does not count the room of everyone,
+            // which is never evicted, but those for announcements to everyone.
             Some(_) => {
                 let rooms = self.rooms_max.unwrap_or(HISTORY_ROOMS_MAX);
-                let each = if self.announces_clients { 4 } else { 2 };
-                rooms.saturating_add(1).saturating_mul(each)
+                let announcements = if self.announces_clients { 2 } else { 0 };
+                rooms
+                    .saturating_mul(1 + announcements)
+                    .saturating_add(announcements)
             }
         }
     }
 
-    /// Configures the histories of an app. The rooms of "everyone" and of standard input have patterns of their own,
-    /// which protects them from eviction by other rooms.
+    /// Configures the histories of an app, and the form of their messages for clients of JSON. The rooms of "everyone"
+    /// and of standard input have patterns of their own, which protects them from eviction by other rooms.
     pub(crate) fn apply<State, StreamState>(
         self,
         mut app: AsyncWebsocketApp<State, StreamState>,
@@ -118,17 +161,16 @@ impl RoomSettings {
             return app;
         };
         for name in [RoomName::EVERYONE, input.as_str(), "*"] {
-            app = app
-                .with_history(
-                    &format!("plain/{name}"),
-                    HistoryLimits::messages(messages).bytes(HISTORY_BYTES_MAX),
-                )
-                .with_history(
-                    &format!("json/{name}"),
-                    HistoryLimits::messages(messages).bytes(JSON_HISTORY_BYTES_MAX),
-                );
+            app = app.with_history(
+                &format!("{PREFIX}{name}"),
+                HistoryLimits::messages(messages).bytes(HISTORY_BYTES_MAX),
+            );
         }
-        app
+        #[cfg(feature = "cluster")]
+        {
+            app = app.with_gap_handler(|gap| Some(render_gap(gap)));
+        }
+        app.with_renderer(render)
     }
 }
 
@@ -143,8 +185,11 @@ pub(crate) struct Rooms {
 
 impl Rooms {
     pub(crate) fn new(sender: AsyncSender, settings: RoomSettings) -> Self {
-        // Each `RandomState` has random keys.
-        let server_id = format!("{:x}", RandomState::new().hash_one(()));
+        let server_id = match settings.is_clustered {
+            true => CLUSTER_ID.to_owned(),
+            // Each `RandomState` has random keys.
+            false => format!("{:x}", RandomState::new().hash_one(())),
+        };
         Self {
             sender,
             has_history: settings.history.is_some(),
@@ -158,31 +203,25 @@ impl Rooms {
         self.has_history
     }
 
-    /// A random identifier of this run of the program.
+    /// Identifies the server that clients resume on: a random identifier of this run of the program, or of a cluster.
     pub(crate) fn server_id(&self) -> &str {
         &self.server_id
     }
 
-    /// The library's name of a room, for clients of one form; `None` for the library's broadcast group.
-    pub(crate) fn library_name(
-        &self,
-        name: &RoomName,
-        form: MessageForm,
-        is_announcement: bool,
-    ) -> Option<String> {
-        if !self.has_history {
-            let prefix = prefix(MessageForm::Plain, false);
-            return (!name.is_everyone()).then(|| format!("{prefix}{}", name.as_str()));
-        }
-        Some(format!(
-            "{}{}",
-            prefix(form, is_announcement),
-            name.as_str()
-        ))
+    /// The library's name of a room; `None` for the library's broadcast group.
+    pub(crate) fn library_name(&self, name: &RoomName) -> Option<String> {
+        (self.has_history || !name.is_everyone()).then(|| format!("{PREFIX}{}", name.as_str()))
     }
 
-    fn room(&self, name: &RoomName, form: MessageForm, is_announcement: bool) -> Room {
-        match self.library_name(name, form, is_announcement) {
+    /// The library's name of the room for announcements to clients of one form; `None` without a history, where they are
+    /// messages like others.
+    pub(crate) fn announcement_name(&self, name: &RoomName, form: MessageForm) -> Option<String> {
+        self.has_history
+            .then(|| format!("{}{}", announcement_prefix(form), name.as_str()))
+    }
+
+    fn room(&self, name: &RoomName) -> Room {
+        match self.library_name(name) {
             Some(name) => self.sender.room(&name),
             None => self.sender.everyone(),
         }
@@ -190,43 +229,47 @@ impl Rooms {
 
     /// The channel that sends messages to a room.
     pub(crate) fn channel(&self, name: &RoomName) -> Channel {
-        self.channel_of(name, false)
-    }
-
-    fn channel_of(&self, name: &RoomName, is_announcement: bool) -> Channel {
-        let json = self
-            .has_history
-            .then(|| self.room(name, MessageForm::Json, is_announcement));
-        Channel {
-            plain: self.room(name, MessageForm::Plain, is_announcement),
-            json,
-            name: name.clone(),
-        }
+        Channel(self.room(name))
     }
 
     /// Sends a message that is not kept to a room.
     pub(crate) fn announce(&self, name: &RoomName, text: String) {
-        let _ = self.channel_of(name, true).publish(Message::new(text));
+        let message = Message::new(text);
+        for form in [MessageForm::Plain, MessageForm::Json] {
+            let Some(to) = self.announcement_name(name, form) else {
+                self.room(name).broadcast(message);
+                return;
+            };
+            let of_form = match form {
+                MessageForm::Plain => message.clone(),
+                MessageForm::Json => {
+                    let envelope = Envelope {
+                        kind: "message",
+                        room: name.as_str(),
+                        id: None,
+                        at_ms: now_ms(),
+                        message: &message,
+                    };
+                    envelope.render(Limits::default().message_bytes_max)
+                }
+            };
+            self.sender.room(&to).broadcast(of_form);
+        }
     }
 
     /// Counts the clients that get the messages of a room, on all nodes. Waits for the other nodes, as
     /// `Room::everywhere` does.
     pub(crate) fn members(&self, name: &RoomName) -> Members {
-        if name.is_everyone() {
-            return Members::of(&self.sender.everyone(), self.is_clustered);
-        }
-        let channel = self.channel(name);
-        let plain = Members::of(&channel.plain, self.is_clustered);
-        let json = channel.json.as_ref().map_or(0, Room::len);
-        Members {
-            count: plain.count + json as u64,
-            ..plain
-        }
+        let room = match name.is_everyone() {
+            true => self.sender.everyone(),
+            false => self.room(name),
+        };
+        Members::of(&room, self.is_clustered)
     }
 
-    /// The id of the last message to a room, for clients of one form.
-    pub(crate) fn last_id(&self, name: &RoomName, form: MessageForm) -> Option<HistoryId> {
-        self.room(name, form, false).last_id()
+    /// The id of the last message to a room.
+    pub(crate) fn last_id(&self, name: &RoomName) -> Option<HistoryId> {
+        self.room(name).last_id()
     }
 
     /// Whether the history of a library room holds every message that was ever sent to it.
@@ -240,39 +283,20 @@ impl Rooms {
     }
 }
 
-/// Sends messages to a room, in every form that has clients.
-pub(crate) struct Channel {
-    name: RoomName,
-    plain: Room,
-    /// Only with a history.
-    json: Option<Room>,
-}
+/// Sends messages to a room, or to everyone.
+pub(crate) struct Channel(Room);
 
 impl Channel {
-    /// Broadcasts a message to a room, or to everyone. Blocks as [`Room::broadcast`] does. Returns whether the message
-    /// was kept as configured: it is not if there are too many rooms, or during shutdown.
-    pub(crate) fn publish(&self, message: Message) -> bool {
-        let mut is_kept = true;
-        if let Some(json) = &self.json {
-            let at_ms = now_ms();
-            let id = json.broadcast_with(|id| {
-                let envelope = Envelope {
-                    kind: "message",
-                    room: &self.name,
-                    id,
-                    at_ms,
-                    message: &message,
-                };
-                envelope.render(Limits::default().message_bytes_max)
-            });
-            is_kept = id.is_some();
-        }
-        match self.json {
-            Some(_) => is_kept & self.plain.broadcast_with(|_| message.clone()).is_some(),
-            None => {
-                self.plain.broadcast(message);
-                is_kept
-            }
+    /// Broadcasts a message. Blocks as [`Room::broadcast`] does. The library counts messages that the room can't keep.
+    pub(crate) fn publish(&self, message: Message) {
+        self.0.broadcast(message);
+    }
+
+    /// Broadcasts a message, and waits until it is kept as configured. The error says why it is not.
+    pub(crate) fn publish_confirmed(&self, message: Message) -> Result<(), SendErrorReason> {
+        match self.0.broadcast_confirmed(message) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.reason),
         }
     }
 }
@@ -296,18 +320,17 @@ mod tests {
     #[test]
     fn channel_without_history_uses_the_library_broadcast() {
         let channel = rooms(None).channel(&RoomName::everyone());
-        assert_eq!(channel.plain.name(), None);
-        assert!(channel.json.is_none());
+        assert_eq!(channel.0.name(), None);
     }
 
     #[test]
     fn longest_room_name_fits_the_library_limit() {
         let name: RoomName = "x".repeat(NAME_BYTES_MAX).parse().unwrap();
+        let rooms = rooms(Some(1));
+        assert!(rooms.library_name(&name).unwrap().len() <= 255);
         for form in [MessageForm::Plain, MessageForm::Json] {
-            for is_announcement in [false, true] {
-                let name = rooms(Some(1)).library_name(&name, form, is_announcement);
-                assert!(name.unwrap().len() <= 255);
-            }
+            let name = rooms.announcement_name(&name, form);
+            assert!(name.unwrap().len() <= 255);
         }
     }
 
@@ -326,7 +349,7 @@ mod tests {
         };
         assert_eq!(of(None, None), [Limits::default().rooms_max; 2]);
         assert_eq!(of(None, Some(5)), [5; 2]);
-        assert_eq!(of(Some(10), Some(5)), [12, 24]);
+        assert_eq!(of(Some(10), Some(5)), [5, 17]);
         assert_eq!(of(Some(10), Some(usize::MAX)), [usize::MAX; 2]);
     }
 }

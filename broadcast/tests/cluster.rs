@@ -9,8 +9,10 @@ mod support;
 
 use redis_server::RedisServer;
 use rustix::process::Signal;
-use support::{Program, eventually, http_get, run};
+use support::events::Events;
+use support::{Client, Program, eventually, http_get, run};
 use tungstenite::Message;
+use tungstenite::protocol::frame::coding::CloseCode;
 
 /// Starts a process, with further options.
 fn start(redis: &RedisServer, options: &[&str]) -> Program {
@@ -118,9 +120,170 @@ fn url_is_read_from_a_file_and_its_password_never_shown() {
     assert!(stderr.contains("--cluster-url-file"), "{stderr}");
 }
 
+/// Starts two processes with a history.
+fn start_two(redis: &RedisServer) -> [Program; 2] {
+    let programs = [0; 2].map(|_| start(redis, &["--history", "9", "--publish-token", "x"]));
+    eventually("the processes hear each other", || {
+        clients(&programs[0], "/clients").contains("\"nodes\": 2, \"complete\": true")
+    });
+    programs
+}
+
+/// Publishes a message and waits until it is kept.
+fn publish(program: &Program, path: &str, text: &str) {
+    let (status, body) = program.publish(path, "Authorization: Bearer x\r\n", text.as_bytes());
+    assert_eq!(status, 200, "{body}");
+}
+
+/// Receives the end of the replay, and returns its field `complete` and the ids of everyone and of the room.
+fn replay_end(client: &mut Client) -> (bool, [Option<String>; 2]) {
+    let live = client.json();
+    assert_eq!(live["kind"], "live", "{live}");
+    assert_eq!(live["server"], "cluster");
+    let id = |room: &str| live["last"][room].as_str().map(str::to_owned);
+    (
+        live["complete"].as_bool().unwrap(),
+        [id("everyone"), id("room")],
+    )
+}
+
+/// Receives a JSON message, and returns its room, text, id and time.
+fn message(client: &mut Client) -> (Option<String>, String, String, u64) {
+    let message = client.json();
+    assert_eq!(message["kind"], "message", "{message}");
+    (
+        message["room"].as_str().map(str::to_owned),
+        message["text"].as_str().unwrap().to_owned(),
+        message["id"].as_str().unwrap().to_owned(),
+        message["at"].as_u64().unwrap(),
+    )
+}
+
 #[test]
-fn history_and_cluster_exclude_each_other() {
-    let (code, _, stderr) = run(&["--cluster", "redis://localhost", "--history", "10"]);
-    assert_eq!(code, 2, "{stderr}");
-    assert!(stderr.contains("--history"), "{stderr}");
+fn clients_of_every_form_resume_on_another_process() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut programs = start_two(&redis);
+    let mut json = programs[1].connect_json("/news");
+    assert_eq!(replay_end(&mut json), (true, [None, None]));
+    let mut here = programs[0].connect_json("/");
+    assert!(replay_end(&mut here).0);
+    let mut plain = programs[1].connect();
+    let mut events = Events::open(&programs[1], "/events", "");
+
+    programs[0].write(b"one\n");
+    let first = message(&mut json);
+    assert_eq!((&first.0, first.1.as_str()), (&None, "one"));
+    assert_eq!(message(&mut here), first, "the same id and time");
+    assert_eq!(plain.text(), "one");
+    let (event, event_id) = events.next();
+    assert_eq!(event, "data: one");
+    assert_eq!(event_id.as_ref(), Some(&first.2));
+    publish(&programs[0], "/news", "of news");
+    let of_news = message(&mut json);
+    assert_eq!(of_news.0.as_deref(), Some("news"));
+    assert_eq!(of_news.1, "of news");
+    drop((json, events));
+    for text in ["two", "three"] {
+        publish(&programs[1], "", text);
+    }
+
+    // The other process has had no client in the room so far.
+    let path = format!("/news?since={}&room_since={}", first.2, of_news.2);
+    let mut resumed = programs[0].connect_json(&path);
+    assert_eq!(message(&mut resumed).1, "two");
+    let last = message(&mut resumed);
+    assert_eq!(last.1, "three");
+    let ids = [Some(last.2.clone()), Some(of_news.2.clone())];
+    assert_eq!(replay_end(&mut resumed), (true, ids));
+    let id = format!("Last-Event-ID: {}\r\n", first.2);
+    let mut events = Events::open(&programs[0], "/events", &id);
+    assert_eq!(events.next().0, "data: two");
+    assert_eq!(events.next(), ("data: three".to_owned(), Some(last.2)));
+    let mut late = programs[0].connect_to("/news");
+    let texts = [0; 4].map(|_| late.text());
+    assert_eq!(texts, ["one", "two", "three", "of news"]);
+
+    for (room, kept) in [("", 3), ("news", 1)] {
+        let key = format!("humphrey_ws:{{history:plain/{room}}}:messages");
+        assert_eq!(redis.command(&["LLEN", &key]), format!(":{kept}\r\n"));
+    }
+    let keys = redis.command(&["KEYS", "*:messages"]);
+    assert!(keys.starts_with("*2\r\n"), "one for each room: {keys}");
+    for program in &mut programs {
+        program.signal(Signal::TERM);
+        program.expect_exit(0);
+    }
+}
+
+#[test]
+fn clients_of_json_are_told_of_messages_that_redis_has_lost() {
+    let Some(mut redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut programs = start_two(&redis);
+    let mut in_news = programs[1].connect_json("/news");
+    assert!(replay_end(&mut in_news).0);
+    let offers = "humphrey_ws.procedures.v1";
+    let mut page =
+        Client::connect_as(programs[1].address(), "/news?form=json", Some(offers)).unwrap();
+    assert!(replay_end(&mut page).0);
+    let mut plain = programs[1].connect();
+    publish(&programs[0], "", "before");
+    let before = message(&mut in_news);
+    assert_eq!(plain.text(), "before");
+    assert!(
+        page.message()
+            .into_data()
+            .ends_with(b"\"text\":\"before\"}")
+    );
+    redis.restart();
+
+    // One line for each room, which names the position in this room only.
+    let mut gaps = [0; 2].map(|_| replay_end(&mut in_news));
+    gaps.sort_by_key(|(_, ids)| ids[0].is_none());
+    let [(false, [Some(everyone), None]), (false, [None, Some(_)])] = &gaps else {
+        panic!("{gaps:?}");
+    };
+    assert_ne!(*everyone, before.2);
+    // The page gets the library's notification, too.
+    for _ in 0..2 {
+        let notification = page.message().into_data();
+        assert!(
+            notification.starts_with(b"\x01\x04$gap"),
+            "{notification:?}"
+        );
+        assert!(!replay_end(&mut page).0);
+    }
+    programs[0].write(b"after\n");
+    let after = message(&mut in_news);
+    assert_eq!(after.1, "after");
+    assert_eq!(
+        after.2,
+        format!("{}-1", everyone.split('-').next().unwrap())
+    );
+    assert_eq!(plain.text(), "after");
+    assert!(page.message().into_data().ends_with(b"\"text\":\"after\"}"));
+    // A resume from the position in the line has no gap.
+    let mut resumed = programs[0].connect_json(&format!("/?since={everyone}"));
+    assert_eq!(message(&mut resumed).1, "after");
+    assert!(replay_end(&mut resumed).0);
+    for program in &mut programs {
+        program.signal(Signal::TERM);
+        program.expect_exit(0);
+    }
+}
+
+#[test]
+fn history_without_its_broker_refuses_clients_and_messages_for_now() {
+    let program = Program::start(&[
+        "--no-welcome",
+        "--history=9",
+        "--publish-token=x",
+        "--cluster=redis://127.0.0.1:1",
+    ]);
+    program.connect().expect_close(CloseCode::Again);
+    let counts = clients(&program, "/clients");
+    assert!(counts.contains("\"complete\": false"), "{counts}");
 }

@@ -6,6 +6,7 @@
 #[cfg(feature = "tls")]
 #[path = "../../../tests/support/certificates.rs"]
 pub(crate) mod certificates;
+pub(crate) mod events;
 pub(crate) mod shell;
 #[cfg(feature = "tls")]
 #[path = "../../../tests/support/tls_servers.rs"]
