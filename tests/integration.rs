@@ -53,6 +53,8 @@ mod cluster_faults;
 mod cluster_histories;
 #[cfg(feature = "cluster")]
 mod cluster_history_faults;
+#[cfg(feature = "cluster")]
+mod cluster_rendering;
 #[cfg(feature = "cluster-tls")]
 mod cluster_tls;
 #[cfg(all(feature = "client", feature = "deflate"))]

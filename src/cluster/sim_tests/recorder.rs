@@ -11,7 +11,7 @@ use crate::cluster::members::{CopyBeginning, Delivered, Members};
 use crate::cluster::servers::new_epoch;
 use crate::cluster::wire::{DirectAction, RemoteConnection};
 use crate::history_id::HistoryId;
-use crate::message::Message;
+use crate::message::{Message, SentMessage};
 use crate::sync::lock;
 
 #[derive(Default)]
@@ -139,10 +139,10 @@ impl Members for Recorder {
         let was_begun = std::mem::replace(&mut kept.is_begun, true);
         let before = was_begun.then_some(kept.position);
         kept.position = copy.position;
-        kept.texts = copy.messages.iter().map(text).collect();
+        kept.texts = copy.messages.iter().map(|sent| text(&sent.message)).collect();
         let excess = kept.texts.len().saturating_sub(kept.messages_max);
         kept.texts.drain(..excess);
-        let texts = copy.messages.iter().map(text).collect();
+        let texts = copy.messages.iter().map(|sent| text(&sent.message)).collect();
         copies.log(
             room,
             Seen::Begun {
@@ -159,7 +159,7 @@ impl Members for Recorder {
         &self,
         room: &str,
         id: HistoryId,
-        message: &Message,
+        sent: &SentMessage,
         _: Option<RemoteConnection>,
     ) -> Delivered {
         let mut copies = lock(&self.copies);
@@ -173,7 +173,7 @@ impl Members for Recorder {
             return Delivered::Full;
         }
         kept.position = id;
-        let text = text(message);
+        let text = text(&sent.message);
         kept.texts.push_back(text.clone());
         if kept.texts.len() > kept.messages_max {
             kept.texts.pop_front();

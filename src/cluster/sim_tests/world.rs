@@ -164,7 +164,7 @@ impl World {
 
     /// Queues a message for the history of a room as a thread of the app does.
     pub(super) fn append(&mut self, node: usize, name: &str, text: &str, keep: Keep) -> bool {
-        let content = Outbound::Kept(Message::new_text(text), None, Box::new(keep));
+        let content = Outbound::Kept(Message::new_text(text).into(), None, Box::new(keep));
         self.send(node, room(name), content)
     }
 
