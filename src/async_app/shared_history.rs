@@ -413,3 +413,7 @@ impl<'a> GapNotice<'a> {
         state_frame(self.room, RoomState::Gap(&self.position.to_string()))
     }
 }
+
+#[cfg(all(test, not(loom)))]
+#[path = "shared_history_tests.rs"]
+mod tests;

@@ -10,8 +10,8 @@ use tungstenite::WebSocket;
 
 use humphrey_ws::async_app::RunningApp;
 use humphrey_ws::{
-    CloseCode, ConnectionId, HistoryLimits, JoinErrorReason, Limits, Metrics, Procedures, Room,
-    SendError, SendErrorReason, SlowConsumer,
+    Accept, CloseCode, ConnectionId, HistoryLimits, JoinErrorReason, KeptMessage, Limits, Metrics,
+    Procedures, Room, SendError, SendErrorReason, SlowConsumer,
 };
 
 use super::*;
@@ -26,6 +26,8 @@ fn app_methods_since_0_6_keep_their_signatures() {
     let _: fn(Guestbook, SlowConsumer) -> Guestbook = Guestbook::with_slow_consumer;
     let _: fn(Guestbook, usize) -> Guestbook = Guestbook::with_shards;
     let _: fn(Guestbook, SubApp<Guests>) -> Guestbook = Guestbook::with_routes;
+    let _: fn(Guestbook, fn(&KeptMessage<'_>) -> Message) -> Guestbook = Guestbook::with_renderer;
+    let _: fn(Accept<Visits>) -> Accept<Visits> = Accept::rendered;
 }
 
 #[test]
