@@ -18,6 +18,8 @@ use super::*;
 
 #[test]
 fn app_methods_since_0_6_keep_their_signatures() {
+    type Render = fn(&KeptMessage<'_>) -> Message;
+
     let _: fn(&mut Guestbook) -> io::Result<SocketAddr> = Guestbook::bind;
     let _: fn(Guestbook) -> io::Result<()> = Guestbook::try_run;
     let _: fn(Guestbook) -> io::Result<RunningApp> = Guestbook::start;
@@ -26,7 +28,7 @@ fn app_methods_since_0_6_keep_their_signatures() {
     let _: fn(Guestbook, SlowConsumer) -> Guestbook = Guestbook::with_slow_consumer;
     let _: fn(Guestbook, usize) -> Guestbook = Guestbook::with_shards;
     let _: fn(Guestbook, SubApp<Guests>) -> Guestbook = Guestbook::with_routes;
-    let _: fn(Guestbook, fn(&KeptMessage<'_>) -> Message) -> Guestbook = Guestbook::with_renderer;
+    let _: fn(Guestbook, Render) -> Guestbook = Guestbook::with_renderer;
     let _: fn(Accept<Visits>) -> Accept<Visits> = Accept::rendered;
 }
 
