@@ -124,7 +124,7 @@ fn url_is_read_from_a_file_and_its_password_never_shown() {
 fn start_two(redis: &RedisServer) -> [Program; 2] {
     let programs = [0; 2].map(|_| start(redis, &["--history", "9", "--publish-token", "x"]));
     eventually("the processes hear each other", || {
-        clients(&programs[0], "/clients").contains("\"nodes\": 2, \"complete\": true")
+        get(&programs[0], "/clients").contains("\"nodes\": 2, \"complete\": true")
     });
     programs
 }
@@ -284,6 +284,6 @@ fn history_without_its_broker_refuses_clients_and_messages_for_now() {
         "--cluster=redis://127.0.0.1:1",
     ]);
     program.connect().expect_close(CloseCode::Again);
-    let counts = clients(&program, "/clients");
+    let counts = get(&program, "/clients");
     assert!(counts.contains("\"complete\": false"), "{counts}");
 }

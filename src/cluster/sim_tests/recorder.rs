@@ -139,10 +139,18 @@ impl Members for Recorder {
         let was_begun = std::mem::replace(&mut kept.is_begun, true);
         let before = was_begun.then_some(kept.position);
         kept.position = copy.position;
-        kept.texts = copy.messages.iter().map(|sent| text(&sent.message)).collect();
+        kept.texts = copy
+            .messages
+            .iter()
+            .map(|sent| text(&sent.message))
+            .collect();
         let excess = kept.texts.len().saturating_sub(kept.messages_max);
         kept.texts.drain(..excess);
-        let texts = copy.messages.iter().map(|sent| text(&sent.message)).collect();
+        let texts = copy
+            .messages
+            .iter()
+            .map(|sent| text(&sent.message))
+            .collect();
         copies.log(
             room,
             Seen::Begun {

@@ -102,7 +102,7 @@ impl Done {
     pub(super) fn has_published(&mut self, envelope: &Bytes) {
         if let Ok(Envelope {
             node,
-            content: Content::Message(..),
+            content: Content::Message { .. },
             ..
         }) = Envelope::decode(envelope)
         {
@@ -116,7 +116,7 @@ pub(super) fn text_of(envelope: &Bytes) -> (u32, String) {
     match Envelope::decode(envelope) {
         Ok(Envelope {
             node,
-            content: Content::Message(payload, _),
+            content: Content::Message { payload, .. },
             ..
         }) => {
             let message = payload.to_message();
