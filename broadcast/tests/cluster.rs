@@ -93,6 +93,22 @@ fn process_without_history_is_ready_during_an_outage() {
 }
 
 #[test]
+fn process_with_history_is_not_ready_during_an_outage() {
+    let Some(mut redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let program = start(&redis, &["--history", "10"]);
+    let ready = || http_get(program.address(), "/ready");
+    eventually("it is ready", || ready().0 == 200);
+    redis.kill();
+    eventually("it is not", || ready().0 == 503);
+    assert!(ready().2.contains("--cluster"), "{}", ready().2);
+    assert_eq!(get(&program, "/health"), "ok\n");
+    redis.restart();
+    eventually("it is ready again", || ready().0 == 200);
+}
+
+#[test]
 fn url_is_read_from_a_file_and_its_password_never_shown() {
     let Some(redis) = RedisServer::start(&[]) else {
         return;
@@ -247,13 +263,16 @@ fn clients_of_json_are_told_of_messages_that_redis_has_lost() {
         panic!("{gaps:?}");
     };
     assert_ne!(*everyone, before.2);
-    // The page gets the library's notification, too.
+    // The page is told of the gap by the library, too.
     for _ in 0..2 {
-        let notification = page.message().into_data();
-        assert!(
-            notification.starts_with(b"\x01\x04$gap"),
-            "{notification:?}"
-        );
+        let told = loop {
+            let told = page.message().into_data();
+            // An outage may have lasted for long enough on a busy machine.
+            if !matches!(told[..], [7, .., 4, 0 | 1]) {
+                break told;
+            }
+        };
+        assert!(matches!(told[..], [7, .., 3]), "{told:?}");
         assert!(!replay_end(&mut page).0);
     }
     programs[0].write(b"after\n");

@@ -92,6 +92,8 @@ pub(crate) struct Program {
     address: SocketAddr,
     /// Standard error, line by line; dropped to close it.
     stderr: Option<Receiver<String>>,
+    /// The lines of standard error before the program's address.
+    early: Vec<String>,
 }
 
 impl Program {
@@ -101,7 +103,9 @@ impl Program {
 
     pub(crate) fn start_at(listen: &str, arguments: &[&str]) -> Self {
         let mut program = Self::spawn(listen, arguments);
-        let line = program.expect_line("connect to ws");
+        let (line, early) = program.lines_up_to("connect to ws");
+        // Another thread may have had something to say before.
+        program.early = early;
         let address = line
             .rsplit_once("ws://")
             .or_else(|| line.rsplit_once("wss://"));
@@ -145,6 +149,7 @@ impl Program {
             child,
             address: ([0, 0, 0, 0], 0).into(),
             stderr: Some(receiver),
+            early: Vec::new(),
         }
     }
 
@@ -201,14 +206,23 @@ impl Program {
     /// Waits for a line on standard error that contains `part`.
     #[track_caller]
     pub(crate) fn expect_line(&mut self, part: &str) -> String {
+        let early = self.early.iter().position(|line| line.contains(part));
+        match early {
+            Some(at) => self.early.remove(at),
+            None => self.lines_up_to(part).0,
+        }
+    }
+
+    /// The next line of standard error that contains this, and those before it.
+    fn lines_up_to(&self, part: &str) -> (String, Vec<String>) {
         let by = Instant::now() + DEADLINE;
         let stderr = self.stderr.as_ref().unwrap();
-        let mut before = String::new();
+        let mut before = Vec::new();
         loop {
             match stderr.recv_timeout(by.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.contains(part) => return line,
-                Ok(line) => before += &format!("{line}\n"),
-                Err(error) => panic!("{error}: no line with {part:?}, only:\n{before}"),
+                Ok(line) if line.contains(part) => return (line, before),
+                Ok(line) => before.push(line),
+                Err(error) => panic!("{error}: no line with {part:?}, only: {before:#?}"),
             }
         }
     }

@@ -110,16 +110,17 @@ where
     /// Makes the app a node of a cluster: rooms, and everyone, then have members on all nodes, which reach each other
     /// through broker servers. By default an app is alone. [`Cluster`](crate::Cluster) has the forms of URLs.
     ///
-    /// A broadcast reaches the members on its own node at once, and those on other nodes through the broker. The
-    /// broadcasts of one thread arrive at every client in the order in which they were made (with several broker
+    /// A broadcast to a room without a history reaches the members on its own node at once, and those on other nodes through
+    /// the broker. The broadcasts of one thread arrive at every client in the order in which they were made (with several broker
     /// servers: in the order within each room). A node receives the messages of those rooms only that it has members of.
     ///
     /// While a broker server can't be reached, every node serves its own clients. Messages for other nodes are queued, and
     /// dropped and counted once the queue is full ([`ClusterMetrics`](crate::ClusterMetrics)). Starting the app fails if a URL
     /// can't be used, but not if a broker server can't be reached yet.
     ///
-    /// Rooms with a history ([`with_history`](Self::with_history)) exist on one node only, so an app that has some can't be
-    /// part of a cluster.
+    /// The broker keeps the histories of rooms ([`with_history`](Self::with_history)), and assigns the ids: clients resume on
+    /// any node by the same id. A message of such a room is delivered, on its own node too, when it comes back from the broker,
+    /// in the order of the ids. While the broker can't be reached, such rooms are silent, and can't be joined.
     ///
     /// ```no_run
     /// use humphrey_ws::AsyncWebsocketApp;
