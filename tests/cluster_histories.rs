@@ -43,13 +43,9 @@ fn members_on_all_nodes_receive_one_order_with_the_same_ids() {
         });
         readers.map(|reader| reader.join().unwrap())
     });
-    let mut last = 0;
-    for message in &received[0] {
-        let Received::Message(id, _) = message else {
-            panic!("{message:?}");
-        };
-        assert_eq!(id.sequence(), last + 1);
-        last += 1;
+    for (message, sequence) in received[0].iter().zip(1..) {
+        let is_next = matches!(message, Received::Message(id, _) if id.sequence() == sequence);
+        assert!(is_next, "{message:?}");
     }
     assert!(received.iter().all(|other| *other == received[0]));
     stop(nodes);
