@@ -17,6 +17,7 @@ mod body;
 mod certificates;
 mod check;
 mod client;
+mod cluster;
 mod machine;
 mod random;
 mod scenarios;
@@ -27,17 +28,19 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use check::{During, Failure, Outcome};
+use check::{During, Failure, Outcome, ensure};
 use random::Random;
 use scenarios::{Context, SCENARIOS, Scenario};
 
 const USAGE: &str = "\
 Tests humphrey_ws with hostile and faulty peers, on 127.0.0.0/8 only.
 
-  stress [--seed N] [--scale N | --long] [NAME...]
-      runs the named scenarios, or all of them, and prints one line for each;
-      --scale multiplies the size, and --long is --scale 10; --seed repeats the
-      random choices of an earlier run; the exit status is 1 if a check failed
+  stress [--seed N] [--scale N | --long] [--quick] [NAME...]
+      runs the named scenarios, or all of them, and prints one line for each; a
+      name that ends with * names all that begin so; --scale multiplies the size,
+      and --long is --scale 10; --quick runs scenarios of a cluster with fewer
+      clients; --seed repeats the random choices of an earlier run; the exit
+      status is 1 if a check failed
   stress --list
       lists the scenarios";
 
@@ -47,19 +50,33 @@ const SCENARIO_MAX: Duration = Duration::from_secs(90);
 struct Options {
     seed: u64,
     scale: u64,
+    quick: bool,
     chosen: Vec<&'static Scenario>,
 }
 
+/// The hidden commands of the processes that scenarios start.
+const SERVERS: [(&str, fn(Vec<String>) -> Outcome); 3] = [
+    (server::COMMAND, |args| server::serve(args.into_iter())),
+    (cluster::node::COMMAND, |args| {
+        cluster::node::serve(args.into_iter())
+    }),
+    (cluster::redis::COMMAND, |args| {
+        cluster::redis::execute(args.into_iter())
+    }),
+];
+
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1).peekable();
-    if args.next_if(|arg| arg == server::COMMAND).is_some() {
-        return match server::serve(args) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => {
-                eprintln!("stress, server: {failure}");
-                ExitCode::FAILURE
-            }
-        };
+    for (command, serve) in SERVERS {
+        if args.next_if(|arg| arg == command).is_some() {
+            return match serve(args.collect()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(failure) => {
+                    eprintln!("stress, {command}: {failure}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
     }
     match options(args) {
         Ok(Some(options)) => run(&options),
@@ -77,6 +94,7 @@ fn options(mut args: impl Iterator<Item = String>) -> Outcome<Option<Options>> {
     let mut options = Options {
         seed: clock.map_or(0, |time| time.as_micros() as u64 % 1_000_000),
         scale: 1,
+        quick: false,
         chosen: Vec::new(),
     };
     while let Some(arg) = args.next() {
@@ -88,9 +106,10 @@ fn options(mut args: impl Iterator<Item = String>) -> Outcome<Option<Options>> {
             "--seed" => options.seed = number()?,
             "--scale" => options.scale = number()?.clamp(1, 1_000),
             "--long" => options.scale = 10,
+            "--quick" => options.quick = true,
             "--list" => {
                 for scenario in SCENARIOS {
-                    println!("{:<13} {}", scenario.name, scenario.what);
+                    println!("{:<23} {}", scenario.name, scenario.what);
                 }
                 return Ok(None);
             }
@@ -98,14 +117,18 @@ fn options(mut args: impl Iterator<Item = String>) -> Outcome<Option<Options>> {
                 println!("{USAGE}");
                 return Ok(None);
             }
-            name => match SCENARIOS.iter().find(|scenario| scenario.name == name) {
-                Some(scenario) => options.chosen.push(scenario),
-                None => {
-                    return Err(Failure::new(format!(
-                        "unknown option or scenario {name} (--list names the scenarios)"
-                    )));
-                }
-            },
+            name => {
+                let is_meant = |scenario: &&Scenario| match name.strip_suffix('*') {
+                    Some(beginning) => scenario.name.starts_with(beginning),
+                    None => scenario.name == name,
+                };
+                let before = options.chosen.len();
+                options.chosen.extend(SCENARIOS.iter().filter(is_meant));
+                ensure!(
+                    options.chosen.len() > before,
+                    "unknown option or scenario {name} (--list names the scenarios)"
+                );
+            }
         }
     }
     if options.chosen.is_empty() {
@@ -122,7 +145,9 @@ fn run(options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Options { seed, scale, .. } = *options;
+    let Options {
+        seed, scale, quick, ..
+    } = *options;
     println!("seed {seed}, scale {scale}");
     let start = Instant::now();
     let mut failed = 0;
@@ -130,6 +155,7 @@ fn run(options: &Options) -> ExitCode {
         let context = Context {
             seed,
             scale,
+            quick,
             random: Random::new(seed).fork(scenario.name, 0),
             descriptors,
         };
@@ -138,7 +164,7 @@ fn run(options: &Options) -> ExitCode {
         let seconds = start.elapsed().as_secs_f64();
         match outcome {
             Ok(report) => println!(
-                "{:<13} passed with {}; {} faults; {}; {seconds:.1} s; peak memory of the server {:.1} MiB",
+                "{:<23} passed with {}; {} faults; {}; {seconds:.1} s; peak memory of the server {:.1} MiB",
                 scenario.name,
                 report.held,
                 report.faults,
@@ -148,7 +174,7 @@ fn run(options: &Options) -> ExitCode {
             Err(failure) => {
                 failed += 1;
                 println!(
-                    "{:<13} FAILED with seed {seed}, scale {scale}, after {seconds:.1} s: {failure}",
+                    "{:<23} FAILED with seed {seed}, scale {scale}, after {seconds:.1} s: {failure}",
                     scenario.name
                 );
             }
@@ -179,7 +205,7 @@ fn watched(scenario: &'static Scenario, context: Context) -> Outcome<scenarios::
         }
         Err(RecvTimeoutError::Timeout) => {
             println!(
-                "{:<13} HANGS with seed {seed}, after {wait:?}",
+                "{:<23} HANGS with seed {seed}, after {wait:?}",
                 scenario.name
             );
             std::process::exit(1);

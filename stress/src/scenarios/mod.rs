@@ -1,6 +1,7 @@
 //! The list of scenarios, and the types they share.
 
 mod churn;
+mod cluster;
 mod compression;
 mod descriptors;
 mod eviction;
@@ -109,6 +110,56 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         what: "50 certificate reloads while 1,000 clients receive broadcasts",
         run: tls_reloads::run,
     },
+    Scenario {
+        name: "cluster-kill-node",
+        what: "a node of three that is killed",
+        run: cluster::kill_node,
+    },
+    Scenario {
+        name: "cluster-rolling-restart",
+        what: "three nodes that are restarted one after the other",
+        run: cluster::rolling_restart,
+    },
+    Scenario {
+        name: "cluster-kill-redis",
+        what: "Redis that is killed and restarted, without persistence",
+        run: cluster::kill_redis,
+    },
+    Scenario {
+        name: "cluster-kill-redis-aof",
+        what: "Redis that is killed and restarted, with persistence",
+        run: cluster::kill_redis_aof,
+    },
+    Scenario {
+        name: "cluster-plain",
+        what: "rooms without a history beside others, while Redis is killed and restarted",
+        run: cluster::plain_beside,
+    },
+    Scenario {
+        name: "cluster-freeze-redis",
+        what: "Redis that stands still for 5 seconds",
+        run: cluster::freeze_redis,
+    },
+    Scenario {
+        name: "cluster-freeze-node",
+        what: "a node of three that stands still for 6 seconds",
+        run: cluster::freeze_node,
+    },
+    Scenario {
+        name: "cluster-client-kill",
+        what: "connections between nodes and Redis that break 30 times",
+        run: cluster::client_kill,
+    },
+    Scenario {
+        name: "cluster-outage-joins",
+        what: "10,000 clients that reconnect while Redis is down",
+        run: cluster::outage_joins,
+    },
+    Scenario {
+        name: "cluster-evict",
+        what: "Redis that evicts histories at its memory limit",
+        run: cluster::evict,
+    },
 ];
 
 /// Parameters of a run.
@@ -117,6 +168,8 @@ pub(crate) struct Context {
     pub(crate) seed: u64,
     /// Multiplier of the size of a short run.
     pub(crate) scale: u64,
+    /// Whether the scenarios of a cluster run with fewer clients.
+    pub(crate) quick: bool,
     pub(crate) random: Random,
     /// Limit of file descriptors of this process.
     pub(crate) descriptors: u64,
@@ -148,7 +201,11 @@ impl Context {
     /// Scales the number of concurrent connections of a short run, within the available descriptors. Fails in CI if fewer
     /// than a short run's number are possible, which would prove nothing.
     pub(crate) fn connections(&self, short_run: u64) -> Outcome<u64> {
-        let wanted = short_run * self.scale;
+        self.connections_of(short_run * self.scale, short_run)
+    }
+
+    /// Limits a number of concurrent connections to the available descriptors, like [`connections`](Self::connections).
+    pub(crate) fn connections_of(&self, wanted: u64, short_run: u64) -> Outcome<u64> {
         let room = self.descriptors.saturating_sub(DESCRIPTORS_SPARE);
         if wanted <= room {
             return Ok(wanted);

@@ -6,6 +6,7 @@ use std::net::SocketAddrV4;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{COMMAND, ProducerPlan, Setup};
 use crate::check::{During, Failure, Outcome, ensure, eventually};
@@ -61,10 +62,16 @@ impl Figures {
 impl Server {
     /// Starts this program as the server.
     pub(crate) fn start(setup: &Setup) -> Outcome<Self> {
+        Self::start_as(COMMAND, &setup.to_args(), setup.address)
+    }
+
+    /// Starts this program with a command that serves. It must be called by the scenario's own thread: the kernel kills the
+    /// process when the thread that started it ends.
+    pub(crate) fn start_as(command: &str, args: &[String], address: SocketAddrV4) -> Outcome<Self> {
         let program = std::env::current_exe().during("finding this program")?;
         let mut child = Command::new(program)
-            .arg(COMMAND)
-            .args(setup.to_args())
+            .arg(command)
+            .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -76,7 +83,7 @@ impl Server {
             child,
             commands,
             answers: BufReader::new(answers),
-            address: setup.address,
+            address,
         };
         let line = server.answer().during("the server did not start")?;
         server.address = line.parse().during("the server's address")?;
@@ -106,7 +113,8 @@ impl Server {
         Ok(line.trim_end().to_owned())
     }
 
-    fn ask(&mut self, command: &str) -> Outcome<Figures> {
+    /// Sends a command, and returns the counters of the answer.
+    pub(crate) fn ask(&mut self, command: &str) -> Outcome<Figures> {
         writeln!(self.commands, "{command}").during("sending a command to the server")?;
         let answer = self.answer()?;
         let pairs = answer.split_ascii_whitespace().map(|pair| {
@@ -161,6 +169,11 @@ impl Server {
 
     pub(crate) fn resident(&self) -> Outcome<u64> {
         machine::resident(self.pid()).during("reading the server's memory")
+    }
+
+    /// Sends a signal to the server.
+    pub(crate) fn signal(&self, signal: Signal) -> Outcome {
+        kill_process(Pid::from_child(&self.child), signal).during("sending a signal to the server")
     }
 
     /// Kills the server without warning, as the kernel does when memory runs out.

@@ -20,7 +20,7 @@ use crate::check::{During, Failure, Outcome};
 use crate::machine;
 pub(crate) use child::{Figures, Server};
 use program::ServerState;
-use setup::next;
+pub(crate) use setup::next;
 pub(crate) use setup::{Policy, Setup};
 
 /// The hidden command that starts the server.
@@ -85,7 +85,8 @@ pub(crate) fn serve(mut args: impl Iterator<Item = String>) -> Outcome {
     Ok(())
 }
 
-fn say(line: &str) -> io::Result<()> {
+/// Answers a command with a line.
+pub(crate) fn say(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()

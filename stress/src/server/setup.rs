@@ -230,7 +230,7 @@ impl Setup {
 }
 
 /// Parses the next argument, or the next word of a command.
-pub(super) fn next<T: FromStr>(words: &mut impl Iterator<Item = impl AsRef<str>>) -> Outcome<T> {
+pub(crate) fn next<T: FromStr>(words: &mut impl Iterator<Item = impl AsRef<str>>) -> Outcome<T> {
     let word = words.next();
     let word = word.as_ref().map_or("", |word| word.as_ref());
     word.parse()
