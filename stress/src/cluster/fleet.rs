@@ -23,8 +23,9 @@ use crate::check::{DEADLINE, During, Failure, Outcome, ensure};
 use crate::client::source;
 use crate::random::Random;
 
-/// Clients that may connect or join at once.
-const STARTING_MAX: usize = 200;
+/// Clients that may connect or join at once: fewer than the 128 connections that wait at a listener of the standard library until
+/// they are accepted. Of more, the kernel would drop some, which it repeats after a second.
+const STARTING_MAX: usize = 100;
 /// How long a client waits before it tries another node, and before it repeats a join that was answered with the error busy.
 const RETRY: Duration = Duration::from_millis(100);
 const EVENTS: usize = 512;
@@ -57,8 +58,6 @@ pub(crate) struct Progress {
     /// Clients that have received the last message of each node, of the number of nodes that [`Fleet::expect_ends`] named.
     pub(crate) ended: AtomicU64,
     pub(crate) gaps: AtomicU64,
-    /// Clients that were told that their room is silent, as often as that was.
-    pub(crate) silences: AtomicU64,
     /// The highest number of each sender in rooms with a history that a client of each node has received.
     newest: [[AtomicU64; SENDERS_MAX]; NODES],
     failed: AtomicBool,
@@ -296,6 +295,7 @@ impl Work {
         let member = &mut self.members[index];
         member.link = None;
         member.has_joined_plain = false;
+        member.is_silent = false;
         member.ended += 1;
         self.waiting.push_back((Instant::now() + wait, index));
     }
@@ -403,7 +403,12 @@ impl Work {
                 member.replay_gaps += 1;
             }
             FromNode::Silence { is_silent, .. } => {
-                self.progress.silences.fetch_add(is_silent.into(), SeqCst);
+                ensure!(
+                    is_silent != member.is_silent,
+                    "the room was told twice that it is silent, or that it no longer is"
+                );
+                member.is_silent = is_silent;
+                member.silences += u64::from(is_silent);
             }
             FromNode::Response { call, last } => self.joined(index, call, last)?,
             FromNode::Error {

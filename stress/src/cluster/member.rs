@@ -143,6 +143,9 @@ pub(crate) struct Member {
     /// Gaps that it was told while it was a member, and in replays.
     pub(crate) gaps: u64,
     pub(crate) replay_gaps: u64,
+    /// Whether it was last told that its room is silent, and how often it was.
+    pub(crate) is_silent: bool,
+    pub(crate) silences: u64,
     /// Connections that have ended.
     pub(crate) ended: u64,
 }
@@ -161,6 +164,8 @@ impl Member {
             plain: RoomLog::default(),
             gaps: 0,
             replay_gaps: 0,
+            is_silent: false,
+            silences: 0,
             ended: 0,
         }
     }

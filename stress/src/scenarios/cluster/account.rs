@@ -43,6 +43,8 @@ pub(super) struct Account {
     /// Messages that a client has missed, and another client of the room has received; each once for each such client.
     pub(super) missed_after_gaps: u64,
     pub(super) connections_ended: u64,
+    /// How often clients were told that their room is silent.
+    pub(super) silences: u64,
     /// Of rooms without a history: sent, received by each node's clients from other nodes, and missed there.
     pub(super) plain: Option<PlainAccount>,
 }
@@ -73,8 +75,14 @@ pub(super) fn account(
         account.delivered <= account.sent - account.dropped_broker.min(account.sent) || plain,
         "a message that was counted as dropped has arrived: {account}"
     );
+    have_equal_accounts(members)?;
     account.told_least = u64::MAX;
     for (index, member) in members.iter().enumerate() {
+        ensure!(
+            !member.is_silent,
+            "client {index} was told that its room is silent, and not that it no longer is"
+        );
+        account.silences += member.silences;
         let delivered = accounts.delivered_in[member.room as usize];
         let missed = delivered.checked_sub(member.kept.received);
         let gaps = member.gaps + member.replay_gaps;
@@ -93,7 +101,7 @@ pub(super) fn account(
         account.connections_ended += member.ended;
     }
     if plain {
-        account.plain = Some(plain_account(members, accounts, &nodes)?);
+        account.plain = Some(plain_account(accounts, &nodes)?);
     }
     Ok(account)
 }
@@ -169,7 +177,7 @@ impl Account {
     /// Everything that was sent has arrived at some client, or was counted.
     pub(super) fn is_accounted(&self) -> Outcome {
         ensure!(
-            self.uncounted() == 0 || self.plain.is_some(),
+            self.uncounted() == 0,
             "{} messages were lost and not counted",
             self.uncounted()
         );
@@ -194,12 +202,24 @@ impl Account {
     }
 }
 
+/// All clients of a room that have stayed on one node have received the same, and were told of the same gaps.
+fn have_equal_accounts(members: &[Member]) -> Outcome {
+    let mut of_room = HashMap::new();
+    for member in members.iter().filter(|member| member.ended == 0) {
+        let own = (member.kept.received, member.plain.received, member.gaps);
+        let first = *of_room.entry((member.room, member.node)).or_insert(own);
+        ensure!(
+            first == own,
+            "two clients of room {} on node {} have received (with ids, without, gaps) {first:?} and {own:?}",
+            member.room,
+            member.node
+        );
+    }
+    Ok(())
+}
+
 /// Each message to a room without a history has arrived at every other node, or was counted there as missed.
-fn plain_account(
-    members: &[Member],
-    accounts: &Accounts,
-    nodes: &[Ended],
-) -> Outcome<PlainAccount> {
+fn plain_account(accounts: &Accounts, nodes: &[Ended]) -> Outcome<PlainAccount> {
     let mut account = PlainAccount::default();
     let figures = |node: &Ended| -> Outcome<(u32, u64, u64)> {
         let figures = node.figures.as_ref();
@@ -232,18 +252,6 @@ fn plain_account(
         account.arrived += arrived;
         account.missed_remote += missed;
     }
-    // All clients of a room on one node have received the same.
-    let mut of_room: HashMap<(u32, usize), u64> = HashMap::new();
-    for member in members {
-        let received = member.plain.received;
-        let first = *of_room
-            .entry((member.room, member.node))
-            .or_insert(received);
-        ensure!(
-            first == received,
-            "of a room without a history, one client has received {first} messages and another one {received}"
-        );
-    }
     Ok(account)
 }
 
@@ -266,13 +274,14 @@ impl fmt::Display for Account {
         write!(
             f,
             "; gaps of nodes: {} lost, {} server changed; told to clients: {} live, {} in replays; {} missed after them; {} \
-             reconnects",
+             reconnects; {} told of silence",
             self.gaps_lost,
             self.gaps_server_changed,
             self.told,
             self.told_in_replays,
             self.missed_after_gaps,
-            self.connections_ended
+            self.connections_ended,
+            self.silences
         )?;
         if let Some(plain) = &self.plain {
             write!(

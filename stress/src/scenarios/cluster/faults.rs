@@ -13,6 +13,10 @@ use crate::scenarios::{Context, Report, mib};
 /// With persistence, every acknowledged message is on the disk.
 const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
+/// How long a node that was killed may be counted: three seconds of silence after its last heartbeat, one second for the
+/// answers that are waited for, and two on a busy machine.
+const UNCOUNTED_MAX: Duration = Duration::from_secs(6);
+
 fn seconds(time: Duration) -> String {
     format!("{:.2} s", time.as_secs_f64())
 }
@@ -47,6 +51,7 @@ pub(crate) fn kill_node(context: &Context) -> Outcome<Report> {
         let victim = cluster.random.below(NODES as u64) as usize;
         let killed = Instant::now();
         cluster.kill_node(victim)?;
+        cluster.faults = 1;
         cluster.wait_until_live()?;
         let live = killed.elapsed();
         let others = NODES as u64 - 1;
@@ -54,6 +59,10 @@ pub(crate) fn kill_node(context: &Context) -> Outcome<Report> {
             Ok(cluster.count(0)?.is_some_and(|(_, nodes)| nodes == others))
         })?;
         let uncounted = killed.elapsed();
+        ensure!(
+            uncounted < UNCOUNTED_MAX,
+            "the killed node was counted for {uncounted:?}"
+        );
         let members = cluster.count(0)?.map(|(members, _)| members);
         let expected = cluster.clients.div_ceil(u64::from(cluster.rooms));
         ensure!(
@@ -78,6 +87,7 @@ pub(crate) fn rolling_restart(context: &Context) -> Outcome<Report> {
         for at in 0..NODES {
             let begun = Instant::now();
             let setup = cluster.stop_node(at)?;
+            cluster.faults += 1;
             cluster.wait_until_live()?;
             slowest = slowest.max(begun.elapsed());
             cluster.start_node(at, setup)?;
@@ -99,6 +109,7 @@ pub(crate) fn rolling_restart(context: &Context) -> Outcome<Report> {
 fn kill_and_restart_redis(cluster: &mut Cluster) -> Outcome {
     let (gaps, clients) = (cluster.fleet.progress.gaps.load(SeqCst), cluster.clients);
     cluster.redis.kill()?;
+    cluster.faults = 1;
     cluster.pause(1_500)?;
     cluster.redis.start_again()?;
     let back = Instant::now();
@@ -142,6 +153,7 @@ pub(crate) fn plain_beside(context: &Context) -> Outcome<Report> {
 pub(crate) fn freeze_redis(context: &Context) -> Outcome<Report> {
     let fault = |cluster: &mut Cluster| {
         cluster.redis.signal(Signal::STOP)?;
+        cluster.faults = 1;
         // Longer than the three seconds after which nodes connect anew.
         let ms = if cluster.quick { 3_500 } else { 5_000 };
         cluster.go_on(Duration::from_millis(ms))?;
@@ -158,6 +170,7 @@ pub(crate) fn freeze_node(context: &Context) -> Outcome<Report> {
     let fault = |cluster: &mut Cluster| {
         let victim = cluster.random.below(NODES as u64) as usize;
         cluster.node(victim)?.server.signal(Signal::STOP)?;
+        cluster.faults = 1;
         let ms = if cluster.quick { 3_500 } else { 6_000 };
         cluster.go_on(Duration::from_millis(ms))?;
         cluster.node(victim)?.server.signal(Signal::CONT)?;
@@ -171,8 +184,8 @@ pub(crate) fn freeze_node(context: &Context) -> Outcome<Report> {
 
 pub(crate) fn client_kill(context: &Context) -> Outcome<Report> {
     let fault = |cluster: &mut Cluster| {
-        let kills = if cluster.quick { 10 } else { 30 };
-        for _ in 0..kills {
+        cluster.faults = if cluster.quick { 10 } else { 30 };
+        for _ in 0..cluster.faults {
             let ms = cluster
                 .random
                 .between(20, if cluster.quick { 200 } else { 700 });
@@ -211,6 +224,7 @@ pub(crate) fn outage_joins(context: &Context) -> Outcome<Report> {
         cluster.wait_until_live()?;
         let up = cluster.fleet.times()?;
         cluster.redis.kill()?;
+        cluster.faults = 1;
         cluster.wait_until_disconnected()?;
         cluster.fleet.hold(true);
         cluster.fleet.reconnect();
@@ -260,6 +274,7 @@ pub(crate) fn evict(context: &Context) -> Outcome<Report> {
             .command(&["CONFIG", "SET", "maxmemory", "0"])?;
         let evicted = cluster.redis.info("evicted_keys")?;
         ensure!(evicted > 0, "Redis has evicted no key");
+        cluster.faults = evicted;
         cluster.note(format!(
             "{evicted} keys evicted at {:.1} of {:.1} MiB",
             mib(limit),

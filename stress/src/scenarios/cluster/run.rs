@@ -69,6 +69,7 @@ pub(super) struct Cluster {
     next_sender: u32,
     /// Descriptions of what was measured.
     pub(super) figures: Vec<String>,
+    pub(super) faults: u64,
     peak: u64,
 }
 
@@ -89,9 +90,11 @@ pub(super) fn run(
         });
     };
     let mut cluster = Cluster::start(context, plan, redis)?;
-    cluster.start_load()?;
-    fault(&mut cluster)?;
-    cluster.finish(context, check)
+    let outcome = cluster
+        .start_load()
+        .and_then(|()| fault(&mut cluster))
+        .and_then(|()| cluster.drain());
+    cluster.finish(outcome, check)
 }
 
 impl Cluster {
@@ -124,7 +127,7 @@ impl Cluster {
             addresses: [first, second, third],
             codec: context.codec(),
         };
-        let mut cluster = Self {
+        Ok(Self {
             plan,
             quick: context.quick,
             scale: context.scale,
@@ -138,15 +141,15 @@ impl Cluster {
             ended: Vec::new(),
             next_sender: NODES as u32,
             figures: Vec::new(),
+            faults: 0,
             peak: 0,
-        };
-        cluster.wait_until_connected()?;
-        cluster.wait_until_live()?;
-        Ok(cluster)
+        })
     }
 
-    /// Publishes a message to every room, and then at a constant rate to random ones.
+    /// Waits until all clients have joined. Publishes a message to every room, and then at a constant rate to random ones.
     fn start_load(&mut self) -> Outcome {
+        self.wait_until_connected()?;
+        self.wait_until_live()?;
         let per_node = self.load / NODES as u64;
         for node in self.nodes.iter_mut().flatten() {
             node.server.ask("sweep")?;
@@ -160,7 +163,7 @@ impl Cluster {
     pub(super) fn go_on(&self, time: Duration) -> Outcome {
         let until = Instant::now() + time;
         while Instant::now() < until {
-            ensure!(!self.fleet.has_failed(), "a client found a violation");
+            ensure!(!self.fleet.has_failed(), "a client has found a violation");
             thread::sleep(Duration::from_millis(5));
         }
         Ok(())
@@ -307,13 +310,12 @@ impl Cluster {
         self.figures.push(figure.into());
     }
 
-    /// Ends the load, waits until each client has received each node's last message, and checks the accounts.
+    /// Checks the accounts after this outcome.
     fn finish(
         mut self,
-        context: &Context,
+        outcome: Outcome,
         check: impl FnOnce(&super::account::Account) -> Outcome,
     ) -> Outcome<Report> {
-        let outcome = self.drain();
         let (members, accounts) = self.fleet.finish()?;
         // A violation that a client has found says more than that waiting for the client was in vain.
         outcome?;
@@ -341,12 +343,13 @@ impl Cluster {
                 self.rooms,
                 self.load / NODES as u64 * NODES as u64
             ),
-            faults: context.scale,
+            faults: self.faults,
             figures: self.figures.join("; "),
             peak: self.peak,
         })
     }
 
+    /// Ends the load, and waits until each client has received each node's last message.
     fn drain(&mut self) -> Outcome {
         self.quiet()?;
         self.wait_until_connected()?;
