@@ -403,9 +403,10 @@ impl Work {
                 member.replay_gaps += 1;
             }
             FromNode::Silence { is_silent, .. } => {
+                // One that has joined just before the end of a silence is told of the end only.
                 ensure!(
-                    is_silent != member.is_silent,
-                    "the room was told twice that it is silent, or that it no longer is"
+                    !(is_silent && member.is_silent),
+                    "the client was told twice that its room is silent"
                 );
                 member.is_silent = is_silent;
                 member.silences += u64::from(is_silent);

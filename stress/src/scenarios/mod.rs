@@ -131,6 +131,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         run: cluster::kill_redis_aof,
     },
     Scenario {
+        name: "cluster-redis-loads",
+        what: "Redis that is killed and restarted, and takes seconds to load its data",
+        run: cluster::redis_loads,
+    },
+    Scenario {
         name: "cluster-plain",
         what: "rooms without a history beside others, while Redis is killed and restarted",
         run: cluster::plain_beside,

@@ -12,6 +12,15 @@ use crate::scenarios::{Context, Report, mib};
 
 /// With persistence, every acknowledged message is on the disk.
 const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+/// The same, and loading a key takes a millisecond. Meanwhile the server accepts connections.
+const SLOW_AOF: &[&str] = &[
+    "--appendonly",
+    "yes",
+    "--key-load-delay",
+    "1000",
+    "--loading-process-events-interval-bytes",
+    "1024",
+];
 
 /// How long a node that was killed may be counted: three seconds of silence after its last heartbeat, one second for the
 /// answers that are waited for, and two on a busy machine.
@@ -139,6 +148,29 @@ pub(crate) fn kill_redis_aof(context: &Context) -> Outcome<Report> {
         ..plan("cluster-kill-redis-aof")
     };
     kill_redis_with(context, plan)
+}
+
+/// Redis takes seconds to load its histories after a restart. Meanwhile it accepts connections, and refuses commands.
+pub(crate) fn redis_loads(context: &Context) -> Outcome<Report> {
+    let plan = Plan {
+        redis: SLOW_AOF,
+        ..plan("cluster-redis-loads")
+    };
+    let fault = |cluster: &mut Cluster| {
+        // Only keys of a snapshot are loaded slowly.
+        cluster.redis.command(&["BGREWRITEAOF"])?;
+        cluster.wait("the snapshot is complete", |cluster| {
+            Ok(cluster.redis.info("aof_rewrite_in_progress")? == 0)
+        })?;
+        cluster.redis.kill()?;
+        cluster.faults = 1;
+        let begun = Instant::now();
+        cluster.redis.start_again()?;
+        cluster.note(format!("loaded for {}", seconds(begun.elapsed())));
+        cluster.note_recovery(Instant::now(), "the end of loading")?;
+        cluster.pause(3_000)
+    };
+    run(context, plan, fault, |account| account.is_accounted())
 }
 
 /// Rooms without a history beside those with one, while Redis is killed.
@@ -284,6 +316,6 @@ pub(crate) fn evict(context: &Context) -> Outcome<Report> {
         cluster.pause(1_500)
     };
     run(context, plan("cluster-evict"), fault, |account| {
-        account.is_accounted()
+        account.has_gaps_for_losses()
     })
 }

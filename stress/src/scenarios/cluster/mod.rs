@@ -7,5 +7,5 @@ mod run;
 
 pub(crate) use faults::{
     client_kill, evict, freeze_node, freeze_redis, kill_node, kill_redis, kill_redis_aof,
-    outage_joins, plain_beside, rolling_restart,
+    outage_joins, plain_beside, redis_loads, rolling_restart,
 };
