@@ -54,8 +54,11 @@ struct Options {
     chosen: Vec<&'static Scenario>,
 }
 
+/// Runs a process that a scenario has started, with its arguments.
+type Serve = fn(Vec<String>) -> Outcome;
+
 /// The hidden commands of the processes that scenarios start.
-const SERVERS: [(&str, fn(Vec<String>) -> Outcome); 3] = [
+const SERVERS: [(&str, Serve); 3] = [
     (server::COMMAND, |args| server::serve(args.into_iter())),
     (cluster::node::COMMAND, |args| {
         cluster::node::serve(args.into_iter())
