@@ -5,7 +5,8 @@ use super::redis::{Redis, RedisSettings};
 use super::wire::Envelope;
 
 /// What a server says first. Longer inputs begin with the replies to the commands.
-const READY: &str = "%2\r\n+role\r\n+master\r\n+mode\r\n+standalone\r\n$11\r\nrun_id:abc\n\r\n";
+const READY: &str = "%2\r\n+role\r\n+master\r\n+mode\r\n+standalone\r\n$11\r\nrun_id:abc\n\r\n\
+                     $9\r\nloading:0\r\n";
 
 /// A connection that waits for the replies to some of each command.
 fn waiting() -> Redis {

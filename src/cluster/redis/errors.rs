@@ -36,6 +36,7 @@ pub(super) enum Setup {
     Hello,
     Select,
     Info,
+    Loading,
 }
 
 impl ServerError {
@@ -71,9 +72,11 @@ impl ServerError {
         };
         match &*self.code {
             "NOSCRIPT" => Consequence::NoScript,
-            "OOM" | "BUSY" | "LOADING" | "MISCONF" | "NOREPLICAS" | "TRYAGAIN" => {
+            "OOM" | "BUSY" | "MISCONF" | "NOREPLICAS" | "TRYAGAIN" => {
                 Consequence::Refused { passes: true }
             }
+            // The messages wait for it here, rather than be refused.
+            "LOADING" => unusable(LOADING),
             "READONLY" | "MASTERDOWN" => unusable("it has become a replica of another server"),
             "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" => unusable(CLUSTER),
             "NOAUTH" | "WRONGPASS" => {
@@ -97,7 +100,7 @@ impl ServerError {
             ("WRONGPASS", _) => BrokerError::Authentication(
                 "the password is wrong, or the user does not exist or is disabled".into(),
             ),
-            ("NOPERM", Setup::Info) => unusable(
+            ("NOPERM", Setup::Info | Setup::Loading) => unusable(
                 "the user of the URL may not execute INFO, which tells whether the server has restarted: allow it with \
                  ACL SETUSER <user> +info",
             ),
@@ -108,7 +111,7 @@ impl ServerError {
             ("NOPERM", Setup::Hello) => unusable(
                 "the user of the URL may not execute HELLO: allow it with ACL SETUSER <user> +hello",
             ),
-            ("LOADING", _) => unusable("it is still loading its data"),
+            ("LOADING", _) => unusable(LOADING),
             ("BUSY", _) => unusable("it is executing a script that does not end"),
             ("MASTERDOWN", _) => unusable(REPLICA),
             ("DENIED", _) => unusable(
@@ -123,11 +126,12 @@ impl ServerError {
             (_, Setup::Select) => {
                 unusable_since("it rejects the number of the database in the URL")
             }
-            (_, Setup::Info) => unusable_since("it does not answer INFO"),
+            (_, Setup::Info | Setup::Loading) => unusable_since("it does not answer INFO"),
         }
     }
 }
 
+pub(super) const LOADING: &str = "it is still loading its data";
 /// Why a server is not used whose version is too old.
 pub(super) const VERSION: &str = "it does not know HELLO 3: Redis 6 or Valkey 7.2 or a later version is required, and a \
                                   proxy in between must support RESP3";

@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use self::errors::{CLUSTER, Consequence, REPLICA, SENTINEL, ServerError, Setup, VERSION};
+use self::errors::{CLUSTER, Consequence, LOADING, REPLICA, SENTINEL, ServerError, Setup, VERSION};
 use self::names::RedisNames;
 use self::resp::{Decimal, RespDecoder, RespFrame, RespValue, put_argument, put_command};
 use self::scripts::{APPEND, READ, RedisScript};
@@ -206,6 +206,11 @@ impl RedisSession {
         put_argument(out, &[b"INFO"]);
         put_argument(out, &[b"server"]);
         self.unanswered.push_back(Unanswered::Setup(Setup::Info));
+        // While a server loads its data, it accepts these commands, and refuses others.
+        put_command(out, 2);
+        put_argument(out, &[b"INFO"]);
+        put_argument(out, &[b"persistence"]);
+        self.unanswered.push_back(Unanswered::Setup(Setup::Loading));
     }
 
     fn command(&mut self, command: Command, out: &mut Vec<u8>) {
@@ -448,8 +453,14 @@ impl RedisSession {
                     Incarnation(run_id(info).ok_or_else(|| {
                         BrokerError::Unusable("its INFO contains no run_id".into())
                     })?);
-                self.incarnation = Some(incarnation.clone());
-                events.push(Event::Ready(incarnation));
+                self.incarnation = Some(incarnation);
+                Ok(())
+            }
+            (Setup::Loading, RespValue::String(info)) => {
+                if info_field(info, b"loading:").is_some_and(|loading| loading != "0") {
+                    return Err(BrokerError::Unusable(LOADING.into()));
+                }
+                events.extend(self.incarnation.clone().map(Event::Ready));
                 Ok(())
             }
             _ => Err(protocol("a reply is of an unexpected type")),
@@ -556,11 +567,15 @@ fn check_hello(entries: usize, mut frame: RespFrame<'_>) -> Result<(), BrokerErr
 
 /// Finds what distinguishes this life of the server in the reply to `INFO`.
 fn run_id(info: &[u8]) -> Option<Arc<str>> {
-    let id = info
-        .split(|&byte| byte == b'\n')
-        .find_map(|line| line.strip_prefix(b"run_id:"))?;
-    let id = std::str::from_utf8(id).ok()?.trim();
+    let id = info_field(info, b"run_id:")?;
     (!id.is_empty()).then(|| id.into())
+}
+
+/// Finds a field in the reply to `INFO`.
+fn info_field<'a>(info: &'a [u8], name: &[u8]) -> Option<&'a str> {
+    let mut lines = info.split(|&byte| byte == b'\n');
+    let value = lines.find_map(|line| line.strip_prefix(name))?;
+    Some(std::str::from_utf8(value).ok()?.trim())
 }
 
 /// Decodes the reply of the script `append`.

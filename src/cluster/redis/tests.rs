@@ -15,7 +15,8 @@ use crate::history_id::HistoryId;
 const HELLO: &str = "%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$6\r\n7.0.15\r\n$5\r\nproto\r\n:3\r\n\
                      $2\r\nid\r\n:7\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n\
                      *1\r\n%2\r\n$4\r\nname\r\n$1\r\nx\r\n$4\r\nargs\r\n*2\r\n$1\r\na\r\n_\r\n";
-const INFO: &str = "=60\r\ntxt:# Server\r\nredis_version:7.0.15\r\nrun_id:0123456789abcde\r\n\r\n";
+const INFO: &str = "=60\r\ntxt:# Server\r\nredis_version:7.0.15\r\nrun_id:0123456789abcde\r\n\r\n\
+                    =30\r\ntxt:# Persistence\r\nloading:0\r\n\r\n";
 
 pub(super) fn redis_of(url: &str, message_bytes_max: usize) -> Redis {
     let url: RedisUrl = url.parse().unwrap();
@@ -154,7 +155,8 @@ fn connect_sends_all_first_commands_at_once() {
     redis_of("redis://me:p%20w@localhost/12?app=x", 1).connect(&mut out);
     let expected = command(&["HELLO", "3", "AUTH", "me", "p w", "SETNAME", "x"])
         + &command(&["SELECT", "12"])
-        + &command(&["INFO", "server"]);
+        + &command(&["INFO", "server"])
+        + &command(&["INFO", "persistence"]);
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 
     for (url, hello) in [
@@ -173,7 +175,8 @@ fn connect_sends_all_first_commands_at_once() {
     ] {
         let mut out = Vec::new();
         redis_of(url, 1).connect(&mut out);
-        let expected = command(hello) + &command(&["INFO", "server"]);
+        let info = command(&["INFO", "server"]) + &command(&["INFO", "persistence"]);
+        let expected = command(hello) + &info;
         assert_eq!(String::from_utf8(out).unwrap(), expected, "{url}");
     }
 }
@@ -458,7 +461,7 @@ fn refusal_says_whether_it_passes() {
             Some(true),
         ),
         ("BUSY Redis is busy running a script.", Some(true)),
-        ("LOADING Redis is loading the dataset in memory", Some(true)),
+        ("LOADING Redis is loading the dataset in memory", None),
         (
             "MISCONF Redis is configured to save RDB snapshots",
             Some(true),
@@ -561,6 +564,8 @@ fn setup_failure_says_what_to_do() {
         (hello("+OK\r\n-ERR hunter2\r\n"), Unusable, "INFO"),
         (hello("+OK\r\n$7\r\nrun_id:\r\n"), Unusable, "run_id"),
         (hello("+OK\r\n$3\r\na:b\r\n"), Unusable, "run_id"),
+        (hello("+OK\r\n$8\r\nrun_id:x\r\n$9\r\nloading:1\r\n"), Unusable, "loading"),
+        (hello("+OK\r\n$8\r\nrun_id:x\r\n-NOPERM no info\r\n"), Unusable, "+info"),
     ] {
         let mut redis = connecting("redis://me:hunter2@localhost/1");
         let error = receive(&mut redis, &received).unwrap_err();
