@@ -174,6 +174,12 @@ impl Account {
         Ok(())
     }
 
+    /// No message was refused, or waited for too long.
+    pub(super) fn has_dropped_nothing(&self) -> Outcome {
+        ensure!(self.dropped_broker == 0, "messages were dropped");
+        Ok(())
+    }
+
     /// Everything that was sent has arrived at some client, or was counted by the node that has sent it.
     pub(super) fn is_accounted(&self) -> Outcome {
         ensure!(

@@ -150,7 +150,7 @@ pub(crate) fn kill_redis_aof(context: &Context) -> Outcome<Report> {
     kill_redis_with(context, plan)
 }
 
-/// Redis takes seconds to load its histories after a restart. Meanwhile it accepts connections, and refuses commands.
+/// Redis takes seconds to load its histories after a restart. Meanwhile it accepts connections, and refuses commands; nodes wait for it.
 pub(crate) fn redis_loads(context: &Context) -> Outcome<Report> {
     let plan = Plan {
         redis: SLOW_AOF,
@@ -170,7 +170,10 @@ pub(crate) fn redis_loads(context: &Context) -> Outcome<Report> {
         cluster.note_recovery(Instant::now(), "the end of loading")?;
         cluster.pause(3_000)
     };
-    run(context, plan, fault, |account| account.is_accounted())
+    run(context, plan, fault, |account| {
+        account.is_accounted()?;
+        account.has_dropped_nothing()
+    })
 }
 
 /// Rooms without a history beside those with one, while Redis is killed.
