@@ -145,7 +145,8 @@ mod tests {
                     assert!(!text.ends_with('7'), "as it should");
                     Message::new(format!("{} of {}: {text}", kept.id(), kept.room()))
                 })),
-                ..Renderers::default()
+                #[cfg(feature = "cluster")]
+                on_gap: None,
             };
             Self {
                 renderers: OnceLock::from(renderers),
