@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
 
 /// The id of a message in a room's history: an epoch and a sequence.
@@ -43,6 +44,12 @@ impl HistoryId {
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
+}
+
+/// Draws the epoch of a new history, which is never 0.
+pub(crate) fn random_epoch() -> u64 {
+    // A new `RandomState` has random keys, so its hash serves as a random number.
+    RandomState::new().hash_one(()).max(1)
 }
 
 impl fmt::Display for HistoryId {

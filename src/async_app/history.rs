@@ -4,9 +4,8 @@
 //! of all rooms in the process, so that several histories can be merged.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
 
-use crate::history_id::{HistoryGone, HistoryId};
+use crate::history_id::{HistoryGone, HistoryId, random_epoch};
 use crate::limits::HistoryLimits;
 use crate::message::{Message, SentMessage};
 
@@ -33,8 +32,7 @@ pub(super) struct HistoryEntry {
 impl History {
     /// Creates a history of at most this many messages, with at most this many bytes of payload together.
     pub(super) fn new(messages_max: usize, bytes_max: usize) -> Self {
-        // A new `RandomState` has random keys, so its hash serves as a random number.
-        Self::with_epoch(RandomState::new().hash_one(()), messages_max, bytes_max)
+        Self::with_epoch(random_epoch(), messages_max, bytes_max)
     }
 
     fn with_epoch(epoch: u64, messages_max: usize, bytes_max: usize) -> Self {

@@ -18,11 +18,11 @@ use super::renderer::{HistoryGap, Renderer, now_ms};
 use super::rendering::Content;
 use super::room_entry::RoomEntry;
 use crate::cluster::{
-    Channel, ClusterHandle, CopyBeginning, Delivered, Keep, Kept, Outbound, new_epoch,
+    AppendOutcome, AppendRequest, Channel, ClusterHandle, CopyBeginning, Delivered, Outbound,
 };
 use crate::engine::{self, Hub};
 use crate::error::SendErrorReason;
-use crate::history_id::HistoryId;
+use crate::history_id::{HistoryId, random_epoch};
 use crate::message::{Message, SentMessage};
 use crate::protocol::event_stream;
 use crate::protocol::procedures::{self, RoomState};
@@ -42,31 +42,26 @@ impl SharedHistory<'_> {
         Channel::Room(self.name.into())
     }
 
-    /// Draws the epoch of a history for the case that there is none.
-    fn new_epoch(&self) -> u64 {
-        new_epoch(self.cluster.node(), 0)
-    }
-
     /// Creates what appends a message: at any position, or only at the expected one.
     fn content(
         &self,
         message: Message,
         expected: Option<HistoryId>,
         new_epoch: u64,
-        waiting: Option<mpsc::Sender<Kept>>,
+        waiting: Option<mpsc::Sender<AppendOutcome>>,
     ) -> Outbound {
         let sent = SentMessage {
             message,
             sent_at: now_ms(),
         };
-        let keep = Keep {
+        let request = AppendRequest {
             messages_max: u32::try_from(self.bounds.messages_max).unwrap_or(u32::MAX),
             bytes_max: self.bounds.envelope_bytes_max() as u64,
             expected,
             new_epoch,
             waiting,
         };
-        Outbound::Kept(sent, self.except.map(remote), Box::new(keep))
+        Outbound::Append(sent, self.except.map(remote), Box::new(request))
     }
 
     fn queue(&self, content: Outbound, blocking: Blocking) -> Result<(), SendErrorReason> {
@@ -90,7 +85,7 @@ impl SharedHistory<'_> {
         expected: Option<HistoryId>,
         new_epoch: u64,
         blocking: Blocking,
-    ) -> Result<Kept, SendErrorReason> {
+    ) -> Result<AppendOutcome, SendErrorReason> {
         let (waiting, outcome) = mpsc::channel();
         let content = self.content(message, expected, new_epoch, Some(waiting));
         self.queue(content, blocking)?;
@@ -127,7 +122,7 @@ impl AppShared {
             Content::Message(message) => {
                 self.check_len(hub, message)?;
                 self.check_carried(history.cluster, message)?;
-                let content = history.content((*message).clone(), None, history.new_epoch(), None);
+                let content = history.content((*message).clone(), None, random_epoch(), None);
                 history.queue(content, blocking)?;
                 Ok(None)
             }
@@ -147,9 +142,9 @@ impl AppShared {
         if user_threads::must_not_block() {
             return Err(SendErrorReason::Full);
         }
-        match history.append(message.clone(), None, history.new_epoch(), Blocking::Wait)? {
-            Kept::Id(id) => Ok(id),
-            Kept::Conflict { .. } | Kept::Refused => Err(SendErrorReason::Broker),
+        match history.append(message.clone(), None, random_epoch(), Blocking::Wait)? {
+            AppendOutcome::Id(id) => Ok(id),
+            AppendOutcome::Conflict { .. } | AppendOutcome::Refused => Err(SendErrorReason::Broker),
         }
     }
 
@@ -170,16 +165,16 @@ impl AppShared {
         // A copy that is not up to date is found out by the broker.
         let mut known = copy.map(|copy| copy.position());
         loop {
-            let new_epoch = history.new_epoch();
+            let new_epoch = random_epoch();
             let position = known.unwrap_or(HistoryId::new(new_epoch, 0));
             let next = HistoryId::new(position.epoch(), position.sequence() + 1);
             let message = make(Some(next));
             self.check_len(hub, &message)?;
             self.check_carried(history.cluster, &message)?;
             match history.append(message, Some(position), new_epoch, blocking)? {
-                Kept::Id(id) => return Ok(id),
-                Kept::Conflict { position } => known = Some(position),
-                Kept::Refused => return Err(SendErrorReason::Broker),
+                AppendOutcome::Id(id) => return Ok(id),
+                AppendOutcome::Conflict { position } => known = Some(position),
+                AppendOutcome::Refused => return Err(SendErrorReason::Broker),
             }
         }
     }

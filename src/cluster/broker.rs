@@ -50,9 +50,9 @@ pub(crate) struct Append {
     /// Increases with every append of this node on this server. The broker ignores an append whose counter is not
     /// higher than the node's last one, so that an append can be sent again after the connection was lost.
     pub(crate) counter: u64,
-    /// The append was sent before and not answered, and others were executed before it. If the broker has lost the node's
-    /// counter meanwhile, it does not execute it.
-    pub(crate) is_again: bool,
+    /// The broker executes the append only if it knows the node's counter. For an append that is sent again: if the
+    /// counter is lost, the broker can't tell whether it has executed the append before.
+    pub(crate) needs_counter: bool,
     /// Appends only if this is the position of the history, which the append begins before if there is none: so
     /// `HistoryId::new(new_epoch, 0)` stands for no history.
     pub(crate) expected: Option<HistoryId>,

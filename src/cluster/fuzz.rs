@@ -22,7 +22,7 @@ fn waiting() -> Redis {
         envelope: b"hello".to_vec().into(),
         node: 7,
         counter: 1,
-        is_again: false,
+        needs_counter: false,
         expected: None,
         new_epoch: 0xfe,
         messages_max: 100,

@@ -42,9 +42,8 @@ pub(crate) use self::broker::Channel;
 pub(crate) use self::handle::ClusterHandle;
 pub(crate) use self::interest::{Interest, Waited};
 pub(crate) use self::members::{CopyBeginning, Delivered, Members};
-pub(crate) use self::outgoing::{Keep, Kept, NotQueued, Outbound};
+pub(crate) use self::outgoing::{AppendOutcome, AppendRequest, NotQueued, Outbound};
 pub(crate) use self::queries::Answers;
-pub(crate) use self::servers::new_epoch;
 pub(crate) use self::start::PreparedCluster;
 pub(crate) use self::wire::{DirectAction, OVERHEAD_BYTES_MAX, Payload, RemoteConnection};
 

@@ -7,6 +7,7 @@ mod appends;
 mod deadlines;
 mod histories;
 mod subscriptions;
+mod waiting_actions;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use self::appends::{Appends, InFlight};
-use self::histories::{Reads, WaitingAction};
+use self::histories::Reads;
+use self::waiting_actions::WaitingAction;
 use super::broker::{Channel, Command, Event, Incarnation, Kind, Refused};
 use super::counters::ClusterCounters;
 use super::counts::{Counts, NODES_MAX, SentCounts};
@@ -153,8 +155,6 @@ pub(crate) struct Node {
     /// When all histories were last read to keep them, and unused copies dropped.
     refreshed: Instant,
     copies_dropped: Instant,
-    /// The number of epochs that were drawn.
-    epochs: u64,
 }
 
 impl Node {
@@ -202,7 +202,6 @@ impl Node {
             waiting: Vec::new(),
             refreshed: now,
             copies_dropped: now,
-            epochs: 0,
         }
     }
 
@@ -601,11 +600,11 @@ impl Node {
     }
 
     fn publish(&mut self, at: usize, queued: Queued, now: Instant) -> (Published, Command) {
-        let (encoded, keep) = queued.content.encode();
+        let (encoded, append) = queued.content.encode();
         self.counters.published.add(1);
-        match (queued.channel, keep) {
-            (Channel::Room(room), Some(keep)) => {
-                self.append(at, room, (&encoded, *keep), queued.at)
+        match (queued.channel, append) {
+            (Channel::Room(room), Some(request)) => {
+                self.append(at, room, (&encoded, *request), queued.at)
             }
             (channel, _) => {
                 let serial = self.next_serial(&channel, now);

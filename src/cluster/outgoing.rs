@@ -32,13 +32,13 @@ pub(crate) enum Outbound {
     /// A message for the members of a channel, which shares its bytes with the local recipients.
     Message(Message, Option<RemoteConnection>),
     /// A message for the members of a room, which its history keeps.
-    Kept(SentMessage, Option<RemoteConnection>, Box<Keep>),
+    Append(SentMessage, Option<RemoteConnection>, Box<AppendRequest>),
     Encoded(EncodedContent),
 }
 
 /// How a message is appended to the history of its room.
 #[derive(Debug)]
-pub(crate) struct Keep {
+pub(crate) struct AppendRequest {
     /// Of the history, once the message has been appended.
     pub(crate) messages_max: u32,
     /// Of the history in bytes, once the message has been appended. Envelopes count with their whole length.
@@ -49,12 +49,12 @@ pub(crate) struct Keep {
     /// been lost with the data of the broker, so its ids would stand for other messages.
     pub(crate) new_epoch: u64,
     /// The thread that waits for the outcome. If it is dropped without one, the message may have been appended or not.
-    pub(crate) waiting: Option<Sender<Kept>>,
+    pub(crate) waiting: Option<Sender<AppendOutcome>>,
 }
 
 /// The outcome of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kept {
+pub(crate) enum AppendOutcome {
     Id(HistoryId),
     /// The history has another position than the expected one.
     Conflict {
@@ -66,7 +66,7 @@ pub(crate) enum Kept {
 
 impl Outbound {
     /// Returns the content without the node and the serial, and how it is appended to a history.
-    pub(crate) fn encode(self) -> (EncodedContent, Option<Box<Keep>>) {
+    pub(crate) fn encode(self) -> (EncodedContent, Option<Box<AppendRequest>>) {
         match self {
             Self::Message(message, except) => {
                 let content = Content::Message {
@@ -76,13 +76,13 @@ impl Outbound {
                 };
                 (content.encode(), None)
             }
-            Self::Kept(sent, except, keep) => {
+            Self::Append(sent, except, request) => {
                 let content = Content::Message {
                     payload: Payload::of(&sent.message),
                     except,
                     sent_at: sent.sent_at,
                 };
-                (content.encode(), Some(keep))
+                (content.encode(), Some(request))
             }
             Self::Encoded(encoded) => (encoded, None),
         }
@@ -91,7 +91,7 @@ impl Outbound {
     fn weight(&self) -> usize {
         let bytes = match self {
             Self::Message(message, _) => message.bytes().len(),
-            Self::Kept(sent, ..) => sent.message.bytes().len() + size_of::<Keep>(),
+            Self::Append(sent, ..) => sent.message.bytes().len() + size_of::<AppendRequest>(),
             Self::Encoded(encoded) => encoded.len(),
         };
         bytes + MESSAGE_BYTES_MORE

@@ -1,6 +1,6 @@
-//! What has arrived for local members and waits for their mailboxes.
+//! Messages and actions of other nodes that wait until the mailboxes of local members have room.
 //!
-//! All of it waits in one queue, since members may receive messages of several rooms in the order in which they were sent.
+//! All wait in one queue, since members may receive messages of several rooms in the order in which they were sent.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 /// What a parked message takes in addition to its payload.
 const MESSAGE_BYTES_MORE: usize = size_of::<Arrived>();
 
-/// What has arrived for local members.
+/// A message or an action for local members, or a change of this node's copy of a history.
 pub(super) enum Arrived {
     Message {
         channel: Channel,

@@ -38,13 +38,6 @@ pub(crate) fn server_of(channel: &Channel, servers: &[Arc<ServerShared>]) -> usi
     highest.map_or(0, |(index, _)| index)
 }
 
-/// Draws the epoch of a new history. Two nodes never draw the same one, and neither does one node twice.
-pub(crate) fn new_epoch(node: u32, number: u64) -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    // A new `RandomState` has random keys, so its hash serves as a random number.
-    RandomState::new().hash_one((node, number)).max(1)
-}
-
 /// FNV-1a with a final mix. All nodes must agree, so it is none of the standard library's.
 fn hash(seed: u64, bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);

@@ -4,6 +4,7 @@
 mod appends;
 mod broker;
 mod changing_rooms;
+mod gaps;
 mod histories;
 mod recorder;
 mod stored;

@@ -3,13 +3,15 @@
 //! Each is numbered, so that the broker recognises one that is sent again after a connection was lost.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use super::{Action, Node, Published, QUEUED_MAX};
 use crate::cluster::broker::{Append, Appended, Command, History, Read};
-use crate::cluster::outgoing::{Keep, Kept};
-use crate::cluster::wire::Envelope;
-use crate::history_id::HistoryId;
+use crate::cluster::outgoing::{AppendOutcome, AppendRequest};
+use crate::cluster::wire::{EncodedContent, Envelope};
+use crate::history_id::{HistoryId, random_epoch};
 
 /// The most bytes of envelopes whose append is not answered. They are kept to be sent again.
 const BYTES_MAX: usize = 4 << 20;
@@ -20,7 +22,7 @@ const COUNTER_KEPT: Duration = Duration::from_secs(30 * 60);
 /// An append that is not answered.
 pub(super) struct InFlight {
     append: Append,
-    waiting: Option<std::sync::mpsc::Sender<Kept>>,
+    waiting: Option<Sender<AppendOutcome>>,
     /// When the message was queued.
     at: Instant,
     /// Whether it was sent before, on a connection that was lost.
@@ -28,7 +30,7 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    fn tell(&self, outcome: Kept) {
+    fn tell(&self, outcome: AppendOutcome) {
         if let Some(waiting) = &self.waiting {
             // The thread may have given up.
             let _ = waiting.send(outcome);
@@ -79,8 +81,8 @@ impl Node {
     pub(super) fn append(
         &mut self,
         at: usize,
-        room: std::sync::Arc<str>,
-        (encoded, keep): (&crate::cluster::wire::EncodedContent, Keep),
+        room: Arc<str>,
+        (encoded, request): (&EncodedContent, AppendRequest),
         queued_at: Instant,
     ) -> (Published, Command) {
         let appends = &mut self.servers[at].appends;
@@ -91,16 +93,16 @@ impl Node {
             envelope: encoded.envelope(self.id, counter),
             node: self.id,
             counter,
-            is_again: false,
-            expected: keep.expected,
-            new_epoch: keep.new_epoch,
-            messages_max: keep.messages_max,
-            bytes_max: keep.bytes_max,
+            needs_counter: false,
+            expected: request.expected,
+            new_epoch: request.new_epoch,
+            messages_max: request.messages_max,
+            bytes_max: request.bytes_max,
         };
         appends.bytes += append.envelope.len();
         let in_flight = InFlight {
             append: append.clone(),
-            waiting: keep.waiting,
+            waiting: request.waiting,
             at: queued_at,
             is_again: false,
         };
@@ -119,7 +121,7 @@ impl Node {
         match appended {
             Appended::Id(id) => {
                 self.counters.confirmed.add(1);
-                in_flight.tell(Kept::Id(id));
+                in_flight.tell(AppendOutcome::Id(id));
             }
             Appended::Conflict { position } => {
                 self.counters.confirmed.add(1);
@@ -129,7 +131,7 @@ impl Node {
                     .expected
                     .is_some_and(|expected| expected.epoch() == position.epoch());
                 if !in_flight.is_again || is_same_history {
-                    in_flight.tell(Kept::Conflict { position });
+                    in_flight.tell(AppendOutcome::Conflict { position });
                 }
             }
             Appended::Unknown => self.counters.unconfirmed.add(1),
@@ -147,7 +149,7 @@ impl Node {
         if let Some((counter, id)) = self.servers[at].appends.returned
             && counter == in_flight.append.counter
         {
-            in_flight.tell(Kept::Id(id));
+            in_flight.tell(AppendOutcome::Id(id));
             return;
         }
         let read = Read {
@@ -155,7 +157,7 @@ impl Node {
             // The message follows the expected position.
             since: in_flight.append.expected,
             // The append may have begun its own.
-            new_epoch: self.new_epoch(),
+            new_epoch: random_epoch(),
             extends: false,
         };
         let server = &mut self.servers[at];
@@ -175,10 +177,13 @@ impl Node {
         match (found, append.expected) {
             (Some(index), None) => {
                 let sequence = history.first + index as u64;
-                in_flight.tell(Kept::Id(HistoryId::new(position.epoch(), sequence)));
+                in_flight.tell(AppendOutcome::Id(HistoryId::new(
+                    position.epoch(),
+                    sequence,
+                )));
             }
             // It may have survived from an earlier epoch, but was appended under this id.
-            (Some(_), Some(expected)) => in_flight.tell(Kept::Id(HistoryId::new(
+            (Some(_), Some(expected)) => in_flight.tell(AppendOutcome::Id(HistoryId::new(
                 expected.epoch(),
                 expected.sequence() + 1,
             ))),
@@ -187,7 +192,7 @@ impl Node {
                 if expected.epoch() == position.epoch()
                     && history.first <= expected.sequence() + 1 =>
             {
-                in_flight.tell(Kept::Conflict { position });
+                in_flight.tell(AppendOutcome::Conflict { position });
             }
             // It may have been appended and is no longer kept.
             (None, _) => {}
@@ -202,7 +207,7 @@ impl Node {
         }
         self.servers[at].appends.bytes -= in_flight.append.envelope.len();
         self.counters.dropped_broker.add(1);
-        in_flight.tell(Kept::Refused);
+        in_flight.tell(AppendOutcome::Refused);
     }
 
     /// The connection on which an append was sent is lost.
@@ -220,9 +225,9 @@ impl Node {
         for mut in_flight in std::mem::take(&mut self.servers[at].appends.again) {
             if same_server {
                 in_flight.is_again = true;
-                in_flight.append.is_again = has_counter;
+                in_flight.append.needs_counter = has_counter;
                 // The append may have begun its epoch, and the history may have been deleted since.
-                in_flight.append.new_epoch = self.new_epoch();
+                in_flight.append.new_epoch = random_epoch();
                 let command = Command::Append(in_flight.append.clone());
                 let server = &mut self.servers[at];
                 server.unanswered.push_back(Published::Append(in_flight));
@@ -282,7 +287,7 @@ impl Node {
         in_flight.map(|it| it.append.envelope.len()).sum()
     }
 
-    /// The bytes of what waits for the mailboxes.
+    /// The bytes of the messages and actions that wait until the mailboxes of local members have room.
     pub(crate) fn parked_bytes(&self) -> usize {
         self.parked.weight()
     }

@@ -30,6 +30,9 @@ impl Node {
         self.unsubscribe_unneeded(now, actions);
         self.parked.retry(&*self.members);
         self.read_on_time(now, actions);
+        self.drop_idle_copies(now);
+        self.tell_silences(now);
+        self.act_later(now);
         if self.sent.on_time(now) {
             self.prune_counts();
         }

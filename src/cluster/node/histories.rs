@@ -1,19 +1,20 @@
 //! Rooms with a history: reading them, and keeping this node's copies complete.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Action, Node, Published};
+use super::{Action, Node, Published, RoomState};
 use crate::cluster::broker::{Command, History, Read, Refused};
-use crate::cluster::members::{CopyBeginning, Delivered};
-use crate::cluster::parked::{self, Arrived};
+use crate::cluster::members::CopyBeginning;
+use crate::cluster::parked::Arrived;
 use crate::cluster::replica::{Gap, OnHistory, OnMessage};
-use crate::cluster::servers::new_epoch;
-use crate::cluster::wire::{Content, DirectAction, Envelope, Payload, RemoteConnection};
-use crate::history_id::HistoryId;
+use crate::cluster::wire::{Content, Envelope, Payload, RemoteConnection};
+use crate::history_id::{HistoryId, random_epoch};
 use crate::message::SentMessage;
+use crate::report::{Limited, limited};
 
 /// The most bytes of histories that are being read from one server, or one history: less than the output of a subscriber
 /// that a server keeps before it closes the connection (`client-output-buffer-limit pubsub`).
@@ -27,21 +28,16 @@ const READ_AGAIN_INTERVAL: Duration = Duration::from_secs(1);
 const REFRESH_INTERVAL: Duration = Duration::from_secs(6 * 60 * 60);
 /// How long a server has to be unreachable until the members of its rooms are told.
 const SILENCE_TOLD_AFTER: Duration = Duration::from_secs(1);
-/// How long this node keeps the copy of a history without members. It is looked at once in an interval of the second.
-pub(super) const COPY_IDLE_MAX: Duration = Duration::from_secs(60);
-pub(super) const COPY_IDLE_INTERVAL: Duration = Duration::from_secs(1);
-/// How long an action waits for the history of its room.
-const ACTION_WAIT_MAX: Duration = Duration::from_secs(2);
-/// The most actions that wait for histories.
-const ACTIONS_MAX: usize = 1_024;
-
+/// For how long this node keeps the copy of a history whose room has no members, and how often it looks for such copies.
+const COPY_IDLE_MAX: Duration = Duration::from_secs(60);
+const COPY_IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// Reads of histories from one server.
 #[derive(Default)]
 pub(super) struct Reads {
     /// The rooms that wait to be read.
-    queued: std::collections::VecDeque<Arc<str>>,
+    queued: VecDeque<Arc<str>>,
     /// Rooms whose read was refused, and when they are read again.
-    refused: std::collections::VecDeque<(Instant, Arc<str>)>,
+    refused: VecDeque<(Instant, Arc<str>)>,
     /// The number of unanswered reads, and about the most bytes of their answers.
     unanswered: usize,
     bytes: usize,
@@ -68,14 +64,7 @@ impl Reads {
     }
 }
 
-/// An action that waits until the history of its room has been read.
-pub(super) struct WaitingAction {
-    until: Instant,
-    to: RemoteConnection,
-    envelope: Bytes,
-}
-
-/// The position after messages that were kept before it.
+/// A message of a room with a history, and the member that must not receive it.
 struct Decoded {
     sent: SentMessage,
     except: Option<RemoteConnection>,
@@ -129,11 +118,10 @@ impl Node {
             let published = Published::Read { room, bytes };
             server.unanswered.push_back(published);
             self.counters.history_reads.add(1);
-            self.epochs += 1;
             return Some(Read {
                 room: name,
                 since,
-                new_epoch: new_epoch(self.id, self.epochs),
+                new_epoch: random_epoch(),
                 extends,
             });
         }
@@ -222,8 +210,16 @@ impl Node {
         }
     }
 
+    /// Drops the copies whose rooms have had no members for some time.
+    pub(super) fn drop_idle_copies(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.copies_dropped) >= COPY_IDLE_INTERVAL {
+            self.copies_dropped = now;
+            self.members.drop_idle_copies(COPY_IDLE_MAX);
+        }
+    }
+
     /// Tells the members of rooms that are silent, because their server has been unreachable for some time.
-    fn tell_silences(&mut self, now: Instant) {
+    pub(super) fn tell_silences(&mut self, now: Instant) {
         for at in 0..self.servers.len() {
             let server = &mut self.servers[at];
             if server.incarnation.is_some()
@@ -288,7 +284,7 @@ impl Node {
                 sent,
                 except,
             },
-            // What can't be read is missing, and counted already.
+            // The members miss a message that can't be decoded.
             None => Arrived::Begun {
                 room: name.clone(),
                 copy: Box::new(CopyBeginning {
@@ -322,7 +318,7 @@ impl Node {
         }
     }
 
-    /// Decodes a message of a history. What can't be read is counted.
+    /// Decodes a message of a history. Counts it if it can't be decoded.
     fn decode(&self, envelope: &[u8]) -> Option<Decoded> {
         match Envelope::decode(envelope) {
             Ok(Envelope {
@@ -367,7 +363,7 @@ impl Node {
         now: Instant,
     ) {
         /// It repeats while the broker refuses.
-        static REFUSED: super::Limited = super::Limited::new();
+        static REFUSED: Limited = Limited::new();
         let server = &mut self.servers[at];
         server.reads.answered(bytes);
         let again = now + READ_AGAIN_INTERVAL;
@@ -375,7 +371,7 @@ impl Node {
         if let Some(room) = self.rooms.get(&name) {
             self.shared[at].status.refused(&room.interest);
         }
-        super::limited!(
+        limited!(
             REFUSED,
             warning,
             "the broker has refused to read the history of a room, which can't be joined on this node; it tries again every \
@@ -384,7 +380,7 @@ impl Node {
         );
     }
 
-    /// Reads what is due to be read again.
+    /// Reads the histories whose read was refused some time ago, that lack messages, or that the broker might drop.
     pub(super) fn read_on_time(&mut self, now: Instant, actions: &mut Vec<Action>) {
         for at in 0..self.servers.len() {
             let refused = &mut self.servers[at].reads.refused;
@@ -400,7 +396,7 @@ impl Node {
         }
         if now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL {
             self.refreshed = now;
-            let is_live = |room: &super::RoomState| {
+            let is_live = |room: &RoomState| {
                 room.replica
                     .as_ref()
                     .is_some_and(|replica| replica.is_live())
@@ -418,12 +414,6 @@ impl Node {
         for at in 0..self.servers.len() {
             self.send_reads(at, actions);
         }
-        if now.saturating_duration_since(self.copies_dropped) >= COPY_IDLE_INTERVAL {
-            self.copies_dropped = now;
-            self.members.drop_idle_copies(COPY_IDLE_MAX);
-        }
-        self.tell_silences(now);
-        self.act_later(now);
     }
 
     fn read_again(&mut self, name: Arc<str>) {
@@ -434,72 +424,5 @@ impl Node {
             let at = room.interest.server;
             self.queue_read(at, name);
         }
-    }
-
-    /// Whether an action on this connection has to follow one that waits.
-    pub(super) fn is_waiting(&self, to: RemoteConnection) -> bool {
-        self.waiting.iter().any(|waiting| waiting.to == to)
-    }
-
-    /// Lets an action wait for a room's history.
-    pub(super) fn wait(&mut self, envelope: Bytes, now: Instant) {
-        let decoded = Envelope::decode(&envelope);
-        let Ok(Content::Direct(to, _)) = decoded.map(|it| it.content) else {
-            return;
-        };
-        if self.waiting.len() >= ACTIONS_MAX {
-            self.counters.dropped_full.add(1);
-            return;
-        }
-        self.waiting.push(WaitingAction {
-            until: now + ACTION_WAIT_MAX,
-            to,
-            envelope,
-        });
-    }
-
-    /// Lets those actions wait that could not be executed.
-    pub(super) fn wait_later(&mut self, now: Instant) {
-        for envelope in std::mem::take(&mut self.parked.later) {
-            self.wait(envelope, now);
-        }
-    }
-
-    /// Executes the actions whose rooms have been read, and those that have waited for too long.
-    fn act_later(&mut self, now: Instant) {
-        self.wait_later(now);
-        if self.waiting.is_empty() {
-            return;
-        }
-        let mut still: Vec<WaitingAction> = Vec::new();
-        for waiting in std::mem::take(&mut self.waiting) {
-            let follows = still.iter().any(|earlier| earlier.to == waiting.to);
-            let is_over = waiting.until <= now;
-            if follows && !is_over {
-                still.push(waiting);
-                continue;
-            }
-            match parked::act(&waiting.envelope, &*self.members) {
-                Delivered::Done => {}
-                _ if is_over => {
-                    self.counters.dropped_full.add(1);
-                    if let Ok(Content::Direct(_, DirectAction::Join { room })) =
-                        Envelope::decode(&waiting.envelope).map(|it| it.content)
-                    {
-                        crate::report::debug!(
-                            "a connection does not join {room:?}, whose history could not be read in time"
-                        );
-                    }
-                }
-                _ => still.push(waiting),
-            }
-        }
-        self.waiting = still;
-    }
-
-    /// Draws the epoch of a new history.
-    pub(super) fn new_epoch(&mut self) -> u64 {
-        self.epochs += 1;
-        new_epoch(self.id, self.epochs)
     }
 }

@@ -5,14 +5,14 @@
 local counter, run_id, new_epoch, expected = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local messages_max, bytes_max = tonumber(ARGV[5]), tonumber(ARGV[6])
 local expiry, counter_expiry, channel, envelope = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-local is_again = ARGV[11] == '1'
+local needs_counter = ARGV[11] == '1'
 
 -- Both have 20 digits.
 local last = redis.call('GET', KEYS[3])
 if last and last >= counter then
   return 0
 end
-if is_again and not last then
+if needs_counter and not last then
   return 1
 end
 -- The first command that writes must be one that the server refuses if it lacks memory. So a refused append has no effect.

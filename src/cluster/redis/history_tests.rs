@@ -610,7 +610,7 @@ fn repeated_append_whose_counter_was_deleted_is_not_executed() {
     };
     let mut client = Client::connect(&server);
     let again = |counter| Append {
-        is_again: true,
+        needs_counter: true,
         ..append(counter, "x")
     };
     assert_eq!(client.append(append(1, "x")), Appended::Id(id(1)));

@@ -272,7 +272,7 @@ impl RedisSession {
         }
         self.names.put_room_channel(out, &append.room);
         put_argument(out, &[&append.envelope]);
-        put_argument(out, &[if append.is_again { b"1" } else { b"0" }]);
+        put_argument(out, &[if append.needs_counter { b"1" } else { b"0" }]);
         self.unanswered.push_back(Unanswered::Append);
     }
 

@@ -148,7 +148,7 @@ pub(super) fn append(counter: u64, text: &str) -> Append {
         envelope: Bytes::copy_from_slice(text.as_bytes()),
         node: 7,
         counter,
-        is_again: false,
+        needs_counter: false,
         expected: None,
         new_epoch: 0xfe,
         messages_max: 1000,

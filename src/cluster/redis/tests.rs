@@ -96,7 +96,7 @@ pub(super) fn append() -> Command {
         envelope: Bytes::from_static(b"hello"),
         node: 0x00ab_cdef,
         counter: 12,
-        is_again: false,
+        needs_counter: false,
         expected: None,
         new_epoch: 0xfe,
         messages_max: 100,

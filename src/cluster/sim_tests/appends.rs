@@ -4,9 +4,8 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use super::stored::{Deletion, Refusal};
 use super::world::World;
-use crate::cluster::outgoing::{Keep, Kept};
-use crate::cluster::servers::new_epoch;
-use crate::history_id::HistoryId;
+use crate::cluster::outgoing::{AppendOutcome, AppendRequest};
+use crate::history_id::{HistoryId, random_epoch};
 
 /// Appends a message to a room that keeps two messages.
 fn append(
@@ -14,25 +13,25 @@ fn append(
     node: usize,
     text: &str,
     expected: Option<HistoryId>,
-) -> Receiver<Kept> {
+) -> Receiver<AppendOutcome> {
     let (waiting, outcome) = channel();
     let new_epoch = match expected {
         Some(expected) if expected.sequence() == 0 => expected.epoch(),
-        _ => new_epoch(node as u32, 0),
+        _ => random_epoch(),
     };
-    let keep = Keep {
+    let request = AppendRequest {
         messages_max: 2,
         bytes_max: 1 << 20,
         expected,
         new_epoch,
         waiting: Some(waiting),
     };
-    assert!(world.append(node, "a", text, keep));
+    assert!(world.append(node, "a", text, request));
     outcome
 }
 
 /// Appends a message whose answer is lost with the connection.
-fn append_unanswered(world: &mut World, expected: Option<HistoryId>) -> Receiver<Kept> {
+fn append_unanswered(world: &mut World, expected: Option<HistoryId>) -> Receiver<AppendOutcome> {
     let outcome = append(world, 0, "0:1", expected);
     world.turn(0);
     world.execute(0, 10);
@@ -54,7 +53,7 @@ fn append_is_executed_once_though_its_answer_was_lost() {
     world.settle();
     let (position, texts) = world.stored("a").kept("a").unwrap();
     assert_eq!((position.sequence(), texts), (1, vec!["0:1".to_owned()]));
-    assert_eq!(outcome.try_recv(), Ok(Kept::Id(position)));
+    assert_eq!(outcome.try_recv(), Ok(AppendOutcome::Id(position)));
     assert_eq!(world.counters(0).confirmed.get(), 1);
 }
 
@@ -74,7 +73,7 @@ fn append_sent_again_and_refused_is_unconfirmed_not_refused() {
 #[test]
 fn append_that_is_no_longer_kept_is_not_called_a_conflict() {
     let mut world = two_nodes();
-    let begin = HistoryId::new(new_epoch(0, 0), 0);
+    let begin = HistoryId::new(random_epoch(), 0);
     let outcome = append_unanswered(&mut world, Some(begin));
     let others: Vec<_> = ["1:1", "1:2"]
         .map(|text| append(&mut world, 1, text, None))
@@ -84,7 +83,7 @@ fn append_that_is_no_longer_kept_is_not_called_a_conflict() {
     world.settle();
     assert_eq!(
         others[1].try_recv(),
-        Ok(Kept::Id(HistoryId::new(begin.epoch(), 3)))
+        Ok(AppendOutcome::Id(HistoryId::new(begin.epoch(), 3)))
     );
     assert_eq!(outcome.try_recv(), Err(TryRecvError::Disconnected));
 }
@@ -92,14 +91,14 @@ fn append_that_is_no_longer_kept_is_not_called_a_conflict() {
 #[test]
 fn append_that_was_in_conflict_is_found_out_without_its_answer() {
     let mut world = two_nodes();
-    let begin = HistoryId::new(new_epoch(1, 0), 0);
+    let begin = HistoryId::new(random_epoch(), 0);
     let first = append(&mut world, 1, "1:1", Some(begin));
     world.settle();
     let position = HistoryId::new(begin.epoch(), 1);
-    assert_eq!(first.try_recv(), Ok(Kept::Id(position)));
+    assert_eq!(first.try_recv(), Ok(AppendOutcome::Id(position)));
     let outcome = append_unanswered(&mut world, Some(begin));
     world.settle();
-    assert_eq!(outcome.try_recv(), Ok(Kept::Conflict { position }));
+    assert_eq!(outcome.try_recv(), Ok(AppendOutcome::Conflict { position }));
 }
 
 #[test]
@@ -124,13 +123,13 @@ fn append_that_is_sent_again_begins_an_epoch_of_its_own() {
     world.settle();
     let (position, _) = world.stored("a").kept("a").unwrap();
     assert_ne!(position.epoch(), before.epoch());
-    assert_eq!(outcome.try_recv(), Ok(Kept::Id(position)));
+    assert_eq!(outcome.try_recv(), Ok(AppendOutcome::Id(position)));
 }
 
 #[test]
 fn append_whose_history_was_deleted_is_not_called_a_conflict() {
     let mut world = two_nodes();
-    let begin = HistoryId::new(new_epoch(0, 0), 0);
+    let begin = HistoryId::new(random_epoch(), 0);
     let outcome = append_unanswered(&mut world, Some(begin));
     world.delete(0, "a", Deletion::All);
     world.settle();
@@ -154,7 +153,7 @@ fn unanswered_appends_are_bounded() {
     world.thaw(0);
     world.settle();
     for outcome in outcomes {
-        assert!(matches!(outcome.try_recv(), Ok(Kept::Id(_))));
+        assert!(matches!(outcome.try_recv(), Ok(AppendOutcome::Id(_))));
     }
     assert_eq!(world.unanswered_append_bytes(0), 0);
 }

@@ -14,9 +14,8 @@ use super::recorder::Seen;
 use super::stored::{Deletion, Refusal, Restart};
 use super::world::{Dice, World, room};
 use crate::cluster::interest::{Interest, Waited};
-use crate::cluster::outgoing::{Keep, Kept};
-use crate::cluster::servers::new_epoch;
-use crate::history_id::HistoryId;
+use crate::cluster::outgoing::{AppendOutcome, AppendRequest};
+use crate::history_id::{HistoryId, random_epoch};
 
 const NODES: usize = 3;
 /// The rooms with a history, and how many messages each keeps.
@@ -32,7 +31,7 @@ struct Sent {
     text: String,
     /// The position that it was to be appended at.
     expected: Option<HistoryId>,
-    outcome: Option<Receiver<Kept>>,
+    outcome: Option<Receiver<AppendOutcome>>,
 }
 
 /// A room that a node needs.
@@ -206,7 +205,7 @@ impl Game {
                 self.world.allow_reconnects(node);
             }
             _ => {
-                // What is queued becomes too old.
+                // The queued messages become too old to be sent.
                 self.world.stall_reconnects(node);
                 self.world.cut_late(node, server);
                 for at in 0..KEPT.len() {
@@ -253,7 +252,7 @@ impl Game {
     fn append(&mut self, node: usize, at: usize, dice: &mut Dice) {
         let name = KEPT[at].0;
         let padding = dice.roll(self.len_max);
-        let new_epoch = new_epoch(node as u32, 0);
+        let new_epoch = random_epoch();
         let old = dice.roll(self.positions.len() + 1);
         let expected = match dice.roll(6) {
             0..2 => self.world.copy(node, name).map(|copy| copy.position),
@@ -285,14 +284,14 @@ impl Game {
             }
             false => (None, None),
         };
-        let keep = Keep {
+        let request = AppendRequest {
             messages_max,
             bytes_max: 1 << 30,
             expected,
             new_epoch,
             waiting,
         };
-        if self.world.append(node, name, &text, keep) {
+        if self.world.append(node, name, &text, request) {
             self.sent_by[node] += 1;
             self.sent.push(Sent {
                 room: name,
@@ -343,7 +342,7 @@ impl Game {
         self.world.settle();
         self.observe();
         for at in 0..KEPT.len() {
-            self.append_at((0, at), 0, (None, new_epoch(0, 0)), true);
+            self.append_at((0, at), 0, (None, random_epoch()), true);
             self.world.settle();
         }
         self.run_for(50);
@@ -456,7 +455,7 @@ impl Game {
         let done = &self.world.stored(sent.room).done;
         let is_appended = done.appended.contains_key(&sent.text);
         match outcome.try_recv() {
-            Ok(Kept::Id(id)) => {
+            Ok(AppendOutcome::Id(id)) => {
                 let text = done.texts.get(&(sent.room.into(), id));
                 assert_eq!(text, Some(&sent.text), "{id} of {}", sent.room);
                 if let Some(expected) = sent.expected {
@@ -464,11 +463,13 @@ impl Game {
                     assert!(is_next, "{id} was appended at {expected}");
                 }
             }
-            Ok(Kept::Conflict { .. }) => {
+            Ok(AppendOutcome::Conflict { .. }) => {
                 assert!(sent.expected.is_some());
                 assert!(!is_appended, "{} is said to be in conflict", sent.text);
             }
-            Ok(Kept::Refused) => assert!(!is_appended, "{} is said to be refused", sent.text),
+            Ok(AppendOutcome::Refused) => {
+                assert!(!is_appended, "{} is said to be refused", sent.text)
+            }
             Err(TryRecvError::Disconnected) => assert!(faulty, "the outcome of {}", sent.text),
             Err(TryRecvError::Empty) => panic!("a thread waits forever for {}", sent.text),
         }
@@ -595,43 +596,4 @@ fn has_changed(world: &World) -> bool {
         let incarnations: HashSet<_> = stored.done.epochs.values().collect();
         incarnations.len() > 1
     })
-}
-
-#[test]
-fn gap_after_a_change_of_server_is_counted_by_its_own_cause() {
-    let mut world = World::with_parked_bytes(2, 1, 4_000);
-    let append = |world: &mut World, text: &str| {
-        let keep = Keep {
-            messages_max: 8,
-            bytes_max: 1 << 20,
-            expected: None,
-            new_epoch: new_epoch(0, 0),
-            waiting: None,
-        };
-        assert!(world.append(0, "a", text, keep));
-        world.settle();
-    };
-    world.need_history(1, "a", 8);
-    append(&mut world, "0:1");
-    // The node can't deliver all that it reads from the next server.
-    world.fill_mailbox(1, true);
-    world.stall_reconnects(1);
-    world.restart_with(0, Restart::LosesData);
-    for _ in 0..8 {
-        let text = format!("0:2:{}", "x".repeat(600));
-        append(&mut world, &text);
-    }
-    world.allow_reconnects(1);
-    world.settle();
-    // That server loses the history, too.
-    world.delete(0, "a", Deletion::Room);
-    append(&mut world, "0:3");
-    world.fill_mailbox(1, false);
-    world.run_for(Duration::from_millis(50));
-    world.settle();
-    let copy = world.copy(1, "a").unwrap();
-    assert_eq!(copy.texts, ["0:3"]);
-    let counters = world.counters(1);
-    assert_eq!(counters.gaps_server_changed.get(), 1);
-    assert_eq!(counters.gaps.get(), 1);
 }

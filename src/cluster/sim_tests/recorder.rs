@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use crate::cluster::broker::Channel;
 use crate::cluster::members::{CopyBeginning, Delivered, Members};
-use crate::cluster::servers::new_epoch;
 use crate::cluster::wire::{DirectAction, RemoteConnection};
-use crate::history_id::HistoryId;
+use crate::history_id::{HistoryId, random_epoch};
 use crate::message::{Message, SentMessage};
 use crate::sync::lock;
 
@@ -27,8 +26,6 @@ struct Copies {
     log: HashMap<String, Vec<Seen>>,
     /// The number of gaps, also in rooms that have no copy.
     gaps: u64,
-    /// The number of copies so far.
-    renewed: u64,
 }
 
 /// A copy of a room's history.
@@ -71,10 +68,9 @@ impl Recorder {
     /// Begins an empty copy of a room, which keeps its last messages.
     pub(super) fn renew_copy(&self, room: &str, messages_max: usize) {
         let mut copies = lock(&self.copies);
-        copies.renewed += 1;
         let copy = Copy {
             // An epoch that no history has.
-            position: HistoryId::new(new_epoch(u32::MAX, copies.renewed), 0),
+            position: HistoryId::new(random_epoch(), 0),
             texts: VecDeque::new(),
             messages_max,
             is_begun: false,

@@ -145,7 +145,7 @@ impl Stored {
             }
             return Some(Appended::Before);
         }
-        if append.is_again && last.is_none() {
+        if append.needs_counter && last.is_none() {
             return Some(Appended::Unknown);
         }
         if refusal.is_some() {

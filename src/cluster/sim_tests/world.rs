@@ -12,7 +12,7 @@ use crate::cluster::broker::{Channel, Event};
 use crate::cluster::counters::ClusterCounters;
 use crate::cluster::interest::{Interest, ServerStatus, Waited};
 use crate::cluster::node::{Action, InterestChange, Node};
-use crate::cluster::outgoing::{Keep, NotQueued, Outbound, Outgoing, Wake};
+use crate::cluster::outgoing::{AppendRequest, NotQueued, Outbound, Outgoing, Wake};
 use crate::cluster::queries::Queries;
 use crate::cluster::servers::{ServerShared, server_key, server_of};
 use crate::cluster::wire::{Content, DirectAction, RemoteConnection};
@@ -163,8 +163,14 @@ impl World {
     }
 
     /// Queues a message for the history of a room as a thread of the app does.
-    pub(super) fn append(&mut self, node: usize, name: &str, text: &str, keep: Keep) -> bool {
-        let content = Outbound::Kept(Message::new_text(text).into(), None, Box::new(keep));
+    pub(super) fn append(
+        &mut self,
+        node: usize,
+        name: &str,
+        text: &str,
+        request: AppendRequest,
+    ) -> bool {
+        let content = Outbound::Append(Message::new_text(text).into(), None, Box::new(request));
         self.send(node, room(name), content)
     }
 
