@@ -277,7 +277,9 @@ impl Node {
 
     /// Delivers a message that follows the position of this node's copy. Returns whether it was delivered or parked.
     fn keep(&mut self, name: &Arc<str>, id: HistoryId, envelope: &Bytes) -> bool {
-        let arrived = match self.decode(envelope) {
+        let decoded = self.decode(envelope);
+        let has_gap = decoded.is_none();
+        let arrived = match decoded {
             Some(Decoded { sent, except }) => Arrived::Kept {
                 room: name.clone(),
                 id,
@@ -290,11 +292,15 @@ impl Node {
                 copy: Box::new(CopyBeginning {
                     position: id,
                     messages: Vec::new(),
-                    has_gap: true,
+                    has_gap,
                 }),
             },
         };
-        self.deliver_kept(name, id, arrived)
+        let is_kept = self.deliver_kept(name, id, arrived);
+        if is_kept && has_gap {
+            self.counters.gaps.add(1);
+        }
+        is_kept
     }
 
     /// Delivers or parks what brings this node's copy to a position.

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::stored::{Deletion, Restart};
-use super::world::World;
+use super::world::{World, room};
+use crate::cluster::broker::Event;
 use crate::cluster::outgoing::AppendRequest;
-use crate::history_id::random_epoch;
+use crate::history_id::{HistoryId, random_epoch};
 
 /// Appends a message of the first node to a room that keeps eight.
 fn append(world: &mut World, text: &str) {
@@ -46,4 +49,52 @@ fn gap_after_a_change_of_server_is_counted_by_its_own_cause() {
     let counters = world.counters(1);
     assert_eq!(counters.gaps_server_changed.get(), 1);
     assert_eq!(counters.gaps.get(), 1);
+}
+
+/// Two nodes of which the second has a copy of the room `a`.
+fn kept_by_second_node() -> World {
+    let mut world = World::new(2, 1);
+    world.need_history(1, "a", 8);
+    append(&mut world, "0:1");
+    assert_eq!(world.copy(1, "a").unwrap().texts, ["0:1"]);
+    world
+}
+
+/// Checks that the second node's members were told of a gap, and that its copy begins anew at this position.
+fn check_gap(world: &World, position: HistoryId) {
+    let copy = world.copy(1, "a").unwrap();
+    assert_eq!((copy.position, copy.texts.len()), (position, 0));
+    assert_eq!(world.gaps_told(1), 1);
+    let counters = world.counters(1);
+    assert_eq!(counters.gaps.get(), 1);
+    assert_eq!(counters.bad_envelopes.get(), 1);
+}
+
+#[test]
+fn published_message_that_cannot_be_decoded_is_told_and_counted_as_a_gap() {
+    let mut world = kept_by_second_node();
+    let (position, _) = world.stored("a").kept("a").unwrap();
+    let next = HistoryId::new(position.epoch(), position.sequence() + 1);
+    let bad = Event::Message {
+        channel: room("a"),
+        id: Some(next),
+        envelope: Bytes::from_static(b"?"),
+    };
+    world.event(1, bad);
+    check_gap(&world, next);
+}
+
+#[test]
+fn read_message_that_cannot_be_decoded_is_told_and_counted_as_a_gap() {
+    let mut world = kept_by_second_node();
+    world.stall_reconnects(1);
+    world.cut(1, 0);
+    append(&mut world, "0:2");
+    let (position, _) = world.stored("a").kept("a").unwrap();
+    world.spoil_last("a");
+    world.allow_reconnects(1);
+    world.settle();
+    check_gap(&world, position);
+    append(&mut world, "0:3");
+    assert_eq!(world.copy(1, "a").unwrap().texts, ["0:3"]);
 }

@@ -283,6 +283,11 @@ impl World {
         self.servers[server].delete(name, deletion);
     }
 
+    /// Spoils the last message that the first server keeps of a room.
+    pub(super) fn spoil_last(&mut self, name: &str) {
+        self.servers[0].stored.spoil_last(name);
+    }
+
     /// The histories of the server that a room belongs to.
     pub(super) fn stored(&self, name: &str) -> &Stored {
         let server = server_of(&room(name), &self.nodes[0].shared);
