@@ -159,7 +159,7 @@ impl PreparedMessage {
             with_ids: framed.map(WithId::bytes),
             rendered: rendered.map(|rendered| &rendered.frames),
             event: streams.zip(event.map(WithId::bytes)),
-            only_with_ids: false,
+            omit_plain: false,
             uncompressed: self.sent.message.is_uncompressed(),
         }
     }

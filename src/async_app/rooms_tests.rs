@@ -6,6 +6,22 @@ use crate::message::Message;
 
 const ROOMS_MAX: usize = 4;
 
+fn histories(patterns: &[&str]) -> HistoryPatterns {
+    let mut histories = HistoryPatterns::default();
+    for pattern in patterns {
+        histories.add(pattern, HistoryLimits::messages(10).bytes(1_000));
+    }
+    histories
+}
+
+/// A node of a cluster that is not started, so it never connects.
+#[cfg(feature = "cluster")]
+fn unconnected_cluster() -> Arc<ClusterHandle> {
+    use crate::cluster::{Cluster, PreparedCluster};
+    let cluster = Cluster::new("redis://127.0.0.1");
+    PreparedCluster::new(&cluster).unwrap().handle
+}
+
 struct Fixture {
     rooms: RoomDirectory,
     hub: Arc<Hub>,
@@ -20,17 +36,26 @@ impl Fixture {
     }
 
     fn with_rooms_max(patterns: &[&str], rooms_max: usize) -> Self {
-        let mut histories = HistoryPatterns::default();
-        for pattern in patterns {
-            histories.add(pattern, HistoryLimits::messages(10).bytes(1_000));
-        }
-        let rooms = RoomDirectory::default();
-        rooms.set_up(RoomSettings {
+        Self::with_settings(RoomSettings {
             rooms_max,
-            histories,
+            histories: histories(patterns),
             #[cfg(feature = "cluster")]
             cluster: None,
-        });
+        })
+    }
+
+    #[cfg(feature = "cluster")]
+    fn clustered(patterns: &[&str]) -> Self {
+        Self::with_settings(RoomSettings {
+            rooms_max: ROOMS_MAX,
+            histories: histories(patterns),
+            cluster: Some(unconnected_cluster()),
+        })
+    }
+
+    fn with_settings(settings: RoomSettings) -> Self {
+        let rooms = RoomDirectory::default();
+        rooms.set_up(settings);
         let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
         let running = app.with_address("127.0.0.1:0").with_shards(1).start();
         let running = running.unwrap();
@@ -252,23 +277,37 @@ fn rooms_created_and_ended_by_many_threads_are_counted() {
 #[cfg(feature = "cluster")]
 #[test]
 fn histories_are_not_served_without_the_broker() {
-    use crate::cluster::{Cluster, PreparedCluster};
-    let with = |patterns: &[&str], is_clustered: bool| {
-        let mut histories = HistoryPatterns::default();
-        for pattern in patterns {
-            histories.add(pattern, HistoryLimits::messages(1));
-        }
-        // It is not started, so it never connects.
-        let cluster = PreparedCluster::new(&Cluster::new("redis://127.0.0.1")).unwrap();
+    let with = |patterns: &[&str], cluster: Option<Arc<ClusterHandle>>| {
         let rooms = RoomDirectory::default();
         rooms.set_up(RoomSettings {
             rooms_max: ROOMS_MAX,
-            histories,
-            cluster: is_clustered.then_some(cluster.handle),
+            histories: histories(patterns),
+            cluster,
         });
         rooms.are_histories_served()
     };
-    assert!(!with(&["chat/*"], true));
-    assert!(with(&["chat/*"], false));
-    assert!(with(&[], true) && with(&[], false));
+    assert!(!with(&["chat/*"], Some(unconnected_cluster())));
+    assert!(with(&["chat/*"], None));
+    assert!(with(&[], Some(unconnected_cluster())) && with(&[], None));
+}
+
+#[cfg(feature = "cluster")]
+#[test]
+fn copy_without_members_is_dropped_once_it_has_been_idle() {
+    // Even a pinned room is dropped: the broker keeps its messages.
+    let mut fixture = Fixture::clustered(&["pinned", "chat/*"]);
+    for name in ["pinned", "chat/left", "chat/joined"] {
+        fixture.keep(name);
+    }
+    let left = fixture.enter("chat/left").unwrap();
+    let joined = fixture.enter("chat/joined").unwrap();
+    fixture.leave(&left);
+    fixture.rooms.evict_idle(Duration::from_secs(60));
+    assert_eq!(fixture.rooms.len(), 3);
+    fixture.rooms.evict_idle(Duration::ZERO);
+    assert_eq!(fixture.rooms.len(), 1);
+    assert!(fixture.keeps("chat/joined"));
+    fixture.leave(&joined);
+    fixture.rooms.evict_idle(Duration::ZERO);
+    assert_eq!(fixture.rooms.len(), 0);
 }

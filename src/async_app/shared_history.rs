@@ -4,7 +4,7 @@
 //! A message is delivered when it comes back from the broker with its id, to the members on its own node, too. So all
 //! members receive it in the same order.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -16,11 +16,11 @@ use super::prepared_message::PreparedMessage;
 use super::publish::{AppShared, Blocking};
 use super::renderer::{HistoryGap, Renderer, now_ms};
 use super::rendering::Content;
-use super::room_entry::RoomEntry;
+use super::room_entry::{RoomEntry, RoomHistory};
 use crate::cluster::{
     AppendOutcome, AppendRequest, Channel, ClusterHandle, CopyBeginning, Delivered, Outbound,
 };
-use crate::engine::{self, Hub};
+use crate::engine::{Destination, Hub, RenderedFrames, SharedRoom};
 use crate::error::SendErrorReason;
 use crate::history_id::{HistoryId, random_epoch};
 use crate::message::{Message, SentMessage};
@@ -29,7 +29,7 @@ use crate::protocol::procedures::{self, RoomState};
 use crate::sync::lock;
 use crate::user_threads::{self, while_nonblocking};
 
-/// A room whose history the nodes share, and whom of it a message is not for.
+/// A room whose history the nodes share, and the connection that must not receive a message to it.
 pub(super) struct SharedHistory<'a> {
     cluster: &'a ClusterHandle,
     name: &'a str,
@@ -247,14 +247,7 @@ impl AppShared {
         let _history = kept.history();
         let [_, with_ids] = room.members.has_rendered_members();
         let rendered = hub.rendered_frames(None, with_ids.then(|| frame.clone()));
-        let to = engine::Destination {
-            room: Some(&room.members),
-            with_ids: Some(&frame),
-            rendered: Some(&rendered),
-            event: room.members.streams().map(|streams| (streams, &event)),
-            only_with_ids: true,
-            ..engine::Destination::default()
-        };
+        let to = state_destination(&room.members, &frame, &rendered, &event);
         match self.broadcast(hub, to, &frame, Blocking::Try) {
             Err(SendErrorReason::Full) => Delivered::Full,
             _ => Delivered::Done,
@@ -276,24 +269,17 @@ impl AppShared {
         let frame = gap.frame();
         let rendered =
             hub.rendered_frames(message.filter(|_| plain), with_ids.then(|| frame.clone()));
-        let to = engine::Destination {
-            room: Some(&room.members),
-            with_ids: Some(&frame),
-            rendered: Some(&rendered),
-            event: room.members.streams().map(|streams| (streams, &event)),
-            only_with_ids: true,
-            ..engine::Destination::default()
-        };
+        let to = state_destination(&room.members, &frame, &rendered, &event);
         let told = match message.filter(|_| with_ids) {
             None => hub.try_broadcast(&frame, to),
             Some(message) => {
                 // It has no id, so that no client takes it for one of the room's messages.
                 let rendered = hub.rendered_frames(None, Some(message.frame().clone()));
-                let then = engine::Destination {
+                let then = Destination {
                     room: Some(&room.members),
                     rendered: Some(&rendered),
-                    only_with_ids: true,
-                    ..engine::Destination::default()
+                    omit_plain: true,
+                    ..Destination::default()
                 };
                 hub.try_broadcast_all([(&frame, to), (message.frame(), then)])
             }
@@ -348,10 +334,7 @@ impl AppShared {
     }
 
     /// Finds the room of a copy, if this node still needs it.
-    fn copy_of(
-        &self,
-        name: &str,
-    ) -> Option<(RoomEntry, std::sync::Arc<super::room_entry::RoomHistory>)> {
+    fn copy_of(&self, name: &str) -> Option<(RoomEntry, Arc<RoomHistory>)> {
         let room = self.rooms.find(name)?;
         let kept = room.kept.clone()?;
         Some((room, kept))
@@ -361,6 +344,23 @@ impl AppShared {
 fn state_frame(room: &str, state: RoomState<'_>) -> Bytes {
     let told = procedures::room_state(room, state);
     Message::new_binary(told).into_frame().0
+}
+
+/// The recipients of a frame about the state of a room: members that receive ids, and event streams.
+fn state_destination<'a>(
+    members: &'a Arc<SharedRoom>,
+    frame: &'a Bytes,
+    rendered: &'a Arc<RenderedFrames>,
+    event: &'a Bytes,
+) -> Destination<'a> {
+    Destination {
+        room: Some(members),
+        with_ids: Some(frame),
+        rendered: Some(rendered),
+        event: members.streams().map(|streams| (streams, event)),
+        omit_plain: true,
+        ..Destination::default()
+    }
 }
 
 /// A message as this node keeps it. If it does not contain when it was sent, it counts as sent now.

@@ -111,8 +111,8 @@ pub(crate) struct Destination<'a> {
     pub(crate) with_ids: Option<&'a Bytes>,
     /// For members that receive rendered messages.
     pub(crate) rendered: Option<&'a Arc<RenderedFrames>>,
-    /// Whether members that receive the frame itself don't receive the message.
-    pub(crate) only_with_ids: bool,
+    /// Whether members that receive neither ids nor rendered messages are left out.
+    pub(crate) omit_plain: bool,
     /// The event stream room that receives the message too, and the message as an event.
     pub(crate) event: Option<(&'a Arc<SharedRoom>, &'a Bytes)>,
     /// Whether the message must not be compressed.
@@ -145,7 +145,7 @@ impl Destination<'_> {
             (None, None, None) if form.is_any() => Command::Broadcast(frame.clone()),
             (room, except, event) => Command::Publish(Box::new(Publication {
                 room: room.cloned(),
-                frame: (has_members && !self.only_with_ids).then(|| frame.clone()),
+                frame: (has_members && !self.omit_plain).then(|| frame.clone()),
                 form: form.clone(),
                 with_ids: self.with_ids.filter(|_| has_members).cloned(),
                 rendered: self.rendered.filter(|_| has_members).cloned(),
