@@ -330,20 +330,25 @@ fn read_of_a_room_without_history_begins_it() {
     assert_eq!(appended, Appended::Id(of_read(1)));
 }
 
-#[test]
-fn first_read_after_a_restart_begins_an_epoch_with_the_survivors() {
-    let options = ["--appendonly", "yes", "--appendfsync", "always"];
-    let Some(mut server) = RedisServer::start(&options) else {
-        return;
-    };
+/// Starts a server that keeps its data over a restart, and the last ones of five messages.
+fn server_that_persists_five(messages_max: u32) -> Option<RedisServer> {
+    let server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"])?;
     let mut client = Client::connect(&server);
     for counter in 1..=5 {
         let append = Append {
-            messages_max: 3,
+            messages_max,
             ..append(counter, &counter.to_string())
         };
         client.append(append);
     }
+    Some(server)
+}
+
+#[test]
+fn first_read_after_a_restart_begins_an_epoch_with_the_survivors() {
+    let Some(mut server) = server_that_persists_five(3) else {
+        return;
+    };
     server.restart();
     let mut client = Client::connect(&server);
     let of_read = |sequence| HistoryId::new(READ_EPOCH, sequence);
@@ -421,18 +426,9 @@ fn restart_without_persistence_begins_a_new_epoch() {
 
 #[test]
 fn restart_with_persistence_keeps_messages_in_a_new_epoch() {
-    let options = ["--appendonly", "yes", "--appendfsync", "always"];
-    let Some(mut server) = RedisServer::start(&options) else {
+    let Some(mut server) = server_that_persists_five(2) else {
         return;
     };
-    let mut client = Client::connect(&server);
-    for counter in 1..=5 {
-        let append = Append {
-            messages_max: 2,
-            ..append(counter, &counter.to_string())
-        };
-        client.append(append);
-    }
     server.restart();
     let mut client = Client::connect(&server);
     let next = Append {
