@@ -1,6 +1,7 @@
 //! Clients of `humphrey_ws.procedures.v1` receive the messages of rooms with a history together with their ids, so that
 //! they can resume. All other clients receive plain messages.
 
+use crate::frames::{RoomFrame, V1, connect_at};
 use crate::support;
 
 use std::net::{SocketAddr, TcpStream};
@@ -8,12 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use humphrey_ws::{Accept, AsyncWebsocketApp, HistoryId, HistoryLimits, Message};
-use support::{Client, eventually, start, tcp};
+use support::{Client, eventually, start};
 use tungstenite::WebSocket;
-use tungstenite::client::IntoClientRequest;
 
 const STOP: Duration = Duration::from_millis(100);
-const V1: &str = "humphrey_ws.procedures.v1";
 
 /// Starts an app whose clients join `r` after the id in their path, and `other`.
 fn app() -> AsyncWebsocketApp<()> {
@@ -40,27 +39,18 @@ fn app() -> AsyncWebsocketApp<()> {
 }
 
 fn connect(address: SocketAddr, path: &str) -> WebSocket<TcpStream> {
-    let url = format!("ws://{address}{path}");
-    let mut request = url.into_client_request().unwrap();
-    let headers = request.headers_mut();
-    headers.insert("Sec-WebSocket-Protocol", V1.parse().unwrap());
-    let (client, response) = tungstenite::client(request, tcp(address)).unwrap();
-    assert_eq!(response.headers()["Sec-WebSocket-Protocol"], V1);
-    client
+    connect_at(address, path, V1).0
 }
 
 /// Receives the next message, which must have an id, and returns both.
 fn with_id(client: &mut WebSocket<TcpStream>) -> (HistoryId, Result<String, Vec<u8>>) {
-    let tungstenite::Message::Binary(frame) = client.read().unwrap() else {
-        panic!("the message has no id");
-    };
-    let rest = frame.strip_prefix(b"\x07\x01r").expect("of the room r");
-    let (id, rest) = rest[1..].split_at(rest[0].into());
-    let id = std::str::from_utf8(id).unwrap().parse().unwrap();
-    match rest.split_first() {
-        Some((1, text)) => (id, Ok(String::from_utf8(text.to_vec()).unwrap())),
-        Some((2, bytes)) => (id, Err(bytes.to_vec())),
-        kind => panic!("{kind:?}"),
+    let frame = RoomFrame::parse(client.read().unwrap());
+    assert_eq!(frame.room, "r");
+    let id = frame.id.parse().unwrap();
+    match frame.kind {
+        1 => (id, Ok(String::from_utf8(frame.content).unwrap())),
+        2 => (id, Err(frame.content)),
+        kind => panic!("kind {kind}"),
     }
 }
 

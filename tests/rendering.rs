@@ -2,6 +2,7 @@
 //! them. All other clients receive them as they were sent.
 
 use crate::events::EventSource;
+use crate::frames::{RoomFrame, V1, connect_at};
 use crate::support;
 
 use std::cell::Cell;
@@ -18,10 +19,8 @@ use humphrey_ws::{
 };
 use support::{Client, eventually, start};
 use tungstenite::WebSocket;
-use tungstenite::client::IntoClientRequest;
 
 const STOP: Duration = Duration::from_millis(100);
-const V1: &str = "humphrey_ws.procedures.v1";
 
 /// An app whose clients join `r` after the id in their query, and `other`, which keeps nothing. Those at `/rendered` receive
 /// rendered messages.
@@ -57,26 +56,15 @@ fn with_id(kept: &KeptMessage<'_>) -> Message {
 
 /// Connects a client whose messages of `r` have ids.
 fn connect_numbered(address: SocketAddr, target: &str) -> WebSocket<TcpStream> {
-    let mut request = format!("ws://{address}{target}")
-        .into_client_request()
-        .unwrap();
-    let headers = request.headers_mut();
-    headers.insert("Sec-WebSocket-Protocol", V1.parse().unwrap());
-    tungstenite::client(request, support::tcp(address))
-        .unwrap()
-        .0
+    connect_at(address, target, V1).0
 }
 
 /// Receives the next message of `r`, which must be a text with an id, and returns both.
 fn numbered(client: &mut WebSocket<TcpStream>) -> (HistoryId, String) {
-    let frame = client.read().unwrap().into_data();
-    let rest = frame.strip_prefix(b"\x07\x01r").expect("of the room r");
-    let (id, rest) = rest[1..].split_at(rest[0].into());
-    let text = rest.strip_prefix(&[1]).expect("a text");
-    (
-        std::str::from_utf8(id).unwrap().parse().unwrap(),
-        String::from_utf8(text.to_vec()).unwrap(),
-    )
+    let frame = RoomFrame::parse(client.read().unwrap());
+    assert_eq!((frame.room.as_str(), frame.kind), ("r", 1));
+    let text = String::from_utf8(frame.content).unwrap();
+    (frame.id.parse().unwrap(), text)
 }
 
 #[test]

@@ -7,16 +7,13 @@ use std::sync::Arc;
 
 use humphrey_ws::{Accept, AsyncStream, AsyncWebsocketApp, Cluster, HistoryId, HistoryLimits};
 use tungstenite::WebSocket;
-use tungstenite::client::IntoClientRequest;
 
+use crate::frames::{RoomFrame, V1, connect_at};
 use crate::nodes::Node;
 use crate::redis_server::RedisServer;
-use crate::support::tcp;
 
 /// A client that receives the ids of messages.
 pub(crate) type NumberedClient = WebSocket<TcpStream>;
-
-const V1: &str = "humphrey_ws.procedures.v1";
 
 /// A node whose rooms keep their last 50,000 messages. Clients join the room in their path after the id in their query.
 pub(crate) fn keeping() -> AsyncWebsocketApp<()> {
@@ -58,11 +55,7 @@ pub(crate) fn nodes<const N: usize>(redis: &RedisServer) -> [Node; N] {
 
 /// Connects a client that receives the ids of messages.
 pub(crate) fn connect_numbered(address: SocketAddr, target: &str) -> NumberedClient {
-    let url = format!("ws://{address}/{target}");
-    let mut request = url.into_client_request().unwrap();
-    let headers = request.headers_mut();
-    headers.insert("Sec-WebSocket-Protocol", V1.parse().unwrap());
-    tungstenite::client(request, tcp(address)).unwrap().0
+    connect_at(address, &format!("/{target}"), V1).0
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,19 +79,16 @@ pub(crate) fn receive(client: &mut NumberedClient) -> Received {
 }
 
 pub(crate) fn receive_any(client: &mut NumberedClient) -> Received {
-    let frame = match client.read().unwrap() {
-        tungstenite::Message::Binary(frame) => frame,
-        other => return Received::Text(other.into_text().unwrap().to_string()),
-    };
-    let rest = frame.strip_prefix(b"\x07").expect("a room message");
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    let (room, rest) = rest[1..].split_at(rest[0].into());
-    let (id, rest) = rest[1..].split_at(rest[0].into());
-    let id = || text(id).parse().unwrap();
-    match rest[0] {
-        1 => Received::Message(id(), text(&rest[1..])),
+    let message = client.read().unwrap();
+    if let tungstenite::Message::Text(text) = message {
+        return Received::Text(text.to_string());
+    }
+    let frame = RoomFrame::parse(message);
+    let id = || frame.id.parse().unwrap();
+    match frame.kind {
+        1 => Received::Message(id(), String::from_utf8(frame.content).unwrap()),
         3 => Received::Gap(id()),
-        4 => Received::Silence(text(room), rest[1] == 1),
+        4 => Received::Silence(frame.room, frame.content == [1]),
         kind => panic!("kind {kind}"),
     }
 }

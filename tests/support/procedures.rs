@@ -18,7 +18,16 @@ pub(crate) const STOP: Duration = Duration::from_millis(100);
 
 /// Connects a client that offers these subprotocols, and returns the selected one.
 pub(crate) fn connect_offering(address: SocketAddr, offered: &str) -> (Client, Option<String>) {
-    let mut request = format!("ws://{address}/").into_client_request().unwrap();
+    connect_offering_at(address, "/", offered)
+}
+
+fn connect_offering_at(
+    address: SocketAddr,
+    target: &str,
+    offered: &str,
+) -> (Client, Option<String>) {
+    let url = format!("ws://{address}{target}");
+    let mut request = url.into_client_request().unwrap();
     request.headers_mut().insert(
         "Sec-WebSocket-Protocol",
         HeaderValue::from_str(offered).unwrap(),
@@ -30,7 +39,11 @@ pub(crate) fn connect_offering(address: SocketAddr, offered: &str) -> (Client, O
 }
 
 pub(crate) fn connect(address: SocketAddr, subprotocol: &str) -> Client {
-    let (client, chosen) = connect_offering(address, subprotocol);
+    connect_at(address, "/", subprotocol)
+}
+
+pub(crate) fn connect_at(address: SocketAddr, target: &str, subprotocol: &str) -> Client {
+    let (client, chosen) = connect_offering_at(address, target, subprotocol);
     assert_eq!(chosen.as_deref(), Some(subprotocol));
     client
 }
@@ -62,6 +75,33 @@ pub(crate) fn response(id: u32, payload: &[u8]) -> Vec<u8> {
 
 pub(crate) fn item(id: u32, payload: &[u8]) -> Vec<u8> {
     with_id(6, id, payload)
+}
+
+/// A message or a state of a room that keeps a history.
+pub(crate) struct RoomFrame {
+    pub(crate) room: String,
+    /// Empty for a state without an id.
+    pub(crate) id: String,
+    pub(crate) kind: u8,
+    pub(crate) content: Vec<u8>,
+}
+
+impl RoomFrame {
+    pub(crate) fn parse(message: tungstenite::Message) -> Self {
+        let tungstenite::Message::Binary(frame) = message else {
+            panic!("{message:?} has no id");
+        };
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let rest = frame.strip_prefix(&[7]).expect("a frame of a room");
+        let (room, rest) = rest[1..].split_at(rest[0].into());
+        let (id, rest) = rest[1..].split_at(rest[0].into());
+        Self {
+            room: text(room),
+            id: text(id),
+            kind: rest[0],
+            content: rest[1..].to_vec(),
+        }
+    }
 }
 
 pub(crate) trait Frames {
