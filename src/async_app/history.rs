@@ -57,7 +57,7 @@ impl History {
         mut next_stamp: impl FnMut() -> u64,
     ) {
         *self = Self::with_epoch(position.epoch(), self.messages_max, self.bytes_max);
-        // Whoever has seen events of this process only up to here can't know what is before the first message.
+        // An event stream that resumes by an earlier stamp may have missed messages from before the first one of this copy.
         self.dropped_stamp = next_stamp();
         self.last = position.sequence().saturating_sub(messages.len() as u64);
         for message in messages {

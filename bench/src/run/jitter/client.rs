@@ -44,7 +44,7 @@ pub(super) struct Connection {
 
 enum Phase {
     Connecting,
-    /// The request is sent. Contains what has arrived of the response.
+    /// The request is sent. Contains the received bytes of the response.
     Handshaking(Vec<u8>),
     Joining,
     Joined,
