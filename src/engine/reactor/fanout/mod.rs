@@ -295,12 +295,6 @@ impl Fanout {
                 Audience::Room(room) => slots.extend(self.rooms.members(room)),
             }
         }
-        slots.extend(
-            self.joining_ids
-                .as_slice()
-                .iter()
-                .flat_map(|&slot| [slot, slot]),
-        );
         slots.sort_unstable();
         let mut shared: Vec<u32> = slots
             .windows(2)
@@ -309,6 +303,30 @@ impl Fanout {
             .collect();
         shared.dedup();
         shared
+    }
+
+    /// The members of an audience that need bytes of their own, since the ids of their events name several positions.
+    fn joining_ids_in(&self, audience: Audience) -> impl Iterator<Item = u32> {
+        // Event streams receive broadcasts to everyone through a room.
+        let room = match audience {
+            Audience::Room(room) if !self.joining_ids.is_empty() => Some(room),
+            _ => None,
+        };
+        room.into_iter()
+            .flat_map(|room| self.rooms.members(room))
+            .filter(|&slot| self.joining_ids.contains(slot))
+    }
+
+    /// The connections that get their share of all batches before these are sent: those in several audiences, whose shares
+    /// are merged in order, and those that need bytes of their own.
+    fn served_first(&self) -> Vec<u32> {
+        let mut slots = match self.batches.len() {
+            0 | 1 => Vec::new(),
+            _ => self.shared_slots(),
+        };
+        let audiences = self.batches.iter().map(|batch| batch.audience);
+        slots.extend(audiences.flat_map(|audience| self.joining_ids_in(audience)));
+        slots
     }
 
     /// Takes the last batch. Its audience's next broadcast begins a new one.
@@ -480,9 +498,9 @@ impl<T: ShardTransport> Core<T> {
     /// Queues a frame for an audience, to be sent when the turn ends.
     fn broadcast(&mut self, audience: Audience, frame: Bytes, form: Form, except: Option<Key>) {
         let max = self.cx.fanout.batches_bytes_max;
-        // A batch leaves out those who had their share before.
-        let stands_alone =
-            frame.len() >= ALONE_FROM_BYTES.min(max) && self.cx.fanout.joining_ids.is_empty();
+        // Only a batch leaves out those that had their share before.
+        let stands_alone = frame.len() >= ALONE_FROM_BYTES.min(max)
+            && self.cx.fanout.joining_ids_in(audience).next().is_none();
         if stands_alone || self.cx.fanout.batches_bytes + frame.len() > max {
             self.flush_batches();
         }
@@ -529,14 +547,11 @@ impl<T: ShardTransport> Core<T> {
 
     /// Sends all batches to their audiences.
     pub(crate) fn flush_batches(&mut self) {
-        if self.cx.fanout.batches.len() > 1 || !self.cx.fanout.joining_ids.is_empty() {
-            // A connection in several audiences gets its share first, merged in order; and so does one that gets other bytes.
-            for slot in self.cx.fanout.shared_slots() {
-                self.with_member(slot, |ws, cx| {
-                    ws.take_batches(cx);
-                    ws.note_fill(cx);
-                });
-            }
+        for slot in self.cx.fanout.served_first() {
+            self.with_member(slot, |ws, cx| {
+                ws.take_batches(cx);
+                ws.note_fill(cx);
+            });
         }
         // A connection that breaks meanwhile loses its share of the batch at hand only.
         while let Some(batch) = self.cx.fanout.pop_batch() {
