@@ -382,13 +382,8 @@ impl AppShared {
     }
 
     /// Whether a room may have members on other nodes.
-    #[cfg_attr(not(feature = "cluster"), allow(clippy::unused_self))]
     pub(super) fn is_clustered(&self) -> bool {
-        #[cfg(feature = "cluster")]
-        if self.cluster.get().is_some() {
-            return true;
-        }
-        false
+        self.rooms.is_clustered()
     }
 
     pub(super) fn running(&self) -> Option<&Arc<Hub>> {

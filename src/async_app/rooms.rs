@@ -222,8 +222,9 @@ impl RoomDirectory {
         self.is_clustered() || !self.is_pinned(room)
     }
 
+    /// Whether rooms may have members on other nodes. False before the app starts.
     #[cfg_attr(not(feature = "cluster"), allow(clippy::unused_self))]
-    fn is_clustered(&self) -> bool {
+    pub(super) fn is_clustered(&self) -> bool {
         #[cfg(feature = "cluster")]
         if self.cluster().is_some() {
             return true;

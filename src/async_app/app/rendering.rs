@@ -60,8 +60,8 @@ where
     ///
     /// Messages are missing if the broker of a [cluster](Self::with_cluster) has lost them, or no longer keeps those that
     /// this node has not read. The function is called once for each room on each node. The members of the room on this node
-    /// receive its message before the messages that follow the gap. Clients of [procedures](crate::procedures) receive the
-    /// notification `$gap` first, which the others don't.
+    /// receive its message before the messages that follow the gap. Clients of `humphrey_ws.procedures.v1` are told of the gap by
+    /// a frame of the subprotocol first, and receive the message without an id.
     ///
     /// The function runs on the thread that receives the messages of other nodes, so it must not block. If it panics, an
     /// error is logged, and it is counted in [`Metrics::handler_panics`](crate::Metrics::handler_panics).
