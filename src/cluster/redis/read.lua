@@ -20,7 +20,7 @@ local function read(position_key, messages_key, since_epoch, since, new_epoch, i
       end
     end
     -- The first command that writes must be one that the server refuses if it lacks memory.
-    local value = string.format('%s %.0f %.0f %.0f %s', epoch, seq, base, bytes, run_id)
+    local value = string.format('%s %d %d %d %s', epoch, seq, base, bytes, run_id)
     redis.call('SET', position_key, value, 'PX', expiry)
     if len > 0 then
       redis.call('PEXPIRE', messages_key, expiry)
@@ -54,7 +54,7 @@ local function read(position_key, messages_key, since_epoch, since, new_epoch, i
     end
     messages = newest
   end
-  return { epoch .. '-' .. string.format('%.0f', seq), base, first + from - 1, messages }
+  return { string.format('%s-%d', epoch, seq), base, first + from - 1, messages }
 end
 
 local histories = {}
