@@ -35,10 +35,14 @@ pub(crate) enum Command {
     /// Appends an envelope to the history of a room, and sends it to the room's subscribers with its id. Answered by
     /// [`Event::Appended`].
     Append(Append),
-    /// Reads the histories of rooms, and begins those that are missing. Answered by [`Event::History`] or
-    /// [`Event::Refused`] for each.
+    /// Reads the histories of rooms, and begins those that are missing. Answered by [`Event::History`],
+    /// [`Event::ReadPostponed`] or [`Event::Refused`] for each. The first is never postponed.
     Read(Vec<Read>),
 }
+
+/// How many bytes of messages the answer to a [`Command::Read`] may have, apart from those of its first room. So a node may ask
+/// for many rooms at once, of which most have few messages.
+pub(crate) const READ_SHARED_BYTES_MAX: usize = 1 << 20;
 
 /// An envelope to append to the history of a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +103,8 @@ pub(crate) enum Event {
     Appended(Appended),
     /// The oldest unanswered [`Read`] has been executed.
     History(History),
+    /// The oldest unanswered [`Read`] has not been executed, since the answer to its command would have too many bytes.
+    ReadPostponed,
     /// The oldest unanswered command was refused; it had no effect. Commands that are not answered on success, such as
     /// [`Command::Unsubscribe`], are not reported.
     Refused(Refused),

@@ -240,6 +240,13 @@ impl Node {
                 Some(Published::Find(in_flight)) => self.found(&in_flight, &history),
                 _ => {}
             },
+            Event::ReadPostponed => {
+                if let Some(Published::Read { room, bytes }) =
+                    self.servers[server].unanswered.pop_front()
+                {
+                    self.read_postponed(server, room, bytes);
+                }
+            }
         }
     }
 

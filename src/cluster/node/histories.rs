@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{Action, Node, Published, RoomState};
-use crate::cluster::broker::{Command, History, Read, Refused};
+use crate::cluster::broker::{Command, History, READ_SHARED_BYTES_MAX, Read, Refused};
 use crate::cluster::members::CopyBeginning;
 use crate::cluster::parked::Arrived;
 use crate::cluster::replica::{Gap, OnHistory, OnMessage};
@@ -36,9 +36,11 @@ const COPY_IDLE_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Reads {
     /// The rooms that wait to be read.
     queued: VecDeque<Arc<str>>,
+    /// Those that were too long to be read with others. Each is the first one of its command.
+    postponed: VecDeque<Arc<str>>,
     /// Rooms whose read was refused, and when they are read again.
     refused: VecDeque<(Instant, Arc<str>)>,
-    /// The number of unanswered reads, and about the most bytes of their answers.
+    /// The number of unanswered reads, and about the most bytes of the answers to their commands.
     unanswered: usize,
     bytes: usize,
 }
@@ -46,6 +48,14 @@ pub(super) struct Reads {
 impl Reads {
     pub(super) fn disconnected(&mut self) {
         *self = Self::default();
+    }
+
+    /// Where the next room of a command comes from.
+    fn queue(&mut self, is_first: bool) -> &mut VecDeque<Arc<str>> {
+        match is_first && !self.postponed.is_empty() {
+            true => &mut self.postponed,
+            false => &mut self.queued,
+        }
     }
 
     fn has_room(&self, bytes: usize) -> bool {
@@ -82,7 +92,7 @@ impl Node {
         loop {
             let mut reads = Vec::new();
             while reads.len() < READS_PER_COMMAND
-                && let Some(read) = self.next_read(at)
+                && let Some(read) = self.next_read(at, reads.is_empty())
             {
                 reads.push(read);
             }
@@ -94,17 +104,23 @@ impl Node {
     }
 
     /// Takes the next of the queued reads, if the server may have a further one.
-    fn next_read(&mut self, at: usize) -> Option<Read> {
+    fn next_read(&mut self, at: usize, is_first: bool) -> Option<Read> {
         let server = &mut self.servers[at];
         server.incarnation.as_ref()?;
-        while let Some(name) = server.reads.queued.front() {
+        loop {
+            let reads = &mut server.reads;
+            let name = reads.queue(is_first).front()?;
             let room = self.rooms.get_mut(name);
             let replica = room.and_then(|room| room.replica.as_mut());
-            let bytes = replica.as_ref().map_or(0, |replica| replica.read_bytes_max);
-            if !server.reads.has_room(bytes) {
+            let bytes = match &replica {
+                // The others are answered only as far as they fit into this.
+                Some(replica) if is_first => replica.read_bytes_max.max(READ_SHARED_BYTES_MAX),
+                _ => 0,
+            };
+            if !reads.has_room(bytes) {
                 return None;
             }
-            let name = server.reads.queued.pop_front()?;
+            let name = reads.queue(is_first).pop_front()?;
             let Some(replica) = replica else {
                 continue;
             };
@@ -125,7 +141,18 @@ impl Node {
                 extends,
             });
         }
-        None
+    }
+
+    /// Handles that a room was too long to be read with others.
+    pub(super) fn read_postponed(&mut self, at: usize, room: Arc<str>, bytes: usize) {
+        let reads = &mut self.servers[at].reads;
+        reads.answered(bytes);
+        let state = self.rooms.get_mut(&room);
+        if let Some(replica) = state.and_then(|state| state.replica.as_mut())
+            && replica.read_again()
+        {
+            reads.postponed.push_back(room);
+        }
     }
 
     /// Handles the answer to a read of a room.

@@ -8,9 +8,10 @@ local expiry, counter_expiry, channel, envelope = ARGV[7], ARGV[8], ARGV[9], ARG
 local needs_counter = ARGV[11] == '1'
 local call, format = redis.call, string.format
 
--- Each call is a good part of the script's time: one command reads both.
+-- Each call is a good part of the script's time: one command reads both. It takes a key of another type for a missing one.
 local found = call('MGET', KEYS[1], KEYS[3])
-local last = found[2]
+local position = found[1] or call('GET', KEYS[1]) or ''
+local last = found[2] or call('GET', KEYS[3])
 -- Both have 20 digits.
 if last and last >= counter then
   return 0
@@ -21,7 +22,7 @@ end
 -- The first command that writes must be one that the server refuses if it lacks memory. So a refused append has no effect.
 call('SET', KEYS[3], counter, 'PX', counter_expiry)
 
-local epoch, seq, base, bytes, owner = string.match(found[1] or '', '^(%x+) (%d+) (%d+) (%d+) (%S+)$')
+local epoch, seq, base, bytes, owner = string.match(position, '^(%x+) (%d+) (%d+) (%d+) (%S+)$')
 if owner == run_id then
   seq, bytes = tonumber(seq), tonumber(bytes)
 else

@@ -617,13 +617,42 @@ fn repeated_append_whose_counter_was_deleted_is_not_executed() {
     assert_eq!(client.append(append(3, "x")), Appended::Id(id(3)));
 }
 
+fn reads_of(rooms: [&str; 3], since: Option<HistoryId>) -> Command {
+    let read = |name: &str| Read {
+        room: name.into(),
+        since,
+        new_epoch: READ_EPOCH,
+        extends: false,
+    };
+    Command::Read(rooms.map(read).to_vec())
+}
+
+/// Reads rooms by one command. Returns each room's name, the sequence of its first message and their number, or `None` if it
+/// was postponed.
+fn read_rooms(
+    client: &mut Client,
+    rooms: [&str; 3],
+    since: Option<HistoryId>,
+) -> [Option<(String, u64, usize)>; 3] {
+    let events: [_; 3] = client.execute([reads_of(rooms, since)]);
+    events.map(|event| match event {
+        Event::History(history) => {
+            let len = history.messages.len();
+            Some((history.room.to_string(), history.first, len))
+        }
+        Event::ReadPostponed => None,
+        other => panic!("{other:?}"),
+    })
+}
+
 #[test]
-fn rooms_of_one_command_are_read_with_one_bound() {
+fn rooms_too_long_to_be_read_with_others_are_postponed() {
     let Some(server) = RedisServer::start(&[]) else {
         return;
     };
     let mut settings = settings(&server, "", "?app=app");
-    settings.history_read_bytes_max = 100;
+    settings.history_read_bytes_max = 1_000;
+    settings.history_read_shared_bytes_max = 100;
     let mut client = Client::try_with(&server, settings).unwrap();
     let rooms = ["a", "b", "c"];
     for (name, counter) in rooms.into_iter().zip(1..) {
@@ -633,31 +662,33 @@ fn rooms_of_one_command_are_read_with_one_bound() {
         };
         assert!(matches!(client.append(append), Appended::Id(_)));
     }
-    let reads = || {
-        let read = |name: &str| Read {
-            room: name.into(),
-            since: None,
-            new_epoch: READ_EPOCH,
-            extends: false,
-        };
-        Command::Read(rooms.iter().map(|name| read(name)).collect())
-    };
-    let histories: [_; 3] = client.execute([reads()]);
-    let read = histories.map(|history| match history {
-        Event::History(history) => (
-            history.room.to_string(),
-            history.first,
-            history.messages.len(),
-        ),
-        other => panic!("{other:?}"),
-    });
+    let whole = |name: &str, len| Some((name.to_string(), 1, len));
     // Each message counts with 46 bytes.
-    assert_eq!(read[0], ("a".into(), 1, 1));
-    assert_eq!(read[1], ("b".into(), 1, 1));
-    assert_eq!(read[2], ("c".into(), 2, 0));
+    assert_eq!(
+        read_rooms(&mut client, rooms, None),
+        [whole("a", 1), whole("b", 1), None],
+        "the third does not fit"
+    );
+    for (counter, length) in (4..).zip([1, 200]) {
+        let append = Append {
+            room: "c".into(),
+            ..append(counter, &"x".repeat(length))
+        };
+        assert!(matches!(client.append(append), Appended::Id(_)));
+    }
+    assert_eq!(
+        read_rooms(&mut client, ["c", "a", "b"], None),
+        [whole("c", 3), None, None],
+        "the first is read whole, and leaves nothing for others"
+    );
+    assert_eq!(
+        read_rooms(&mut client, ["a", "c", "b"], Some(id(2))),
+        [whole("a", 1), None, whole("b", 1)],
+        "the estimate of the long message is too low"
+    );
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
     server.command(&["DEL", "app:{history:b}:position"]);
-    let events: [_; 3] = client.execute([reads()]);
+    let events: [_; 3] = client.execute([reads_of(rooms, None)]);
     for event in &events {
         refused(event, Kind::Read, "OOM", true);
     }

@@ -88,7 +88,7 @@ const VIOLATIONS: [&str; 41] = [
 ];
 
 /// Replies to an append and then a read that are legal in RESP3, and which no server gives.
-const BAD_REPLIES: [(&str, &str); 25] = [
+const BAD_REPLIES: [(&str, &str); 26] = [
     ("*0\r\n", ""),
     ("$1\r\nx\r\n", ""),
     (":2\r\n", ""),
@@ -129,6 +129,8 @@ const BAD_REPLIES: [(&str, &str); 25] = [
         ":0\r\n",
         "*1\r\n*4\r\n$23\r\nfe-18446744073709551615\r\n:0\r\n:1\r\n*0\r\n",
     ),
+    // The first room of a command is not postponed.
+    (":0\r\n", "*1\r\n_\r\n"),
 ];
 
 /// A ready connection with an unanswered append and read.

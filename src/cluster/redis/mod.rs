@@ -23,7 +23,7 @@
 //!
 //! A user of the server needs these rights: `~prefix:* &prefix:* +hello +info +publish +subscribe +unsubscribe`, `+select`
 //! if the URL has a database, and for histories
-//! `+evalsha +script|load +get +set +llen +lrange +rpush +lpop +pexpire`.
+//! `+evalsha +script|load +get +mget +set +llen +lrange +rpush +lpop +pexpire`.
 
 mod errors;
 mod names;
@@ -53,7 +53,7 @@ use self::scripts::{APPEND, READ, RedisScript};
 use self::url::RedisUrl;
 use super::broker::{
     Append, Appended, Broker, BrokerError, Channel, Command, Event, History, Incarnation, Kind,
-    Read, Refused,
+    READ_SHARED_BYTES_MAX, Read, Refused,
 };
 use crate::history_id::HistoryId;
 
@@ -80,6 +80,9 @@ pub(crate) struct RedisSettings {
     /// The most bytes of a history that are read at once. Older messages of a longer one count as no longer kept. Each
     /// message counts with its length and 16 bytes.
     pub(crate) history_read_bytes_max: usize,
+    /// Several histories are read at once as far as all together have no more bytes than this. At most
+    /// `history_read_bytes_max`.
+    pub(crate) history_read_shared_bytes_max: usize,
     /// How long a history is kept after its last message.
     pub(crate) history_expiry: Duration,
 }
@@ -91,6 +94,7 @@ impl RedisSettings {
             message_bytes_max,
             // Far less than `client-output-buffer-limit pubsub`, at which a server disconnects a subscriber.
             history_read_bytes_max: HISTORY_READ_BYTES_MAX,
+            history_read_shared_bytes_max: READ_SHARED_BYTES_MAX,
             history_expiry: Duration::from_secs(24 * 60 * 60),
         }
     }
@@ -279,13 +283,19 @@ impl RedisSession {
     fn read(&mut self, reads: Vec<Read>, out: &mut Vec<u8>) {
         self.load(out);
         self.read
-            .put_start(2 * reads.len(), 4 + 4 * reads.len(), out);
+            .put_start(2 * reads.len(), 5 + 4 * reads.len(), out);
         for read in &reads {
             self.names.put_room_keys(out, &read.room);
         }
         self.put_run_id(out);
         let bytes_max = self.settings.history_read_bytes_max as u64;
-        for number in [bytes_max, MESSAGE_OVERHEAD_BYTES, self.expiry_ms()] {
+        let shared_bytes_max = self.settings.history_read_shared_bytes_max as u64;
+        for number in [
+            bytes_max,
+            shared_bytes_max,
+            MESSAGE_OVERHEAD_BYTES,
+            self.expiry_ms(),
+        ] {
             put_argument(out, &[Decimal::new(number).bytes()]);
         }
         for read in &reads {
@@ -425,9 +435,10 @@ impl RedisSession {
             }
             (Some(Unanswered::Read(rooms)), RespValue::Array(len)) if len == rooms.len() => {
                 let mut frame = frame;
-                for room in rooms {
-                    let history = history(room, &mut frame).ok_or_else(|| protocol(BAD_READ))?;
-                    events.push(Event::History(history));
+                for (at, room) in rooms.into_iter().enumerate() {
+                    let event =
+                        read(room, at == 0, &mut frame).ok_or_else(|| protocol(BAD_READ))?;
+                    events.push(event);
                 }
             }
             (None, _) => return Err(protocol("it sends a reply to no command")),
@@ -591,11 +602,13 @@ fn appended(reply: RespValue<'_>, mut frame: RespFrame<'_>) -> Option<Appended> 
     })
 }
 
-/// Decodes a history in the reply of the script `read`.
-fn history(room: Arc<str>, frame: &mut RespFrame<'_>) -> Option<History> {
-    let RespValue::Array(4) = frame.next()? else {
-        return None;
-    };
+/// Decodes what the reply of the script `read` says of a room.
+fn read(room: Arc<str>, is_first: bool, frame: &mut RespFrame<'_>) -> Option<Event> {
+    match frame.next()? {
+        RespValue::Array(4) => {}
+        RespValue::Null if !is_first => return Some(Event::ReadPostponed),
+        _ => return None,
+    }
     let position = parse_id(frame.next_string()?)?;
     let mut sequence = || match frame.next()? {
         RespValue::Number(number) => u64::try_from(number).ok(),
@@ -615,11 +628,11 @@ fn history(room: Arc<str>, frame: &mut RespFrame<'_>) -> Option<History> {
         });
     }
     let end = first.checked_add(len as u64)?;
-    (position.sequence().checked_add(1)? == end).then_some(History {
+    (position.sequence().checked_add(1)? == end).then_some(Event::History(History {
         room,
         position,
         base,
         first,
         messages,
-    })
+    }))
 }

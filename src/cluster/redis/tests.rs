@@ -257,6 +257,7 @@ fn scripts_are_loaded_before_the_first_use_only() {
             "app:{history:a}:messages",
             "0123456789abcde",
             "16777216",
+            "1048576",
             "16",
             "86400000",
             epoch,

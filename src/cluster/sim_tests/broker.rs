@@ -2,9 +2,13 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use bytes::Bytes;
+
 use super::stored::{Deletion, Refusal, Restart, Stored};
 use crate::cluster::broker::{Appended, Channel, Command, Event, Incarnation, Kind, Refused};
 
+/// Far less than a real server's, so that reads are postponed.
+const READ_SHARED_BYTES_MAX: usize = 200;
 /// Stands for the node of a connection that was given up.
 const ABANDONED: usize = usize::MAX;
 
@@ -168,8 +172,16 @@ impl Server {
                 let histories: Option<Vec<_>> = histories.collect();
                 match histories {
                     Some(histories) => {
-                        for history in histories {
-                            self.answer(node, Event::History(history));
+                        let mut bytes = 0;
+                        for (at, history) in histories.into_iter().enumerate() {
+                            let sum =
+                                bytes + history.messages.iter().map(Bytes::len).sum::<usize>();
+                            if at > 0 && sum > READ_SHARED_BYTES_MAX {
+                                self.answer(node, Event::ReadPostponed);
+                            } else {
+                                bytes = sum;
+                                self.answer(node, Event::History(history));
+                            }
                         }
                     }
                     None => reads

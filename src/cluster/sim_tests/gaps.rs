@@ -10,8 +10,12 @@ use crate::cluster::broker::Event;
 use crate::cluster::outgoing::AppendRequest;
 use crate::history_id::{HistoryId, random_epoch};
 
-/// Appends a message of the first node to a room that keeps eight.
+/// Appends a message of the first node to the room `a`, which keeps eight.
 fn append(world: &mut World, text: &str) {
+    append_to(world, "a", text);
+}
+
+fn append_to(world: &mut World, room: &str, text: &str) {
     let request = AppendRequest {
         messages_max: 8,
         bytes_max: 1 << 20,
@@ -19,7 +23,7 @@ fn append(world: &mut World, text: &str) {
         new_epoch: random_epoch(),
         waiting: None,
     };
-    assert!(world.append(0, "a", text, request));
+    assert!(world.append(0, room, text, request));
     world.settle();
 }
 
@@ -97,4 +101,30 @@ fn read_message_that_cannot_be_decoded_is_told_and_counted_as_a_gap() {
     check_gap(&world, position);
     append(&mut world, "0:3");
     assert_eq!(world.copy(1, "a").unwrap().texts, ["0:3"]);
+}
+
+#[test]
+fn rooms_too_long_to_be_read_together_are_read_without_a_gap() {
+    let mut world = World::new(2, 1);
+    let rooms = ["a", "b", "c", "d"];
+    for room in rooms {
+        world.need_history(1, room, 8);
+    }
+    world.settle();
+    let reads = world.counters(1).history_reads.get();
+    world.stall_reconnects(1);
+    world.cut(1, 0);
+    // The broker of a simulation reads 200 bytes at once.
+    let text = format!("0:1:{}", "x".repeat(150));
+    for room in rooms {
+        append_to(&mut world, room, &text);
+    }
+    world.allow_reconnects(1);
+    world.settle();
+    for room in rooms {
+        assert_eq!(world.copy(1, room).unwrap().texts, [text.as_str()]);
+    }
+    assert_eq!(world.gaps_told(1), 0);
+    // Each but the first was postponed once.
+    assert_eq!(world.counters(1).history_reads.get(), reads + 7);
 }
