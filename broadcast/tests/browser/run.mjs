@@ -14,6 +14,7 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { clusterTests } from "./cluster.mjs";
 import { TOKEN, offline, publish, roomTests } from "./rooms.mjs";
 import { siteTests } from "./sites.mjs";
 import { Program, WAIT_MS, assert, browser, hasState, message, open, says, sees, setBinary } from "./support.mjs";
@@ -275,7 +276,7 @@ let failed = 0;
 const program = await Program.start();
 const run = { program, pages: [await open(program), await open(program)] };
 try {
-  const all = { ...tests, ...roomTests, ...(values.tls ? {} : siteTests) };
+  const all = { ...tests, ...roomTests, ...(values.tls ? {} : { ...siteTests, ...clusterTests }) };
   for (const [name, test] of Object.entries(all)) {
     try {
       await test(run);
