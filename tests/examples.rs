@@ -2,6 +2,9 @@
 //!
 //! `cargo test` has built them next to this test. The file is long because it has a section for each example.
 
+#[cfg(feature = "cluster")]
+#[path = "support/redis_server.rs"]
+mod redis_server;
 mod support;
 
 use std::env;
@@ -535,6 +538,38 @@ fn chat_replays_messages_after_the_clients_last_id() {
     let mut late = Client::connect_to(example.address, "/chat?room=r&name=Cy&since=abc-7");
     assert_eq!(hear(&mut late, "gap")["restarted"], true);
     assert_eq!(hear(&mut late, "said")["id"], json!(ids[0]));
+}
+
+#[cfg(feature = "cluster")]
+#[test]
+fn chat_over_two_nodes_shares_its_messages_and_resumes_on_either() {
+    let Some(redis) = redis_server::RedisServer::start(&[]) else {
+        return;
+    };
+    let start = || Example::start_with("chat", &[&redis.url()]);
+    let (one, other) = (start(), start());
+    let (mut ada, _) = enter(&one, "room=r&name=Ada");
+    let (mut bob, _) = enter(&other, "room=r&name=Bob");
+    let mut said = |speaker: &str, text: &str| {
+        let from = if speaker == "Ada" { &mut ada } else { &mut bob };
+        from.send(&json!({"text": text}).to_string());
+        let heard = [&mut ada, &mut bob].map(|client| hear(client, "said"));
+        assert_eq!(heard[0], heard[1]);
+        assert_eq!(
+            (&heard[0]["from"], &heard[0]["text"]),
+            (&json!(speaker), &json!(text))
+        );
+        heard[0]["id"].as_str().unwrap().to_owned()
+    };
+    let first = said("Ada", "from one node");
+    said("Bob", "from the other");
+    said("Ada", "and again");
+    for node in [&one, &other] {
+        let query = format!("/chat?room=r&name=Cy&since={first}");
+        let mut late = Client::connect_to(node.address, &query);
+        assert_eq!(hear(&mut late, "said")["text"], "from the other");
+        assert_eq!(hear(&mut late, "said")["text"], "and again");
+    }
 }
 
 #[test]

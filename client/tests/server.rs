@@ -1,8 +1,10 @@
 //! The server for the JavaScript client's tests, beside the example `procedures`.
 //!
 //! ```sh
-//! cargo run --example client_server -- 127.0.0.1:9000 [KEPT]
+//! cargo run --example client_server -- 127.0.0.1:9000 [KEPT [CLUSTER]]
 //! ```
+//!
+//! With the URL of a broker, it is a node of a cluster.
 //!
 //! The room `numbers` gets a number every few milliseconds, from 1 on, and keeps the last KEPT of them (default: 100,000);
 //! `topic` and its kind keep their last messages; `/events` streams one of them, `/two` two others and what goes to everyone.
@@ -83,7 +85,7 @@ fn main() {
     let address = args.next().unwrap_or_else(|| "127.0.0.1:8080".to_owned());
     let kept = args.next().map_or(100_000, |kept| kept.parse().unwrap());
 
-    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_address(&address)
         .with_history(
             "numbers",
@@ -99,6 +101,10 @@ fn main() {
                 .with_broadcasts())
         })
         .with_message_handler(|stream, message, _| stream.send(message));
+
+    if let Some(url) = args.next() {
+        app = app.with_cluster(url.as_str());
+    }
 
     let numbers = app.sender().room("numbers");
     spawn(move || {

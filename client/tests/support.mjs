@@ -1,6 +1,6 @@
 // Shared by the tests: deadlines, a scriptable mock server, the real servers, and a proxy with faults.
 
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { connect as tcpConnect, createServer } from 'node:net';
 import { createServer as createHttpServer, request as httpRequest } from 'node:http';
@@ -212,6 +212,29 @@ export class Server {
     child.kill(signal);
     await inTime(ended, 'the server to end');
   }
+}
+
+/** The Redis server to start; `undefined`, which skips a test, if none is installed and none was named. */
+export function redisServer(t) {
+  const named = process.env.HUMPHREY_WS_REDIS_SERVER;
+  const program = named ?? 'redis-server';
+  if (named || !spawnSync(program, ['--version']).error) return program;
+  t.skip('redis-server is not installed');
+}
+
+/** Starts a Redis server without persistence, and two nodes of a cluster, which end before it. */
+export async function startNodes(t, program, ...example) {
+  const nodes = [];
+  const port = await freePort();
+  const options = ['--port', `${port}`, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'];
+  const child = spawn(program, options, { stdio: ['ignore', 'ignore', 'inherit'] });
+  t.after(async () => {
+    for (const node of nodes) await node.kill();
+    child.kill('SIGKILL');
+  });
+  await until(() => reachable(port), 'Redis to listen');
+  for (let node = 0; node < 2; node += 1) nodes.push(await Server.start(t, ...example, `redis://127.0.0.1:${port}`));
+  return nodes;
 }
 
 const reachable = (port) => new Promise((resolve) => {

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Open <http://127.0.0.1:8080> in two windows and write. To listen on another address: `cargo run --example chat --
-//! 127.0.0.1:9000`. The guide explains how it works: docs/chat.md.
+//! 127.0.0.1:9000`. On several machines: `cargo run --features cluster --example chat -- 127.0.0.1:9000 redis://localhost`; each of
+//! them lists its own people only. The guide explains how it works: docs/chat.md.
 //!
 //! The protocol is JSON. A client connects to `/chat?room=ROOM&name=NAME`. It may add `&person=KEY`, a secret that
 //! identifies the person on later connections, and `&since=ID`, the last message that it has received. It sends
@@ -106,6 +107,12 @@ fn main() {
         .with_disconnect_handler(move |stream, _| {
             let _ = leaving.send((Instant::now(), stream.state.clone()));
         });
+
+    #[cfg(feature = "cluster")]
+    let app = match env::args().nth(2) {
+        Some(url) => app.with_cluster(url.as_str()),
+        None => app,
+    };
 
     // The grace period is the same for all, so people leave in order, and one thread suffices.
     let (chat, live) = (app.get_state(), app.sender());
