@@ -85,7 +85,7 @@ fn main() {
     let address = args.next().unwrap_or_else(|| "127.0.0.1:8080".to_owned());
     let kept = args.next().map_or(100_000, |kept| kept.parse().unwrap());
 
-    let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_address(&address)
         .with_history(
             "numbers",
@@ -102,9 +102,11 @@ fn main() {
         })
         .with_message_handler(|stream, message, _| stream.send(message));
 
-    if let Some(url) = args.next() {
-        app = app.with_cluster(url.as_str());
-    }
+    #[cfg(feature = "cluster")]
+    let app = match args.next() {
+        Some(url) => app.with_cluster(url.as_str()),
+        None => app,
+    };
 
     let numbers = app.sender().room("numbers");
     spawn(move || {
