@@ -36,7 +36,7 @@ pub(super) struct Connection {
     pub(super) socket: OwnedFd,
     phase: Phase,
     reader: MessageReader,
-    begun: Instant,
+    pub(super) begun: Instant,
     /// Number of replayed messages, and when the last one arrived.
     replayed: u64,
     last_replayed: Option<Instant>,

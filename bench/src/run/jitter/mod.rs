@@ -279,9 +279,18 @@ impl Outcome {
         );
     }
 
-    /// Fails if a message was lost, or arrived twice or out of order, if clients could not resume, or if replays took too
-    /// long.
+    /// Fails if a message was lost, or arrived twice or out of order, if connections ended otherwise than by a cut, if clients
+    /// could not resume, or if replays took too long.
     fn check(&self, setup: &Setup) -> io::Result<()> {
+        let counts = &self.swarm.counts;
+        if counts.failures > 0 {
+            let failures = counts.failures;
+            let text = format!("{failures} connections ended otherwise than by a cut");
+            return Err(io::Error::other(text));
+        }
+        if counts.resumed == 0 {
+            return Err(io::Error::other("no client resumed"));
+        }
         if !self.totals.is_exact() {
             let text = "messages were lost, or arrived twice or out of order";
             return Err(io::Error::other(text));

@@ -197,9 +197,14 @@ impl Swarm {
     fn cut(&mut self, at: usize) {
         let client = &mut self.clients[at];
         let has_joined = client.has_joined();
-        if client.connection.take().is_some() {
+        if let Some(connection) = client.connection.take() {
             self.counts.cuts += 1;
-            self.counts.early_cuts += u64::from(!has_joined);
+            if !has_joined {
+                self.counts.early_cuts += 1;
+                // It would have taken at least so long.
+                self.replays
+                    .record(connection.begun.elapsed().as_nanos() as u64);
+            }
             self.schedule(at);
         }
     }
