@@ -40,8 +40,8 @@ pub(crate) enum Command {
     Read(Vec<Read>),
 }
 
-/// How many bytes of messages the answer to a [`Command::Read`] may have, apart from those of its first room. So a node may ask
-/// for many rooms at once, of which most have few messages.
+/// A [`Command::Read`] reads further rooms than the first as far as the messages of all together have no more bytes than this. So a
+/// node may ask for many rooms at once, of which most have few messages.
 pub(crate) const READ_SHARED_BYTES_MAX: usize = 1 << 20;
 
 /// An envelope to append to the history of a room.

@@ -36,7 +36,7 @@ const COPY_IDLE_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Reads {
     /// The rooms that wait to be read.
     queued: VecDeque<Arc<str>>,
-    /// Those that were too long to be read with others. Each is the first one of its command.
+    /// Those that were too long to be read with others. Each is read by a command of its own.
     postponed: VecDeque<Arc<str>>,
     /// Rooms whose read was refused, and when they are read again.
     refused: VecDeque<(Instant, Arc<str>)>,
@@ -91,7 +91,12 @@ impl Node {
     fn send_reads(&mut self, at: usize, actions: &mut Vec<Action>) {
         loop {
             let mut reads = Vec::new();
-            while reads.len() < READS_PER_COMMAND
+            // A long history leaves no room for others.
+            let reads_max = match self.servers[at].reads.postponed.is_empty() {
+                true => READS_PER_COMMAND,
+                false => 1,
+            };
+            while reads.len() < reads_max
                 && let Some(read) = self.next_read(at, reads.is_empty())
             {
                 reads.push(read);
@@ -133,7 +138,6 @@ impl Node {
             let room = name.clone();
             let published = Published::Read { room, bytes };
             server.unanswered.push_back(published);
-            self.counters.history_reads.add(1);
             return Some(Read {
                 room: name,
                 since,
@@ -158,6 +162,7 @@ impl Node {
     /// Handles the answer to a read of a room.
     pub(super) fn on_history(&mut self, at: usize, history: &History, bytes: usize) {
         self.servers[at].reads.answered(bytes);
+        self.counters.history_reads.add(1);
         let incarnation = self.servers[at].incarnations;
         let name = history.room.clone();
         let room = self.rooms.get_mut(&name);

@@ -686,10 +686,49 @@ fn rooms_too_long_to_be_read_with_others_are_postponed() {
         [whole("a", 1), None, whole("b", 1)],
         "the estimate of the long message is too low"
     );
+    let empty = |name: &str, first| Some((name.to_string(), first, 0));
+    assert_eq!(
+        read_rooms(&mut client, ["c", "d", "e"], None),
+        [whole("c", 3), empty("d", 1), empty("e", 1)],
+        "rooms without messages are not postponed"
+    );
+}
+
+#[test]
+fn room_that_cannot_be_read_leaves_the_others_readable() {
+    let Some(server) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut client = Client::connect(&server);
+    for (name, counter) in ["a", "c"].into_iter().zip(1..) {
+        let append = Append {
+            room: name.into(),
+            ..append(counter, "text")
+        };
+        assert!(matches!(client.append(append), Appended::Id(_)));
+    }
+    let mut check = |rooms: [&str; 3], code: &str, passes| {
+        let events: [_; 3] = client.execute([reads_of(rooms, None)]);
+        for (name, event) in rooms.iter().zip(&events) {
+            match event {
+                Event::History(history) => {
+                    assert_ne!(*name, "b");
+                    assert_eq!((&*history.room, history.messages.len()), (*name, 1));
+                }
+                refusal => {
+                    assert_eq!(*name, "b");
+                    refused(refusal, Kind::Read, code, passes);
+                }
+            }
+        }
+    };
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    server.command(&["DEL", "app:{history:b}:position"]);
-    let events: [_; 3] = client.execute([reads_of(rooms, None)]);
-    for event in &events {
-        refused(event, Kind::Read, "OOM", true);
+    for rooms in [["a", "b", "c"], ["b", "a", "c"]] {
+        check(rooms, "OOM", true);
+    }
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    server.command(&["SADD", "app:{history:b}:position", "a stranger's"]);
+    for rooms in [["a", "b", "c"], ["c", "a", "b"]] {
+        check(rooms, "WRONGTYPE", false);
     }
 }

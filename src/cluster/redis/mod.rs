@@ -434,15 +434,41 @@ impl RedisSession {
                 events.push(Event::Appended(appended));
             }
             (Some(Unanswered::Read(rooms)), RespValue::Array(len)) if len == rooms.len() => {
-                let mut frame = frame;
-                for (at, room) in rooms.into_iter().enumerate() {
-                    let event =
-                        read(room, at == 0, &mut frame).ok_or_else(|| protocol(BAD_READ))?;
-                    events.push(event);
-                }
+                self.read_rooms(rooms, frame, events)?;
             }
             (None, _) => return Err(protocol("it sends a reply to no command")),
             _ => return Err(protocol("a reply is of an unexpected type")),
+        }
+        Ok(())
+    }
+
+    /// Handles the reply of the script `read`.
+    fn read_rooms(
+        &self,
+        rooms: Vec<Arc<str>>,
+        mut frame: RespFrame<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), BrokerError> {
+        for (at, room) in rooms.into_iter().enumerate() {
+            let event = match frame.next() {
+                Some(RespValue::Array(4)) => history(room, &mut frame),
+                Some(RespValue::Null) if at > 0 => Some(Event::ReadPostponed),
+                Some(RespValue::Error(error)) => {
+                    let error = ServerError::new(error, self.settings.url.password.as_deref());
+                    let passes = match error.consequence() {
+                        Consequence::GiveUp(error) => return Err(error),
+                        Consequence::Refused { passes } => passes,
+                        Consequence::NoScript => false,
+                    };
+                    Some(Event::Refused(Refused {
+                        command: Kind::Read,
+                        error: error.text,
+                        passes,
+                    }))
+                }
+                _ => None,
+            };
+            events.push(event.ok_or_else(|| protocol(BAD_READ))?);
         }
         Ok(())
     }
@@ -602,13 +628,8 @@ fn appended(reply: RespValue<'_>, mut frame: RespFrame<'_>) -> Option<Appended> 
     })
 }
 
-/// Decodes what the reply of the script `read` says of a room.
-fn read(room: Arc<str>, is_first: bool, frame: &mut RespFrame<'_>) -> Option<Event> {
-    match frame.next()? {
-        RespValue::Array(4) => {}
-        RespValue::Null if !is_first => return Some(Event::ReadPostponed),
-        _ => return None,
-    }
+/// Decodes a history, of which the array of four values has begun.
+fn history(room: Arc<str>, frame: &mut RespFrame<'_>) -> Option<Event> {
     let position = parse_id(frame.next_string()?)?;
     let mut sequence = || match frame.next()? {
         RespValue::Number(number) => u64::try_from(number).ok(),

@@ -1,10 +1,10 @@
 -- Reads the histories of rooms after an id each, and begins those that are missing.
 -- Keys: for each room, position and messages.
--- Arguments: the run_id, the most bytes of all messages, the same apart from those of the first room, what a message counts in
--- addition to its length, the expiry; then for each room the epoch and the sequence of the id, the epoch of a new history, and
--- whether its expiry is extended.
+-- Arguments: the run_id, the most bytes of all messages, the most with which a further room than the first is read, what a
+-- message counts in addition to its length, the expiry; then for each room the epoch and the sequence of the id, the epoch of a
+-- new history, and whether its expiry is extended.
 -- Returns for each room the position, the sequence at which the epoch began, the sequence of the first message, and the
--- messages; or nil for one that has to be read again as the first of its command.
+-- messages; nil for one that has to be read again as the first of its command; or an error, which concerns only this room.
 local run_id, left, left_for_others = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local message_overhead, expiry = ARGV[4], ARGV[5]
 local call, format = redis.call, string.format
@@ -54,7 +54,7 @@ local function read(is_first, position_key, messages_key, since_epoch, since, ne
     read_bytes = sum
     from = from - 1
   end
-  if not is_first and (from > 1 or read_bytes > left_for_others) then
+  if not is_first and read_bytes > 0 and (from > 1 or read_bytes > left_for_others) then
     return false
   end
   left = left - read_bytes
@@ -74,6 +74,12 @@ for room = 1, #KEYS / 2 do
   local at = 4 * room + 2
   local position_key, messages_key = KEYS[2 * room - 1], KEYS[2 * room]
   local epoch, seq, new_epoch, is_extended = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3] == '1'
-  histories[room] = read(room == 1, position_key, messages_key, epoch, seq, new_epoch, is_extended)
+  local done, history = pcall(read, room == 1, position_key, messages_key, epoch, seq, new_epoch, is_extended)
+  if not done then
+    -- Up to version 6, the error is a text that contains the server's: "user_script: 28: -OOM …".
+    local text = type(history) == 'table' and history.err or string.match(history, '%-(%u+ .*)$') or history
+    history = { err = text }
+  end
+  histories[room] = history
 end
 return histories
