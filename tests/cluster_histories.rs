@@ -525,9 +525,9 @@ fn waiting_senders_are_released_when_the_app_stops() {
     let node = node(redis.url());
     node.sender.room("a").broadcast_confirmed("1").unwrap();
     redis.freeze();
+    let published = node.metrics().published;
     let sender = node.sender.clone();
     let waiting = thread::spawn(move || sender.room("a").broadcast_confirmed("2"));
-    let published = node.metrics().published;
     eventually("the message is sent", || {
         node.metrics().published > published
     });
