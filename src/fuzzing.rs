@@ -72,6 +72,12 @@ pub fn redis(data: &[u8]) {
     crate::cluster::fuzz::replies(data);
 }
 
+/// What a NATS server says, in arbitrary pieces.
+#[cfg(feature = "cluster")]
+pub fn nats(data: &[u8]) {
+    crate::cluster::fuzz::nats_replies(data);
+}
+
 /// Messages between the nodes of a cluster.
 #[cfg(feature = "cluster")]
 pub fn envelope(data: &[u8]) {

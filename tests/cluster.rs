@@ -1,11 +1,13 @@
-//! Several nodes over a real Redis: who receives what, in which order, and what an outage of the broker costs.
+//! Several nodes over a real Redis, and over a real NATS server: who receives what, in which order, and what an outage of the broker
+//! costs.
 //!
-//! Without a `redis-server` on this machine, these tests say so and pass; `.ci/run` installs one.
+//! Without a `redis-server` or `nats-server` on this machine, these tests say so and pass; `.ci/run` installs them.
 
 use crate::events::EventSource;
 use crate::nodes::{Node, hear_each_other, joining, stop};
 use crate::redis_server::RedisServer;
 use crate::support;
+use crate::test_broker::{TestBroker, with_each_broker};
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -18,12 +20,11 @@ use humphrey_ws::{
 };
 use support::{Client, DEADLINE, eventually};
 
-#[test]
-fn broadcasts_reach_members_on_every_node() {
-    let Some(redis) = RedisServer::start(&[]) else {
+fn broadcasts_reach_members_on_every_node<B: TestBroker>() {
+    let Some(broker) = B::start() else {
         return;
     };
-    let nodes = [0; 3].map(|_| Node::joining(redis.url()));
+    let nodes = [0; 3].map(|_| Node::joining(broker.url()));
     let mut in_a = [0, 1, 2].map(|node: usize| nodes[node].join("a"));
     let mut in_b = nodes[2].join("b");
     nodes[0].sender.room("a").broadcast("to a");
@@ -50,9 +51,8 @@ fn broadcasts_reach_members_on_every_node() {
     stop(nodes);
 }
 
-#[test]
-fn broadcast_except_leaves_out_one_client_only() {
-    let Some(redis) = RedisServer::start(&[]) else {
+fn broadcast_except_leaves_out_one_client_only<B: TestBroker>() {
+    let Some(broker) = B::start() else {
         return;
     };
     let chat = || {
@@ -60,7 +60,7 @@ fn broadcast_except_leaves_out_one_client_only() {
             .with_message_handler(|stream, message, _| {
                 stream.room("chat").broadcast_except(stream.id(), message);
             })
-            .with_cluster(redis.url())
+            .with_cluster(broker.url())
     };
     let nodes = [Node::start(chat()), Node::start(chat())];
     nodes.iter().for_each(Node::wait_until_connected);
@@ -79,9 +79,8 @@ fn broadcast_except_leaves_out_one_client_only() {
     stop(nodes);
 }
 
-#[test]
-fn event_streams_receive_messages_of_other_nodes() {
-    let Some(redis) = RedisServer::start(&[]) else {
+fn event_streams_receive_messages_of_other_nodes<B: TestBroker>() {
+    let Some(broker) = B::start() else {
         return;
     };
     let app = || {
@@ -89,7 +88,7 @@ fn event_streams_receive_messages_of_other_nodes() {
             .with_event_stream("/events", |_, _| {
                 Ok(Subscription::room("news").with_broadcasts())
             })
-            .with_cluster(redis.url())
+            .with_cluster(broker.url())
     };
     let nodes = [Node::start(app()), Node::start(app())];
     nodes.iter().for_each(Node::wait_until_connected);
@@ -103,12 +102,11 @@ fn event_streams_receive_messages_of_other_nodes() {
     stop(nodes);
 }
 
-#[test]
-fn client_that_joined_before_a_broadcast_receives_it() {
-    let Some(redis) = RedisServer::start(&[]) else {
+fn client_that_joined_before_a_broadcast_receives_it<B: TestBroker>() {
+    let Some(broker) = B::start() else {
         return;
     };
-    let nodes = [0; 2].map(|_| Node::joining(redis.url()));
+    let nodes = [0; 2].map(|_| Node::joining(broker.url()));
     for n in 0..100 {
         let room = format!("room {n}").replace(' ', "-");
         let mut client = nodes[1].join(&room);
@@ -118,13 +116,12 @@ fn client_that_joined_before_a_broadcast_receives_it() {
     stop(nodes);
 }
 
-#[test]
-fn messages_of_one_thread_arrive_in_order_on_other_nodes() {
+fn messages_of_one_thread_arrive_in_order_on_other_nodes<B: TestBroker>() {
     const MESSAGES: usize = 20_000;
-    let Some(redis) = RedisServer::start(&[]) else {
+    let Some(broker) = B::start() else {
         return;
     };
-    let nodes = [0; 2].map(|_| Node::joining(redis.url()));
+    let nodes = [0; 2].map(|_| Node::joining(broker.url()));
     let mut client = nodes[1].join("a+b+c+d");
     let sender = nodes[0].sender.clone();
     let producer = thread::spawn(move || {
@@ -149,13 +146,12 @@ fn messages_of_one_thread_arrive_in_order_on_other_nodes() {
     stop(nodes);
 }
 
-#[test]
-fn messages_at_the_limit_are_sent_and_longer_ones_refused() {
+fn messages_at_the_limit_are_sent_and_longer_ones_refused<B: TestBroker>() {
     const LIMIT: usize = 10_000;
-    let Some(redis) = RedisServer::start(&[]) else {
+    let Some(broker) = B::start() else {
         return;
     };
-    let cluster = || Cluster::new(redis.url()).message_bytes_max(LIMIT + 64);
+    let cluster = || Cluster::new(broker.url()).message_bytes_max(LIMIT + 64);
     let nodes = [0; 2].map(|_| Node::joining(cluster()));
     let mut clients = [nodes[0].join("a"), nodes[1].join("a")];
     let room = nodes[0].sender.room("a");
@@ -192,18 +188,17 @@ fn unreachable_broker_leaves_a_node_serving_its_own_clients() {
     node.stop();
 }
 
-#[test]
-fn node_without_history_is_ready_during_an_outage() {
-    let Some(mut redis) = RedisServer::start(&[]) else {
+fn node_without_history_is_ready_during_an_outage<B: TestBroker>() {
+    let Some(mut broker) = B::start() else {
         return;
     };
-    let app = joining().with_cluster(redis.url());
+    let app = joining().with_cluster(broker.url());
     let sender = app.sender();
     assert!(!sender.is_ready(), "before the start");
     let node = Node::start(app);
     node.wait_until_connected();
     assert!(node.sender.is_ready());
-    redis.kill();
+    broker.kill();
     node.wait_until_disconnected();
     assert!(node.sender.is_ready(), "it serves its own clients");
     node.sender.shutdown(DEADLINE);
@@ -237,15 +232,14 @@ fn full_queue_delays_producers_only_for_the_start_of_an_outage() {
     node.stop();
 }
 
-#[test]
-fn nodes_reach_each_other_again_after_a_restart_of_redis() {
-    let Some(mut redis) = RedisServer::start(&[]) else {
+fn nodes_reach_each_other_again_after_a_restart_of_the_broker<B: TestBroker>() {
+    let Some(mut broker) = B::start() else {
         return;
     };
-    let nodes = [0; 2].map(|_| Node::joining(redis.url()));
+    let nodes = [0; 2].map(|_| Node::joining(broker.url()));
     let mut clients = [nodes[0].join("a"), nodes[1].join("a")];
     for n in 0..3 {
-        redis.kill();
+        broker.kill();
         nodes.iter().for_each(Node::wait_until_disconnected);
         nodes[0].sender.room("a").broadcast(format!("queued {n}"));
         assert_eq!(
@@ -253,7 +247,7 @@ fn nodes_reach_each_other_again_after_a_restart_of_redis() {
             format!("queued {n}"),
             "its own clients are served"
         );
-        redis.restart();
+        broker.restart();
         nodes.iter().for_each(Node::wait_until_connected);
         // What was queued may have been published before the other node had subscribed again, but nothing else is lost.
         let room = nodes[0].sender.room("a");
@@ -268,22 +262,21 @@ fn nodes_reach_each_other_again_after_a_restart_of_redis() {
     stop(nodes);
 }
 
-#[test]
-fn frozen_redis_is_noticed_and_used_again() {
-    let Some(redis) = RedisServer::start(&[]) else {
+fn frozen_broker_is_noticed_and_used_again<B: TestBroker>() {
+    let Some(broker) = B::start() else {
         return;
     };
-    let nodes = [0; 2].map(|_| Node::joining(redis.url()));
+    let nodes = [0; 2].map(|_| Node::joining(broker.url()));
     hear_each_other(&[&nodes[0], &nodes[1]]);
     let mut client = nodes[1].join("a");
-    redis.freeze();
+    broker.freeze();
     for node in &nodes {
         eventually("the silence is noticed", || node.metrics().silences > 0);
     }
     // A join does not wait for a broker that is known to be unreachable.
     nodes.iter().for_each(Node::wait_until_disconnected);
     drop(nodes[0].join("b"));
-    redis.thaw();
+    broker.thaw();
     nodes.iter().for_each(Node::wait_until_connected);
     eventually("messages arrive again", || {
         nodes[0].sender.room("a").broadcast("again");
@@ -294,12 +287,11 @@ fn frozen_redis_is_noticed_and_used_again() {
     stop(nodes);
 }
 
-#[test]
-fn stopping_node_sends_what_is_queued() {
-    let Some(redis) = RedisServer::start(&[]) else {
+fn stopping_node_sends_what_is_queued<B: TestBroker>() {
+    let Some(broker) = B::start() else {
         return;
     };
-    let nodes = [0; 2].map(|_| Node::joining(redis.url()));
+    let nodes = [0; 2].map(|_| Node::joining(broker.url()));
     hear_each_other(&[&nodes[0], &nodes[1]]);
     let mut client = nodes[1].join("a");
     let [stopping, staying] = nodes;
@@ -314,12 +306,11 @@ fn stopping_node_sends_what_is_queued() {
     staying.stop();
 }
 
-#[test]
-fn apps_with_different_prefixes_share_a_broker() {
-    let Some(redis) = RedisServer::start(&[]) else {
+fn apps_with_different_prefixes_share_a_broker<B: TestBroker>() {
+    let Some(broker) = B::start() else {
         return;
     };
-    let url = |prefix: &str| format!("{}?app={prefix}", redis.url());
+    let url = |prefix: &str| format!("{}?app={prefix}", broker.url());
     let nodes = [
         Node::joining(url("one")),
         Node::joining(url("one")),
@@ -358,12 +349,11 @@ fn connect(node: &Node, ids: &Mutex<Vec<ConnectionId>>, user: &str) -> (Client, 
     (client, id)
 }
 
-#[test]
-fn connections_of_other_nodes_are_reached_by_their_ids() {
-    let Some(redis) = RedisServer::start(&[]) else {
+fn connections_of_other_nodes_are_reached_by_their_ids<B: TestBroker>() {
+    let Some(broker) = B::start() else {
         return;
     };
-    let [(near, _), (far, ids)] = [0; 2].map(|_| recording(&redis.url()));
+    let [(near, _), (far, ids)] = [0; 2].map(|_| recording(&broker.url()));
     hear_each_other(&[&near, &far]);
     let (mut client, id) = connect(&far, &ids, "ada");
     let (mut other, other_id) = connect(&far, &ids, "ada");
@@ -398,12 +388,11 @@ fn connections_of_other_nodes_are_reached_by_their_ids() {
     far.stop();
 }
 
-#[test]
-fn id_of_a_node_that_is_gone_is_closed() {
-    let Some(redis) = RedisServer::start(&[]) else {
+fn id_of_a_node_that_is_gone_is_closed<B: TestBroker>() {
+    let Some(broker) = B::start() else {
         return;
     };
-    let [(near, near_ids), (far, ids)] = [0; 2].map(|_| recording(&redis.url()));
+    let [(near, near_ids), (far, ids)] = [0; 2].map(|_| recording(&broker.url()));
     hear_each_other(&[&near, &far]);
     let (_client, id) = connect(&far, &ids, "ada");
     // A connection here in the same slot.
@@ -426,12 +415,11 @@ fn id_of_a_node_that_is_gone_is_closed() {
     near.stop();
 }
 
-#[test]
-fn user_is_closed_on_every_node() {
-    let Some(redis) = RedisServer::start(&[]) else {
+fn user_is_closed_on_every_node<B: TestBroker>() {
+    let Some(broker) = B::start() else {
         return;
     };
-    let [(near, near_ids), (far, far_ids)] = [0; 2].map(|_| recording(&redis.url()));
+    let [(near, near_ids), (far, far_ids)] = [0; 2].map(|_| recording(&broker.url()));
     hear_each_other(&[&near, &far]);
     let (here, _) = connect(&near, &near_ids, "ada");
     let (there, _) = connect(&far, &far_ids, "ada");
@@ -451,12 +439,11 @@ fn user_is_closed_on_every_node() {
     far.stop();
 }
 
-#[test]
-fn members_are_counted_everywhere() {
-    let Some(redis) = RedisServer::start(&[]) else {
+fn members_are_counted_everywhere<B: TestBroker>() {
+    let Some(broker) = B::start() else {
         return;
     };
-    let nodes = [0; 3].map(|_| Node::joining(redis.url()));
+    let nodes = [0; 3].map(|_| Node::joining(broker.url()));
     hear_each_other(&[&nodes[0], &nodes[1], &nodes[2]]);
     let _clients = [0, 0, 1, 2].map(|node: usize| nodes[node].join("a"));
     let _other = nodes[2].join("b");
@@ -471,13 +458,13 @@ fn members_are_counted_everywhere() {
         let everyone = nodes[0].sender.everyone().everywhere();
         (everyone.members, everyone.nodes, everyone.is_complete) == (5, 3, true)
     });
-    redis.freeze();
+    broker.freeze();
     let during = nodes[0].sender.room("a").everywhere();
     assert_eq!(
         (during.members, during.nodes, during.is_complete),
         (2, 1, false)
     );
-    redis.thaw();
+    broker.thaw();
     stop(nodes);
 }
 
@@ -525,10 +512,9 @@ fn unusable_settings_are_refused_at_the_start() {
     }
 }
 
-#[test]
-fn messages_sent_by_handlers_and_other_threads_arrive_once() {
+fn messages_sent_by_handlers_and_other_threads_arrive_once<B: TestBroker>() {
     const MESSAGES: usize = 500;
-    let Some(redis) = RedisServer::start(&[]) else {
+    let Some(broker) = B::start() else {
         return;
     };
     let (received, receive): (Sender<String>, _) = channel();
@@ -539,8 +525,8 @@ fn messages_sent_by_handlers_and_other_threads_arrive_once() {
             .with_cluster(cluster)
     };
     let nodes = [
-        Node::start(talking(redis.url())),
-        Node::start(talking(redis.url())),
+        Node::start(talking(broker.url())),
+        Node::start(talking(broker.url())),
     ];
     nodes.iter().for_each(Node::wait_until_connected);
     let mut listener = nodes[1].join("a");
@@ -572,4 +558,23 @@ fn messages_sent_by_handlers_and_other_threads_arrive_once() {
     }
     assert_eq!(next, [MESSAGES; 2]);
     stop(nodes);
+}
+
+with_each_broker! {
+    broadcasts_reach_members_on_every_node,
+    broadcast_except_leaves_out_one_client_only,
+    event_streams_receive_messages_of_other_nodes,
+    client_that_joined_before_a_broadcast_receives_it,
+    messages_of_one_thread_arrive_in_order_on_other_nodes,
+    messages_at_the_limit_are_sent_and_longer_ones_refused,
+    node_without_history_is_ready_during_an_outage,
+    nodes_reach_each_other_again_after_a_restart_of_the_broker,
+    frozen_broker_is_noticed_and_used_again,
+    stopping_node_sends_what_is_queued,
+    apps_with_different_prefixes_share_a_broker,
+    connections_of_other_nodes_are_reached_by_their_ids,
+    id_of_a_node_that_is_gone_is_closed,
+    user_is_closed_on_every_node,
+    members_are_counted_everywhere,
+    messages_sent_by_handlers_and_other_threads_arrive_once,
 }

@@ -3,6 +3,7 @@
 //! Without a `redis-server` on this machine, some of these tests say so and pass; `.ci/run` installs one.
 
 use crate::certificates::{Authority, Identity, VERSIONS, Validity, file};
+use crate::nats_server::NatsServer;
 use crate::nodes::{Node, hear_each_other, joining, stop};
 use crate::redis_server::RedisServer;
 use crate::support::{DEADLINE, eventually};
@@ -51,6 +52,49 @@ fn exchange(nodes: &[Node; 2]) {
         let mut client = nodes[to].join("a");
         nodes[from].sender.room("a").broadcast("over TLS");
         assert_eq!(client.receive_text(), "over TLS");
+    }
+}
+
+#[test]
+fn nodes_reach_each_other_over_nats_with_tls() {
+    let authority = Authority::new();
+    let identity = authority.issue(&["localhost"]);
+    let (certificate, key) = (file(&identity.pem), file(&identity.key_pem));
+    let config = format!(
+        "tls {{ cert_file: {:?}, key_file: {:?} }}\nauthorization {{ token: t0ken }}",
+        certificate, key
+    );
+    let Some(nats) = NatsServer::start(&config) else {
+        return;
+    };
+    let url = |scheme: &str, host: &str| {
+        let port = nats.address().port();
+        format!("{scheme}://t0ken@{host}:{port}")
+    };
+    let cluster = || trusting(&authority, url("tls", "localhost"));
+    let nodes = [0; 2].map(|_| Node::joining(cluster()));
+    hear_each_other(&[&nodes[0], &nodes[1]]);
+    exchange(&nodes);
+    let mut client = nodes[1].join("a");
+    let long = vec![7; 900_000];
+    nodes[0]
+        .sender
+        .room("a")
+        .broadcast(Message::new_binary(long.clone()));
+    assert!(client.receive().into_data()[..] == long);
+    stop(nodes);
+    // Another name, an authority that is not trusted, and no TLS.
+    for cluster in [
+        trusting(&authority, url("tls", "127.0.0.1")),
+        trusting(&Authority::new(), url("tls", "localhost")),
+        Cluster::new(url("nats", "localhost")),
+    ] {
+        let node = Node::start(joining().with_cluster(cluster));
+        let mut client = node.join("a");
+        node.sender.room("a").broadcast("local");
+        assert_eq!(client.receive_text(), "local");
+        assert_eq!(node.metrics().connections, 0);
+        node.stop();
     }
 }
 

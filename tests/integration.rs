@@ -17,6 +17,9 @@ mod handshakes;
 #[path = "support/kept_rooms.rs"]
 mod kept_rooms;
 #[cfg(feature = "cluster")]
+#[path = "support/nats_server.rs"]
+mod nats_server;
+#[cfg(feature = "cluster")]
 #[path = "support/nodes.rs"]
 mod nodes;
 #[path = "support/readers.rs"]
@@ -28,6 +31,9 @@ mod support;
 #[cfg(feature = "cluster")]
 #[path = "support/tcp_proxy.rs"]
 mod tcp_proxy;
+#[cfg(feature = "cluster")]
+#[path = "support/test_broker.rs"]
+mod test_broker;
 #[cfg(any(feature = "tls", feature = "tls-aws-lc"))]
 #[path = "support/tls_clients.rs"]
 mod tls_clients;
@@ -53,6 +59,8 @@ mod cluster_faults;
 mod cluster_histories;
 #[cfg(feature = "cluster")]
 mod cluster_history_faults;
+#[cfg(feature = "cluster")]
+mod cluster_nats;
 #[cfg(feature = "cluster")]
 mod cluster_rendering;
 #[cfg(feature = "cluster-tls")]

@@ -60,7 +60,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn main() -> ExitCode {
-    let options = match options::parse() {
+    let mut options = match options::parse() {
         Ok(options) => options,
         Err(code) => return code,
     };
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         return client::run(command);
     }
     diagnostics::init(options.quiet);
-    match run(&options) {
+    match cluster::settle(&mut options).and_then(|()| run(&options)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -89,7 +89,7 @@ fn run(options: &Options) -> io::Result<bool> {
     let (app, rooms) = build_app(options, connections_max)?;
     let stopping = Arc::new(AtomicBool::new(false));
     let probes = Probes::new(app.sender(), options.room_settings(), stopping.clone());
-    let app = cluster::apply(app.with_routes(probes.routes()), options)?;
+    let app = cluster::apply(app.with_routes(probes.routes()), options);
     let (mut app, reload) = tls::apply(app, options)?;
     let is_tls = reload.is_some();
     let address = app.bind()?;

@@ -192,9 +192,10 @@ pub(crate) struct Options {
 
     #[cfg(feature = "cluster")]
     /// Share rooms and lines with other processes through this Redis or Valkey server:
-    /// redis://USER:PASSWORD@HOST:PORT/DB?app=PREFIX, of which only the host is needed, or rediss:// for TLS. Several URLs, separated by commas, divide the rooms among the
-    /// servers. Other users of this machine can see a password in the process list: prefer --cluster-url-file. Default: this
-    /// process is alone
+    /// redis://USER:PASSWORD@HOST:PORT/DB?app=PREFIX, of which only the host is needed, or rediss:// for TLS. Several URLs,
+    /// separated by commas, divide the rooms among the servers. Or through NATS, without a history:
+    /// nats://USER:PASSWORD@HOST:PORT,HOST:PORT?app=PREFIX, or tls:// for TLS; its servers stand in for each other. Other users of
+    /// this machine can see a password in the process list: prefer --cluster-url-file. Default: this process is alone
     #[arg(long, help_heading = heading::CLUSTER, value_name = "URL", conflicts_with = "cluster_url_file")]
     pub(crate) cluster: Option<String>,
 
@@ -204,7 +205,7 @@ pub(crate) struct Options {
     pub(crate) cluster_url_file: Option<PathBuf>,
 
     #[cfg(feature = "cluster-tls")]
-    /// Trust the certificate authorities in this PEM file for rediss://, instead of those that the system trusts
+    /// Trust the certificate authorities in this PEM file for rediss:// and tls://, instead of those that the system trusts
     #[arg(long, help_heading = heading::CLUSTER, value_name = "FILE")]
     pub(crate) cluster_ca: Option<PathBuf>,
 

@@ -1,12 +1,15 @@
-//! Several processes of the program over a real Redis.
+//! Several processes of the program over a real Redis, and over a real NATS server.
 //!
-//! Without a `redis-server` on this machine, these tests say so and pass; `.ci/run` installs one.
+//! Without a `redis-server` or `nats-server` on this machine, these tests say so and pass; `.ci/run` installs them.
 #![cfg(all(unix, feature = "cluster"))]
 
+#[path = "../../tests/support/nats_server.rs"]
+mod nats_server;
 #[path = "../../tests/support/redis_server.rs"]
 mod redis_server;
 mod support;
 
+use nats_server::NatsServer;
 use redis_server::RedisServer;
 use rustix::process::Signal;
 use support::events::Events;
@@ -56,6 +59,36 @@ fn lines_reach_the_clients_of_every_process() {
     let counts = get(&first, "/clients/news");
     assert!(counts.contains("\"clients\": 3, \"room\": 1"), "{counts}");
     for program in [&mut first, &mut second] {
+        program.signal(Signal::TERM);
+        program.expect_exit(0);
+    }
+}
+
+#[test]
+fn processes_over_nats_share_lines_without_a_history() {
+    let Some(nats) = NatsServer::start("") else {
+        return;
+    };
+    let options = ["--no-welcome", "--cluster", &nats.url(), "--history", "10"];
+    let mut programs = [0; 2].map(|_| Program::start(&options));
+    for program in &mut programs {
+        program.expect_line("without a history, since NATS keeps no messages");
+    }
+    let [first, second] = &mut programs;
+    let mut clients = [first.connect(), second.connect()];
+    eventually("the processes hear each other", || {
+        get(first, "/clients").contains("\"clients\": 2, \"nodes\": 2, \"complete\": true")
+    });
+    assert_eq!(get(first, "/ready"), "ready\n");
+    first.write(b"from the first\n");
+    for client in &mut clients {
+        assert_eq!(client.text(), "from the first");
+    }
+    // Nothing was kept.
+    let mut late = second.connect();
+    second.write(b"from the second\n");
+    assert_eq!(late.text(), "from the second");
+    for program in [first, second] {
         program.signal(Signal::TERM);
         program.expect_exit(0);
     }

@@ -191,8 +191,22 @@ pub(crate) trait Broker: Send {
     /// The bytes to send on a new connection. What an earlier connection left unanswered is forgotten.
     fn connect(&mut self, out: &mut Vec<u8>);
 
+    /// Whether TLS begins now, after what the server has sent in plain text first. Asked for each time that bytes were received,
+    /// until it does.
+    fn begins_tls(&self) -> bool {
+        false
+    }
+
+    /// The longest envelope that the server takes. Known from [`Event::Ready`] on.
+    fn message_bytes_max(&self) -> usize {
+        usize::MAX
+    }
+
     /// Encodes a command. Called after [`Event::Ready`] only.
     fn command(&mut self, command: Command, out: &mut Vec<u8>);
+
+    /// Appends what has to follow the commands of this turn, and what was received in it.
+    fn flush(&mut self, _: &mut Vec<u8>) {}
 
     /// Takes received bytes, in any pieces, and appends the events that they complete. After an error, the connection
     /// must be closed.

@@ -1,6 +1,7 @@
 //! Fuzzing of what a broker sends: replies in any pieces, and envelopes.
 
 use super::broker::{Append, Broker, BrokerError, Channel, Command, Event, Read};
+use super::nats::Nats;
 use super::redis::{Redis, RedisSettings};
 use super::wire::Envelope;
 
@@ -50,17 +51,62 @@ fn waiting() -> Redis {
     redis
 }
 
+/// A connection to a NATS server that waits for its first words.
+fn waiting_nats() -> Nats {
+    let url = "nats://localhost?app=app".parse();
+    let mut nats = Nats::new(url.expect("a valid URL"), 1 << 20);
+    nats.connect(&mut Vec::new());
+    nats
+}
+
 /// Checks that replies have the same outcome in one piece and in pieces, whose length the first byte is.
 pub(crate) fn replies(data: &[u8]) {
+    check_pieces(data, waiting);
+}
+
+/// The same with a NATS server: what it says first, and what it says once it has got commands.
+pub(crate) fn nats_replies(data: &[u8]) {
+    check_pieces(data, waiting_nats);
+    check_pieces(data, || {
+        let mut nats = waiting_nats();
+        let mut events = Vec::new();
+        let mut out = Vec::new();
+        for reply in [
+            &b"INFO {\"server_id\":\"N\",\"max_payload\":99}\r\n"[..],
+            b"PONG\r\n",
+        ] {
+            let received = nats.received(reply, &mut events);
+            assert!(received.is_ok(), "{received:?}");
+            nats.flush(&mut out);
+        }
+        let room = || Channel::Room("a".into());
+        for channel in [Channel::Everyone, Channel::Nodes, room()] {
+            nats.command(Command::Subscribe(vec![channel.clone()]), &mut out);
+            nats.command(
+                Command::Publish {
+                    channel,
+                    envelope: b"x".to_vec().into(),
+                },
+                &mut out,
+            );
+        }
+        nats.flush(&mut out);
+        nats.command(Command::Unsubscribe(vec![room()]), &mut out);
+        nats
+    });
+}
+
+fn check_pieces<B: Broker>(data: &[u8], waiting: impl Fn() -> B) {
     let Some((&piece, bytes)) = data.split_first() else {
         return;
     };
     let received = |pieces: usize| -> (Vec<Event>, Result<(), BrokerError>) {
-        let mut redis = waiting();
+        let mut broker = waiting();
         let mut events = Vec::new();
         let outcome = bytes
             .chunks(pieces)
-            .try_for_each(|piece| redis.received(piece, &mut events));
+            .try_for_each(|piece| broker.received(piece, &mut events));
+        broker.flush(&mut Vec::new());
         (events, outcome)
     };
     let whole = received(bytes.len().max(1));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -99,7 +99,11 @@ impl ClusterHandle {
 
     /// Whether the cluster carries a message of this length.
     pub(crate) fn carries(&self, message: &Message) -> bool {
-        message.bytes().len() + OVERHEAD_BYTES_MAX <= self.message_bytes_max
+        let servers = self.shared.servers.iter();
+        let max = servers
+            .map(|server| server.message_bytes_max.load(Relaxed))
+            .fold(self.message_bytes_max, usize::min);
+        message.bytes().len() + OVERHEAD_BYTES_MAX <= max
     }
 
     fn server(&self, channel: &Channel) -> &ServerShared {

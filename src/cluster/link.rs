@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use super::lost::Lost;
 use super::node::{Action, Node};
 use super::socket::{Socket, TlsServer};
 use super::unsent::Unsent;
+use super::url::Address;
 use crate::report::{Limited, info, limited};
 use crate::sync::lock;
 
@@ -42,24 +44,17 @@ const READS_PER_TURN: usize = 16;
 /// Where a broker server is.
 #[derive(Debug, Clone)]
 pub(super) struct Endpoint {
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(super) address: Address,
     /// `None` without TLS.
     pub(super) tls: Option<TlsServer>,
-}
-
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
+    /// Whether the server says something before TLS begins.
+    pub(super) greets: bool,
 }
 
 /// A connection to a broker server, or the wait for one.
 pub(super) struct Connection {
-    endpoint: Endpoint,
+    /// Servers that stand in for each other, at least one. A connection that was lost is followed by one to the next of them.
+    endpoints: VecDeque<Endpoint>,
     broker: Box<dyn Broker>,
     state: State,
     unsent: Unsent,
@@ -87,15 +82,24 @@ enum State {
 }
 
 impl Connection {
-    pub(super) fn new(endpoint: Endpoint, broker: Box<dyn Broker>, now: Instant) -> Self {
+    pub(super) fn new(
+        endpoints: VecDeque<Endpoint>,
+        broker: Box<dyn Broker>,
+        now: Instant,
+    ) -> Self {
         Self {
-            endpoint,
+            endpoints,
             broker,
             state: State::Waiting(now),
             unsent: Unsent::default(),
             backoff: BACKOFF_MIN,
             logged: Limited::new(),
         }
+    }
+
+    /// The server of the current connection or attempt.
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoints[0]
     }
 
     /// How many bytes of messages it takes now.
@@ -144,6 +148,32 @@ impl Connection {
 
     fn is_open(&self) -> bool {
         matches!(self.state, State::Open { .. })
+    }
+
+    /// Begins TLS on an open connection, if the broker has come so far.
+    fn begin_tls(&mut self) -> Result<(), Lost> {
+        if !self.broker.begins_tls() {
+            return Ok(());
+        }
+        let Some(tls) = self.endpoint().tls.clone() else {
+            return Ok(());
+        };
+        let waiting = State::Waiting(Instant::now());
+        self.state = match std::mem::replace(&mut self.state, waiting) {
+            State::Open {
+                socket,
+                readable,
+                writable,
+                ready_by,
+            } => State::Open {
+                socket: socket.begin_tls(&tls)?,
+                readable,
+                writable,
+                ready_by,
+            },
+            other => other,
+        };
+        Ok(())
     }
 }
 
@@ -325,7 +355,7 @@ impl Link {
 
     /// Looks the host up on a thread of its own, since that may take long.
     fn resolve(&mut self, at: usize, now: Instant) {
-        let Endpoint { host, port, .. } = self.connections[at].endpoint.clone();
+        let Address { host, port } = self.connections[at].endpoint().address.clone();
         if let Ok(address) = host.parse::<IpAddr>() {
             let addresses = [SocketAddr::new(address, port)].into();
             self.connect(at, addresses, None, now);
@@ -413,7 +443,9 @@ impl Link {
         // Without TCP_NODELAY the kernel may hold back a command. If this fails the broker is gone, which the next read
         // shows.
         let _ = stream.set_nodelay(true);
-        let socket = match Socket::new(stream, connection.endpoint.tls.as_ref()) {
+        let endpoint = connection.endpoint();
+        let tls = endpoint.tls.as_ref().filter(|_| !endpoint.greets);
+        let socket = match Socket::new(stream, tls) {
             Ok(socket) => socket,
             Err(lost) => return self.lose(at, &lost, now),
         };
@@ -463,7 +495,8 @@ impl Link {
             }
             self.events = events;
             self.act(now);
-            if let Err(lost) = received {
+            let begun = received.and_then(|()| self.connections[at].begin_tls());
+            if let Err(lost) = begun {
                 self.lose(at, &lost, now);
                 return;
             }
@@ -476,11 +509,18 @@ impl Link {
         if let State::Open { ready_by, .. } = &mut connection.state {
             *ready_by = None;
         }
-        info!("connected to the broker {}", connection.endpoint);
+        let max = connection.broker.message_bytes_max();
+        self.shared.servers[at]
+            .message_bytes_max
+            .store(max, Relaxed);
+        info!("connected to the broker {}", connection.endpoint().address);
     }
 
     fn write(&mut self, at: usize, now: Instant) {
         let connection = &mut self.connections[at];
+        if connection.is_open() {
+            connection.broker.flush(connection.unsent.end());
+        }
         if let State::Open {
             socket, writable, ..
         } = &mut connection.state
@@ -526,7 +566,8 @@ impl Link {
             connection.logged,
             warning,
             "the broker {} can't be reached: {lost}; this node serves its own clients meanwhile, and tries again",
-            connection.endpoint
+            connection.endpoint().address
         );
+        connection.endpoints.rotate_left(1);
     }
 }

@@ -4,13 +4,14 @@
 //! nodes through the broker. The engine knows nothing of it.
 //!
 //! - `wire`: the envelopes that nodes send to each other;
-//! - `broker`: the seam to a broker server, a state machine without I/O; `redis` implements it;
+//! - `broker`: the seam to a broker server, a state machine without I/O; `redis` and `nats` implement it;
 //! - `node`: which rooms and nodes this node hears, with `peers`, `counts` and `parked`; also without I/O and clock;
 //! - `replica`: a node's copy of a room's history;
 //! - `outgoing`, `interest`, `handle`: what the app's threads share with the link;
 //! - `link`: the thread with the sockets; `socket` and `tls`: one of them.
 
 mod broker;
+mod broker_urls;
 mod counters;
 mod counts;
 #[cfg(all(any(test, fuzzing), not(loom)))]
@@ -20,6 +21,7 @@ mod interest;
 mod link;
 mod lost;
 mod members;
+mod nats;
 mod node;
 mod outgoing;
 mod parked;
@@ -34,6 +36,7 @@ mod start;
 #[cfg(feature = "__cluster-tls")]
 mod tls;
 mod unsent;
+mod url;
 mod wire;
 
 pub use self::settings::Cluster;

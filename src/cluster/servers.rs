@@ -1,6 +1,7 @@
 //! The broker servers of a cluster, as the app's threads and the node share them.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use super::broker::Channel;
 use super::interest::ServerStatus;
@@ -12,6 +13,8 @@ pub(crate) struct ServerShared {
     pub(crate) key: u64,
     pub(crate) outgoing: Outgoing,
     pub(crate) status: ServerStatus,
+    /// The longest envelope that it takes; known once it is connected.
+    pub(crate) message_bytes_max: AtomicUsize,
 }
 
 /// A number for a broker server, the same on every node.

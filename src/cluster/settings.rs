@@ -5,16 +5,24 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::broker_urls::is_nats;
+
 /// The broker servers through which the nodes of a cluster reach each other, and the limits of a node's link to them.
 /// Needs the feature `cluster`.
 ///
-/// A URL is `redis://[[user]:password@]host[:port][/db][?app=prefix]`, for Redis from version 6 and for Valkey. All nodes
-/// of a cluster need the same URLs. With `rediss://` the connection uses TLS; that needs the feature `cluster-tls` or
-/// `cluster-tls-aws-lc`. The server has to present a certificate that is valid now, contains the host of the URL, and was
-/// issued by an authority that the operating system trusts, or one of `root_certificates`. There is no setting that turns
-/// this off. Programs that share a broker need different prefixes; the default is `humphrey_ws`.
-/// With several URLs, separated by commas, each room belongs to one of the servers, which its name decides (rendezvous
-/// hashing).
+/// | broker | URL |
+/// |---|---|
+/// | Redis from version 6, Valkey | `redis://[[user]:password@]host[:port][/db][?app=prefix]` |
+/// | NATS, without JetStream | `nats://[user:password@\|token@]host[:port][,host[:port]…][?app=prefix]` |
+///
+/// All nodes of a cluster need the same URLs. With `rediss://` or `tls://` instead, the connection uses TLS; that needs the
+/// feature `cluster-tls` or `cluster-tls-aws-lc`. The server has to present a certificate that is valid now, contains the host of
+/// the URL, and was issued by an authority that the operating system trusts, or one of `root_certificates`. There is no setting
+/// that turns this off. Programs that share a broker need different prefixes; the default is `humphrey_ws`.
+///
+/// With several Redis URLs, separated by commas, each room belongs to one of the servers, which its name decides (rendezvous
+/// hashing). The servers of a NATS URL are one NATS cluster: a node is connected to one of them, and turns to another one when it
+/// loses it. NATS keeps no messages: see [`keeps_histories`](Self::keeps_histories).
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Cluster};
@@ -60,6 +68,19 @@ impl Cluster {
         }
     }
 
+    /// Whether the broker keeps the histories of rooms ([`with_history`](crate::AsyncWebsocketApp::with_history)). Redis and Valkey
+    /// do. NATS does not: an app that asks for histories does not start with it.
+    ///
+    /// ```
+    /// use humphrey_ws::Cluster;
+    ///
+    /// assert!(Cluster::new("redis://localhost").keeps_histories());
+    /// assert!(!Cluster::new("nats://localhost").keeps_histories());
+    /// ```
+    pub fn keeps_histories(&self) -> bool {
+        !is_nats(&self.urls)
+    }
+
     /// Sets how many bytes of messages may be queued for each broker server. Default 8 MiB. While the queue is full,
     /// [`Room::broadcast`](crate::Room::broadcast) waits, and
     /// [`Room::try_broadcast`](crate::Room::try_broadcast) fails. An empty queue takes one message of any size.
@@ -92,10 +113,10 @@ impl Cluster {
         self
     }
 
-    /// With `rediss://` URLs, trusts the authorities whose certificates are in a PEM file (RFC 7468), instead of those that
+    /// With `rediss://` and `tls://` URLs, trusts the authorities whose certificates are in a PEM file (RFC 7468), instead of those that
     /// the operating system trusts. The file may also contain the self-signed certificate of a server, unless that says that
     /// it is an authority (`CA:TRUE`). It is read when the app starts, which fails if it can't be read, contains no
-    /// certificate or an invalid one, or if no URL begins with `rediss://`.
+    /// certificate or an invalid one, or if no URL begins with `rediss://` or `tls://`.
     ///
     /// ```
     /// use humphrey_ws::Cluster;

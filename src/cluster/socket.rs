@@ -36,6 +36,15 @@ impl<S: Read + Write> Socket<S> {
         }
     }
 
+    /// Continues with TLS, after what was said in plain text.
+    pub(super) fn begin_tls(self, server: &TlsServer) -> Result<Self, Lost> {
+        match self {
+            Self::Plain(stream) => Self::new(stream, Some(server)),
+            #[cfg(feature = "__cluster-tls")]
+            Self::Tls(_) => Ok(self),
+        }
+    }
+
     /// Reads bytes. Returns `None` if there are none until the stream is readable again. The end of the stream is an error.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Lost> {
         match self {

@@ -1,28 +1,31 @@
 //! Starting a node of a cluster.
 
 use std::io;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
 use mio::{Poll, Waker};
 
-use super::broker::Broker;
+use super::broker_urls::BrokerUrls;
 use super::counters::ClusterCounters;
 use super::handle::{ClusterHandle, LinkWaker, Shared};
 use super::interest::ServerStatus;
 use super::link::{Connection, Endpoint, Link, WAKER};
 use super::members::Members;
+use super::nats::Nats;
 use super::node::Node;
 use super::outgoing::{Outgoing, Wake};
 use super::queries::Queries;
-use super::redis::url::RedisUrl;
 use super::redis::{Redis, RedisSettings};
 use super::servers::{ServerShared, server_key};
 use super::settings::{Cluster, invalid};
+#[cfg(not(feature = "__cluster-tls"))]
 use super::socket::TlsServer;
 #[cfg(feature = "__cluster-tls")]
 use super::tls::tls_servers;
+use super::url::Address;
 
 /// A node whose settings have been checked, and which does not run yet.
 pub(crate) struct PreparedCluster {
@@ -42,17 +45,16 @@ impl PreparedCluster {
     /// be loaded, or the system refuses a poll.
     pub(crate) fn new(settings: &Cluster) -> io::Result<Self> {
         let now = Instant::now();
-        let urls = settings.urls.split(',').map(str::trim);
-        let urls: Vec<RedisUrl> = urls
-            .map(|url| url.parse().map_err(invalid))
-            .collect::<io::Result<_>>()?;
-        let tls = tls_servers(&urls, settings)?;
+        let urls: BrokerUrls = settings.urls.parse().map_err(invalid)?;
+        let addresses = urls.addresses();
+        let mut tls = tls_servers(&addresses, settings)?.into_iter();
         let poll = Poll::new()?;
         let waker = Arc::new(LinkWaker::new(Waker::new(poll.registry(), WAKER)?));
-        let share = |url: &RedisUrl| {
+        let identities = urls.identities();
+        let share = |identity: &String| {
             let waker: Arc<dyn Wake> = waker.clone();
             Arc::new(ServerShared {
-                key: server_key(&url.identity()),
+                key: server_key(identity),
                 outgoing: Outgoing::new(
                     settings.outgoing_bytes_max,
                     settings.outage_wait_max,
@@ -60,23 +62,35 @@ impl PreparedCluster {
                     waker,
                 ),
                 status: ServerStatus::default(),
+                message_bytes_max: AtomicUsize::new(usize::MAX),
             })
         };
-        let servers: Vec<_> = urls.iter().map(share).collect();
+        let servers: Vec<_> = identities.iter().map(share).collect();
         if has_duplicates(servers.iter().map(|server| server.key)) {
             return Err(invalid("two URLs of the cluster name the same server"));
         }
-        let connect = |(url, tls): (RedisUrl, Option<TlsServer>)| {
-            let endpoint = Endpoint {
-                host: url.host.clone(),
-                port: url.port,
-                tls,
-            };
-            let redis = RedisSettings::new(url, settings.message_bytes_max);
-            let broker: Box<dyn Broker> = Box::new(Redis::new(redis));
-            Connection::new(endpoint, broker, now)
+        let mut endpoint = |address: &Address, greets| Endpoint {
+            address: address.clone(),
+            tls: tls.next().flatten(),
+            greets,
         };
-        let connections = urls.into_iter().zip(tls).map(connect).collect();
+        let bytes_max = settings.message_bytes_max;
+        let connections = match &urls {
+            BrokerUrls::Redis(urls) => urls
+                .iter()
+                .map(|url| {
+                    let endpoints = [endpoint(&url.server, false)];
+                    let redis = Redis::new(RedisSettings::new(url.clone(), bytes_max));
+                    Connection::new(endpoints.into(), Box::new(redis), now)
+                })
+                .collect(),
+            BrokerUrls::Nats(url) => {
+                let servers = url.servers.iter();
+                let endpoints = servers.map(|server| endpoint(server, true)).collect();
+                let nats = Nats::new(url.clone(), bytes_max);
+                vec![Connection::new(endpoints, Box::new(nats), now)]
+            }
+        };
         let shared = Shared {
             servers,
             interest: Mutex::default(),
@@ -123,12 +137,12 @@ impl PreparedCluster {
 
 /// Refuses URLs that need TLS.
 #[cfg(not(feature = "__cluster-tls"))]
-fn tls_servers(urls: &[RedisUrl], _: &Cluster) -> io::Result<Vec<Option<TlsServer>>> {
-    match urls.iter().any(|url| url.tls) {
+fn tls_servers(servers: &[(bool, &Address)], _: &Cluster) -> io::Result<Vec<Option<TlsServer>>> {
+    match servers.iter().any(|(tls, _)| *tls) {
         true => Err(invalid(
-            "rediss:// needs TLS, which this build lacks: enable the feature 'cluster-tls' of humphrey_ws",
+            "rediss:// and tls:// need TLS, which this build lacks: enable the feature 'cluster-tls' of humphrey_ws",
         )),
-        false => Ok(vec![None; urls.len()]),
+        false => Ok(vec![None; servers.len()]),
     }
 }
 

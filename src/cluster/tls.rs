@@ -1,4 +1,4 @@
-//! TLS to a broker server, for `rediss://` URLs (features `cluster-tls` and `cluster-tls-aws-lc`).
+//! TLS to a broker server, for `rediss://` and `tls://` URLs (features `cluster-tls` and `cluster-tls-aws-lc`).
 //!
 //! The server's certificate is always verified, and nothing of the broker's protocol is encrypted or sent before that.
 
@@ -10,9 +10,9 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
 use super::lost::Lost;
-use super::redis::url::RedisUrl;
 use super::settings::{Cluster, invalid};
 use super::unsent::Unsent;
+use super::url::Address;
 use crate::tls_client::{TlsError, trusting_pem_file, trusting_platform};
 
 /// The size of one read. rustls itself would read 4 KiB at a time.
@@ -34,38 +34,40 @@ impl fmt::Debug for TlsServer {
     }
 }
 
-/// Returns how the server of each URL is reached over TLS: `None` for `redis://`. Loads the certificates of the trusted
-/// authorities, if one needs them.
+/// Returns how servers are reached over TLS, each with whether its URL wants that; `None` otherwise. Loads the certificates of
+/// the trusted authorities, if one needs them.
 pub(super) fn tls_servers(
-    urls: &[RedisUrl],
+    servers: &[(bool, &Address)],
     settings: &Cluster,
 ) -> io::Result<Vec<Option<TlsServer>>> {
     let roots = settings.root_certificates.as_deref();
-    if !urls.iter().any(|url| url.tls) {
+    if !servers.iter().any(|(tls, _)| *tls) {
         // Whoever sets authorities expects encryption.
         if roots.is_some() {
-            let why = "Cluster::root_certificates is for rediss:// URLs, and there is none: redis:// is not encrypted";
+            let why = "Cluster::root_certificates is for rediss:// and tls:// URLs, and there is none: redis:// and nats:// are \
+                       not encrypted";
             return Err(invalid(why));
         }
-        return Ok(vec![None; urls.len()]);
+        return Ok(vec![None; servers.len()]);
     }
     let config = match roots {
         Some(path) => trusting_pem_file(path),
         None => trusting_platform(),
     };
     let config = Arc::new(config.map_err(invalid)?);
-    let server = |url: &RedisUrl| {
-        if !url.tls {
+    let server = |(tls, address): &(bool, &Address)| {
+        if !tls {
             return Ok(None);
         }
-        let name = ServerName::try_from(url.host.clone()).map_err(|_| {
-            let why = "the host of a rediss:// URL is neither a DNS name nor an IP address, so no certificate is valid for it";
+        let name = ServerName::try_from(address.host.clone()).map_err(|_| {
+            let why = "the host of a rediss:// or tls:// URL is neither a DNS name nor an IP address, so no certificate is valid \
+                       for it";
             invalid(why)
         })?;
         let config = config.clone();
         Ok(Some(TlsServer { config, name }))
     };
-    urls.iter().map(server).collect()
+    servers.iter().map(server).collect()
 }
 
 impl TlsServer {

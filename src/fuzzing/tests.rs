@@ -29,6 +29,8 @@ const TARGETS: &[FuzzTarget] = &[
     #[cfg(feature = "cluster")]
     ("redis", super::redis),
     #[cfg(feature = "cluster")]
+    ("nats", super::nats),
+    #[cfg(feature = "cluster")]
     ("envelope", super::envelope),
 ];
 

@@ -18,10 +18,14 @@ pub(crate) const LAYERS: [Layers; 3] = [
     Layers {
         folder: "src/cluster",
         layers: &[
-            &["wire", "counters", "settings", "interest", "queries"],
+            &["wire", "counters", "interest", "queries", "url"],
             // The seam to a broker server.
             &["broker"],
-            &["redis", "outgoing", "members", "lost", "unsent", "counts"],
+            &[
+                "redis", "nats", "outgoing", "members", "lost", "unsent", "counts",
+            ],
+            &["broker_urls"],
+            &["settings"],
             &["servers", "parked", "peers", "replica", "tls"],
             &["socket"],
             // What a node does, without I/O and clock.

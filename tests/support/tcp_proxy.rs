@@ -59,6 +59,15 @@ impl TcpProxy {
         format!("redis://{}", self.address)
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Whether connections lead through it.
+    pub(crate) fn is_used(&self) -> bool {
+        !self.state.sockets.lock().unwrap().is_empty()
+    }
+
     /// Breaks all connections. New ones lead to this server.
     pub(crate) fn switch(&self, upstream: SocketAddr) {
         *self.state.upstream.lock().unwrap() = upstream;

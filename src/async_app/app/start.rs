@@ -187,7 +187,15 @@ where
 
     #[cfg(feature = "cluster")]
     fn prepare_cluster(&self) -> io::Result<Option<PreparedCluster>> {
-        self.cluster.as_ref().map(PreparedCluster::new).transpose()
+        let Some(cluster) = &self.cluster else {
+            return Ok(None);
+        };
+        if !self.histories.is_empty() && !cluster.keeps_histories() {
+            let why = "the broker of the cluster is NATS, which keeps no messages, but with_history asks for histories: use Redis \
+                       or Valkey for them, or remove with_history";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        PreparedCluster::new(cluster).map(Some)
     }
 
     fn check_event_streams(&self) -> io::Result<()> {

@@ -1,15 +1,10 @@
 //! The URL of a Redis server.
 
-use std::error::Error;
 use std::fmt;
-use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use crate::protocol::percent;
+use crate::cluster::url::{Address, InvalidBrokerUrl, UrlParts, number};
 
-/// The prefix of channels and keys if the URL has no `?app=`.
-const APP: &str = "humphrey_ws";
-const APP_BYTES_MAX: usize = 64;
 const PORT: u16 = 6379;
 /// The number of databases that a server can be configured to have.
 const DATABASES_MAX: u32 = i32::MAX as u32;
@@ -21,9 +16,7 @@ const DATABASES_MAX: u32 = i32::MAX as u32;
 pub(crate) struct RedisUrl {
     /// Whether the connection is encrypted.
     pub(crate) tls: bool,
-    /// A name, or an address. IPv6 addresses have no brackets.
-    pub(crate) host: String,
-    pub(crate) port: u16,
+    pub(crate) server: Address,
     /// `None` for the user `default`.
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
@@ -36,10 +29,7 @@ pub(crate) struct RedisUrl {
 impl RedisUrl {
     /// Returns the address of the server. Nodes that use different users, or TLS or not, on the same port, agree on it.
     pub(crate) fn identity(&self) -> String {
-        match self.host.contains(':') {
-            true => format!("[{}]:{}", self.host, self.port),
-            false => format!("{}:{}", self.host, self.port),
-        }
+        self.server.to_string()
     }
 }
 
@@ -47,7 +37,7 @@ impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.tls { "rediss" } else { "redis" };
         let Self { database, app, .. } = self;
-        write!(f, "{scheme}://{}/{database}?app={app}", self.identity())
+        write!(f, "{scheme}://{}/{database}?app={app}", self.server)
     }
 }
 
@@ -57,178 +47,36 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// The reason why a text is not the URL of a Redis server. It never contains parts of the text, which may have a password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum InvalidRedisUrl {
-    Scheme,
-    Control,
-    /// A character of the user or the password has to be percent-encoded.
-    Credentials,
-    /// A percent sign of the user or the password does not begin an encoded character.
-    Encoding,
-    Fragment,
-    Host,
-    Address,
-    Brackets,
-    Port,
-    Database,
-    Parameter,
-    App,
-}
-
-impl fmt::Display for InvalidRedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Scheme => {
-                "the URL of a broker must begin with redis:// or rediss:// (a comma in a password is written %2C)"
-            }
-            Self::Control => "the URL of a broker contains a space or a control character",
-            Self::Credentials => {
-                "in the user and the password of a broker's URL, '/' is written %2F, '?' %3F and '#' %23"
-            }
-            Self::Encoding => {
-                "in the user and the password of a broker's URL, '%' is written %25; encoded characters must be UTF-8"
-            }
-            Self::Fragment => "the URL of a broker can't contain '#'",
-            Self::Host => {
-                "the URL of a broker needs the name or the address of a host, as in redis://localhost:6379"
-            }
-            Self::Address => "the text in brackets in the URL of a broker is not an IPv6 address",
-            Self::Brackets => "an IPv6 address in the URL of a broker must be in brackets, as in redis://[::1]:6379",
-            Self::Port => "the port in the URL of a broker is not a number from 1 to 65535",
-            Self::Database => {
-                "the path in the URL of a broker must be the number of a database, as in redis://localhost/0"
-            }
-            Self::Parameter => {
-                "the URL of a broker has an unknown or repeated parameter: the only one is 'app', as in ?app=prefix"
-            }
-            Self::App => {
-                "the parameter 'app' in the URL of a broker must consist of 1 to 64 letters (a to z, A to Z), digits, \
-                 '_', '-' and '.'"
-            }
-        })
-    }
-}
-
-impl Error for InvalidRedisUrl {}
-
 impl FromStr for RedisUrl {
-    type Err = InvalidRedisUrl;
+    type Err = InvalidBrokerUrl;
 
-    fn from_str(url: &str) -> Result<Self, InvalidRedisUrl> {
-        let (scheme, rest) = url.split_once("://").ok_or(InvalidRedisUrl::Scheme)?;
-        let tls = match scheme.to_ascii_lowercase().as_str() {
+    fn from_str(url: &str) -> Result<Self, InvalidBrokerUrl> {
+        let parts = UrlParts::split(url, PORT)?;
+        let tls = match &*parts.scheme {
             "redis" => false,
             "rediss" => true,
-            _ => return Err(InvalidRedisUrl::Scheme),
+            _ => return Err(InvalidBrokerUrl::Scheme),
         };
-        if rest.contains(|char: char| char.is_control() || char == ' ') {
-            return Err(InvalidRedisUrl::Control);
-        }
-        let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        if target.contains('@') {
-            return Err(InvalidRedisUrl::Credentials);
-        }
-        if target.contains('#') {
-            return Err(InvalidRedisUrl::Fragment);
-        }
-        // As browsers do: the last '@' ends the password.
-        let (user, password, server) = match authority.rsplit_once('@') {
-            Some((credentials, server)) => {
-                let (user, password) = split_credentials(credentials)?;
-                (user, password, server)
-            }
-            None => (None, None, authority),
+        let Ok([server]) = <[Address; 1]>::try_from(parts.servers) else {
+            return Err(InvalidBrokerUrl::Host);
         };
-        let (host, port) = split_port(server)?;
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
         Ok(Self {
             tls,
-            host,
-            port,
-            user,
-            password,
-            database: database_of(path)?,
-            app: app_of(query)?,
+            server,
+            user: parts.user,
+            password: parts.password,
+            database: database_of(&parts.path)?,
+            app: parts.app,
         })
     }
 }
 
-/// Returns the user and the password. Both are `None` if they are empty.
-fn split_credentials(
-    credentials: &str,
-) -> Result<(Option<String>, Option<String>), InvalidRedisUrl> {
-    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-    let decode = |text| {
-        let text = percent::decode(text).ok_or(InvalidRedisUrl::Encoding)?;
-        Ok((!text.is_empty()).then_some(text))
-    };
-    Ok((decode(user)?, decode(password)?))
-}
-
-fn split_port(server: &str) -> Result<(String, u16), InvalidRedisUrl> {
-    if let Some(server) = server.strip_prefix('[') {
-        let (address, after) = server.split_once(']').ok_or(InvalidRedisUrl::Address)?;
-        let address: Ipv6Addr = address.parse().map_err(|_| InvalidRedisUrl::Address)?;
-        let port = match after.strip_prefix(':') {
-            Some(port) => port,
-            None if after.is_empty() => "",
-            None => return Err(InvalidRedisUrl::Host),
-        };
-        return Ok((address.to_string(), port_of(port)?));
-    }
-    let (host, port) = server.split_once(':').unwrap_or((server, ""));
-    if port.contains(':') {
-        return Err(InvalidRedisUrl::Brackets);
-    }
-    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    if host.is_empty() || !host.bytes().all(is_legal) {
-        return Err(InvalidRedisUrl::Host);
-    }
-    Ok((host.to_ascii_lowercase(), port_of(port)?))
-}
-
-fn port_of(text: &str) -> Result<u16, InvalidRedisUrl> {
-    if text.is_empty() {
-        return Ok(PORT);
-    }
-    match number(text).and_then(|port| u16::try_from(port).ok()) {
-        Some(port) if port > 0 => Ok(port),
-        _ => Err(InvalidRedisUrl::Port),
-    }
-}
-
-fn database_of(path: &str) -> Result<u32, InvalidRedisUrl> {
+fn database_of(path: &str) -> Result<u32, InvalidBrokerUrl> {
     match path.strip_prefix('/').unwrap_or(path) {
         "" => Ok(0),
         database => number(database)
             .filter(|&database| database < DATABASES_MAX)
-            .ok_or(InvalidRedisUrl::Database),
-    }
-}
-
-/// `parse` would accept a sign.
-fn number(text: &str) -> Option<u32> {
-    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| is_number)
-}
-
-fn app_of(query: &str) -> Result<String, InvalidRedisUrl> {
-    if query.is_empty() {
-        return Ok(APP.to_owned());
-    }
-    // Another '&' or '=' is a further parameter, or not legal in a prefix.
-    let app = query
-        .strip_prefix("app=")
-        .ok_or(InvalidRedisUrl::Parameter)?;
-    if app.contains('&') {
-        return Err(InvalidRedisUrl::Parameter);
-    }
-    // A colon would let the names of one app be those of another, and braces would be taken for a hash tag.
-    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    match app.len() {
-        1..=APP_BYTES_MAX if app.bytes().all(is_legal) => Ok(app.to_owned()),
-        _ => Err(InvalidRedisUrl::App),
+            .ok_or(InvalidBrokerUrl::Database),
     }
 }
 
@@ -244,8 +92,10 @@ mod tests {
     fn url_with_a_host_alone_has_the_defaults() {
         let expected = RedisUrl {
             tls: false,
-            host: "localhost".into(),
-            port: 6379,
+            server: Address {
+                host: "localhost".into(),
+                port: 6379,
+            },
             user: None,
             password: None,
             database: 0,
@@ -270,7 +120,7 @@ mod tests {
     fn url_with_all_parts_is_parsed() {
         let url = parse("rediss://me:p%40ss%3A%2f%C3%BC:x@[2001:DB8::0:1]:7000/15?app=My-app_1.0");
         assert!(url.tls);
-        assert_eq!((&*url.host, url.port), ("2001:db8::1", 7000));
+        assert_eq!((&*url.server.host, url.server.port), ("2001:db8::1", 7000));
         assert_eq!(url.user.as_deref(), Some("me"));
         assert_eq!(url.password.as_deref(), Some("p@ss:/ü:x"));
         assert_eq!((url.database, &*url.app), (15, "My-app_1.0"));
@@ -303,7 +153,7 @@ mod tests {
 
     #[test]
     fn invalid_url_is_rejected_with_its_reason() {
-        use InvalidRedisUrl as Invalid;
+        use InvalidBrokerUrl as Invalid;
 
         for (url, error) in [
             ("", Invalid::Scheme),

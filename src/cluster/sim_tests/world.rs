@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::broker::Server;
@@ -71,6 +71,7 @@ impl World {
                         Arc::new(NoWaker),
                     ),
                     status: ServerStatus::default(),
+                    message_bytes_max: AtomicUsize::new(usize::MAX),
                 })
             };
             let shared: Vec<_> = (0..servers).map(share).collect();
