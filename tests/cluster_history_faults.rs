@@ -4,6 +4,7 @@
 use crate::kept_rooms::{NumberedClient, Received, join_numbered, node, receive};
 use crate::nodes::{Node, stop};
 use crate::redis_server::RedisServer;
+use crate::sentinels::Sentinels;
 use crate::support::eventually;
 use crate::tcp_proxy::{Direction, TcpProxy};
 
@@ -390,4 +391,51 @@ fn node_that_is_gone_leaves_its_messages_and_no_gap() {
     });
     assert_eq!(outcome.gaps(), 0);
     assert_eq!(outcome.delivered, outcome.sent + NODES);
+}
+
+/// Changes the primary under load, as `fail_over` does, and waits until all nodes have followed.
+fn check_failover(fail_over: impl FnOnce(&mut Sentinels)) -> Option<Outcome> {
+    let mut sentinels = Sentinels::start()?;
+    let urls = [0; NODES].map(|_| sentinels.url());
+    let outcome = run(urls, |nodes| {
+        fail_over(&mut sentinels);
+        eventually("the other server is the primary", || {
+            sentinels.primary() == Some(1)
+        });
+        for node in nodes {
+            eventually("the node is connected to it", || {
+                node.metrics().connections > 1 && node.metrics().servers_connected == 1
+            });
+        }
+    });
+    outcome.is_accounted();
+    // Another server: whether it lacks something is not known.
+    assert_eq!(outcome.gaps(), NODES * ROOMS.len());
+    for metrics in &outcome.metrics {
+        assert_eq!(metrics.gaps, 0);
+        assert_eq!(metrics.gaps_server_changed, ROOMS.len() as u64);
+    }
+    Some(outcome)
+}
+
+#[test]
+fn sentinels_replace_a_primary_that_dies() {
+    check_failover(|sentinels| sentinels.servers[0].kill());
+}
+
+#[test]
+fn sentinels_replace_a_primary_that_is_frozen() {
+    check_failover(|sentinels| {
+        // One Sentinel does not matter, even the first of the list.
+        sentinels.kill_sentinel(0);
+        sentinels.servers[0].freeze();
+    });
+}
+
+#[test]
+fn nodes_follow_a_planned_failover() {
+    let outcome = check_failover(|sentinels| sentinels.fail_over());
+    if let Some(outcome) = outcome {
+        assert_eq!(outcome.sum(|metrics| metrics.silences), 0);
+    }
 }

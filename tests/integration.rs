@@ -27,6 +27,9 @@ mod readers;
 #[cfg(feature = "cluster")]
 #[path = "support/redis_server.rs"]
 mod redis_server;
+#[cfg(feature = "cluster")]
+#[path = "support/sentinels.rs"]
+mod sentinels;
 mod support;
 #[cfg(feature = "cluster")]
 #[path = "support/tcp_proxy.rs"]

@@ -193,7 +193,8 @@ pub(crate) struct Options {
     #[cfg(feature = "cluster")]
     /// Share rooms and lines with other processes through this Redis or Valkey server:
     /// redis://USER:PASSWORD@HOST:PORT/DB?app=PREFIX, of which only the host is needed, or rediss:// for TLS. Several URLs,
-    /// separated by commas, divide the rooms among the servers. Or through NATS, without a history:
+    /// separated by commas, divide the rooms among the servers. redis+sentinel://HOST,HOST/NAME for a primary that Sentinels name.
+    /// Or through NATS, without a history:
     /// nats://USER:PASSWORD@HOST:PORT,HOST:PORT?app=PREFIX, or tls:// for TLS; its servers stand in for each other. Other users of
     /// this machine can see a password in the process list: prefer --cluster-url-file. Default: this process is alone
     #[arg(long, help_heading = heading::CLUSTER, value_name = "URL", conflicts_with = "cluster_url_file")]

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use super::nats::url::NatsUrl;
+use super::redis::sentinel::SentinelUrl;
 use super::redis::url::RedisUrl;
 use super::url::{Address, InvalidBrokerUrl};
 
@@ -10,6 +11,8 @@ use super::url::{Address, InvalidBrokerUrl};
 pub(super) enum BrokerUrls {
     /// Servers of which each has its own rooms.
     Redis(Vec<RedisUrl>),
+    /// One server, which another one may replace.
+    Sentinel(SentinelUrl),
     Nats(NatsUrl),
 }
 
@@ -21,6 +24,9 @@ impl FromStr for BrokerUrls {
         if is_nats(urls) {
             return urls.parse().map(Self::Nats);
         }
+        if scheme(urls).eq_ignore_ascii_case("redis+sentinel") {
+            return urls.parse().map(Self::Sentinel);
+        }
         let urls = urls.split(',').map(|url| match is_nats(url.trim()) {
             true => Err(InvalidBrokerUrl::Mixed),
             false => url.trim().parse(),
@@ -31,18 +37,21 @@ impl FromStr for BrokerUrls {
 
 /// Whether the broker of these URLs is NATS.
 pub(super) fn is_nats(urls: &str) -> bool {
-    let scheme = urls
-        .trim()
-        .split_once("://")
-        .map_or("", |(scheme, _)| scheme);
+    let scheme = scheme(urls.trim());
     scheme.eq_ignore_ascii_case("nats") || scheme.eq_ignore_ascii_case("tls")
 }
 
+fn scheme(urls: &str) -> &str {
+    urls.split_once("://").map_or("", |(scheme, _)| scheme)
+}
+
 impl BrokerUrls {
-    /// All servers, each with whether its connection is encrypted.
+    /// All servers that connections lead to, each with whether they are encrypted. For a primary that Sentinels name, the first of
+    /// these.
     pub(super) fn addresses(&self) -> Vec<(bool, &Address)> {
         match self {
             Self::Redis(urls) => urls.iter().map(|url| (url.tls, &url.server)).collect(),
+            Self::Sentinel(url) => vec![(false, &url.sentinels[0])],
             Self::Nats(url) => {
                 let servers = url.servers.iter();
                 servers.map(|server| (url.tls, server)).collect()
@@ -54,6 +63,7 @@ impl BrokerUrls {
     pub(super) fn identities(&self) -> Vec<String> {
         match self {
             Self::Redis(urls) => urls.iter().map(RedisUrl::identity).collect(),
+            Self::Sentinel(url) => vec![url.name.clone()],
             // The servers of a NATS cluster are one.
             Self::Nats(_) => vec!["nats".into()],
         }

@@ -18,6 +18,7 @@ use super::broker::{Broker, Event};
 use super::handle::{LinkWaker, Shared};
 use super::lost::Lost;
 use super::node::{Action, Node};
+use super::redis::sentinel::SentinelUrl;
 use super::socket::{Socket, TlsServer};
 use super::unsent::Unsent;
 use super::url::Address;
@@ -55,6 +56,8 @@ pub(super) struct Endpoint {
 pub(super) struct Connection {
     /// Servers that stand in for each other, at least one. A connection that was lost is followed by one to the next of them.
     endpoints: VecDeque<Endpoint>,
+    /// Whom to ask for the address of the server, before each attempt.
+    sentinels: Option<SentinelUrl>,
     broker: Box<dyn Broker>,
     state: State,
     unsent: Unsent,
@@ -63,10 +66,17 @@ pub(super) struct Connection {
     logged: Limited,
 }
 
+/// Where a server is now.
+struct Resolved {
+    /// The primary that a Sentinel has named.
+    primary: Option<Address>,
+    addresses: VecDeque<SocketAddr>,
+}
+
 enum State {
     /// Connects at this time.
     Waiting(Instant),
-    Resolving(Receiver<io::Result<Vec<SocketAddr>>>),
+    Resolving(Receiver<io::Result<Resolved>>),
     Connecting {
         stream: TcpStream,
         others: VecDeque<SocketAddr>,
@@ -89,11 +99,20 @@ impl Connection {
     ) -> Self {
         Self {
             endpoints,
+            sentinels: None,
             broker,
             state: State::Waiting(now),
             unsent: Unsent::default(),
             backoff: BACKOFF_MIN,
             logged: Limited::new(),
+        }
+    }
+
+    /// Makes the server the primary that Sentinels name, whose address changes.
+    pub(super) fn of_primary(self, sentinels: SentinelUrl) -> Self {
+        Self {
+            sentinels: Some(sentinels),
+            ..self
         }
     }
 
@@ -199,6 +218,14 @@ impl Drop for ReleaseOnEnd {
             self.0.counters.dropped_broker.add(left as u64);
         }
     }
+}
+
+/// Finds the addresses of a server, or of the primary that Sentinels name. May take long.
+fn look_up(sentinels: Option<&SentinelUrl>, server: &Address) -> io::Result<Resolved> {
+    let primary = sentinels.map(SentinelUrl::find_primary).transpose()?;
+    let Address { host, port } = primary.as_ref().unwrap_or(server);
+    let addresses = (host.as_str(), *port).to_socket_addrs()?.collect();
+    Ok(Resolved { primary, addresses })
 }
 
 impl Link {
@@ -329,7 +356,12 @@ impl Link {
         match &mut self.connections[at].state {
             State::Waiting(until) if *until <= now => self.resolve(at, now),
             State::Resolving(resolved) => match resolved.try_recv() {
-                Ok(Ok(addresses)) => self.connect(at, addresses.into(), None, now),
+                Ok(Ok(resolved)) => {
+                    if let Some(primary) = resolved.primary {
+                        self.connections[at].endpoints[0].address = primary;
+                    }
+                    self.connect(at, resolved.addresses, None, now);
+                }
                 Ok(Err(error)) => self.lose(at, &error.into(), now),
                 Err(TryRecvError::Disconnected) => {
                     let error = io::Error::other("its name could not be resolved");
@@ -353,19 +385,22 @@ impl Link {
         }
     }
 
-    /// Looks the host up on a thread of its own, since that may take long.
+    /// Looks the host up, or asks Sentinels, on a thread of its own, since that may take long.
     fn resolve(&mut self, at: usize, now: Instant) {
-        let Address { host, port } = self.connections[at].endpoint().address.clone();
-        if let Ok(address) = host.parse::<IpAddr>() {
-            let addresses = [SocketAddr::new(address, port)].into();
+        let connection = &self.connections[at];
+        let sentinels = connection.sentinels.clone();
+        let address = connection.endpoint().address.clone();
+        if sentinels.is_none()
+            && let Ok(host) = address.host.parse::<IpAddr>()
+        {
+            let addresses = [SocketAddr::new(host, address.port)].into();
             self.connect(at, addresses, None, now);
             return;
         }
         let (sender, receiver) = mpsc::channel();
         let waker = self.shared.waker.clone();
         let look_up = move || {
-            let found = (host.as_str(), port).to_socket_addrs();
-            let found = found.map(Iterator::collect::<Vec<_>>);
+            let found = look_up(sentinels.as_ref(), &address);
             // The link may have stopped.
             let _ = sender.send(found);
             LinkWaker::wake_always(&waker);

@@ -13,6 +13,7 @@ use super::broker_urls::is_nats;
 /// | broker | URL |
 /// |---|---|
 /// | Redis from version 6, Valkey | `redis://[[user]:password@]host[:port][/db][?app=prefix]` |
+/// | a primary that Sentinels name | `redis+sentinel://[[user]:password@]host[:port][,host[:port]…]/name[/db][?app=prefix]` |
 /// | NATS, without JetStream | `nats://[user:password@\|token@]host[:port][,host[:port]…][?app=prefix]` |
 ///
 /// All nodes of a cluster need the same URLs. With `rediss://` or `tls://` instead, the connection uses TLS; that needs the
@@ -20,6 +21,7 @@ use super::broker_urls::is_nats;
 /// the URL, and was issued by an authority that the operating system trusts, or one of `root_certificates`. There is no setting
 /// that turns this off. Programs that share a broker need different prefixes; the default is `humphrey_ws`.
 ///
+/// Sentinels are asked for the primary before each attempt to connect; a Sentinel that demands a password gets that of the URL.
 /// With several Redis URLs, separated by commas, each room belongs to one of the servers, which its name decides (rendezvous
 /// hashing). The servers of a NATS URL are one NATS cluster: a node is connected to one of them, and turns to another one when it
 /// loses it. NATS keeps no messages: see [`keeps_histories`](Self::keeps_histories).

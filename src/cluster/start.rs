@@ -84,6 +84,13 @@ impl PreparedCluster {
                     Connection::new(endpoints.into(), Box::new(redis), now)
                 })
                 .collect(),
+            BrokerUrls::Sentinel(url) => {
+                let sentinel = &url.sentinels[0];
+                let settings = RedisSettings::new(url.of_primary(sentinel.clone()), bytes_max);
+                let redis = Box::new(Redis::new(settings));
+                let endpoints = [endpoint(sentinel, false)];
+                vec![Connection::new(endpoints.into(), redis, now).of_primary(url.clone())]
+            }
             BrokerUrls::Nats(url) => {
                 let servers = url.servers.iter();
                 let endpoints = servers.map(|server| endpoint(server, true)).collect();

@@ -58,6 +58,8 @@ pub(crate) enum InvalidBrokerUrl {
     Brackets,
     Port,
     Database,
+    /// The name that Sentinels give a primary.
+    Primary,
     /// A NATS server has no databases.
     Path,
     Parameter,
@@ -70,8 +72,8 @@ impl fmt::Display for InvalidBrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Scheme => {
-                "the URL of a broker must begin with redis:// or rediss:// (Redis, Valkey), or with nats:// or tls:// (NATS); a \
-                 comma in a password is written %2C"
+                "the URL of a broker must begin with redis://, rediss:// or redis+sentinel:// (Redis, Valkey), or with nats:// or \
+                 tls:// (NATS); a comma in a password is written %2C"
             }
             Self::Mixed => {
                 "the URLs of several brokers must all begin with redis:// or rediss://; servers of one NATS cluster are listed \
@@ -94,6 +96,10 @@ impl fmt::Display for InvalidBrokerUrl {
             Self::Port => "the port in the URL of a broker is not a number from 1 to 65535",
             Self::Database => {
                 "the path in the URL of a broker must be the number of a database, as in redis://localhost/0"
+            }
+            Self::Primary => {
+                "the URL of Sentinels needs the name of the primary, as in redis+sentinel://first:26379,second:26379/mymaster: letters (a \
+                 to z, A to Z), digits, '_', '-' and '.'"
             }
             Self::Path => "the URL of a NATS server has no path",
             Self::Parameter => {

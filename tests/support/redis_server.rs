@@ -195,6 +195,13 @@ impl RedisServer {
     }
 }
 
+impl RedisServer {
+    /// The program that is started.
+    pub(crate) fn program() -> String {
+        env::var(VARIABLE).unwrap_or_else(|_| "redis-server".into())
+    }
+}
+
 impl Drop for RedisServer {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -206,7 +213,7 @@ impl Drop for RedisServer {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     listener.local_addr().expect("it is bound").port()
 }

@@ -29,6 +29,7 @@ mod errors;
 mod names;
 mod resp;
 mod scripts;
+pub(super) mod sentinel;
 pub(crate) mod url;
 
 #[cfg(all(test, not(loom)))]

@@ -71,7 +71,7 @@ impl FromStr for RedisUrl {
     }
 }
 
-fn database_of(path: &str) -> Result<u32, InvalidBrokerUrl> {
+pub(super) fn database_of(path: &str) -> Result<u32, InvalidBrokerUrl> {
     match path.strip_prefix('/').unwrap_or(path) {
         "" => Ok(0),
         database => number(database)
