@@ -62,11 +62,12 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       measures the CPU time, memory and latency of TLS, beside Bun, axum and nginx,
       and prints Markdown tables
 
-  bench cluster [--quick] [--only NAME] [--list] [--redis PROGRAM] [--out PATH]
-            [--targets FILE] [--rounds 3] [--cpu-seconds 1]
+  bench cluster [--quick] [--only NAME] [--list] [--redis PROGRAM|--nats PROGRAM]
+            [--out PATH] [--targets FILE] [--rounds 3] [--cpu-seconds 1]
             [--server-cpu N] [--client-cpu N]
-      measures the costs of a cluster over Redis, and prints Markdown tables
+      measures the costs of a cluster over Redis or NATS, and prints Markdown tables
       --redis      the server to start, redis-server by default
+      --nats       the same with NATS, without the scenarios of histories
 
   bench jitter [--clients 10000] [--rooms N] [--nodes 2] [--interval 15]
             [--offline 2] [--seconds 120] [--rate N] [--replay-p99-max MS]
@@ -91,7 +92,7 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
             [--works]] [--compress] [--tls-cert FILE --tls-key FILE]
       runs one server until it is killed; prints READY and its address
 
-  bench node [--address 127.0.0.1:0] [--cpu N] [--redis URL] [--history]
+  bench node [--address 127.0.0.1:0] [--cpu N] [--cluster URL] [--history]
       runs a node for `cluster` and `jitter`, which takes commands on standard input
 
   bench load echo|fanout|rooms|churn|blocked|lines|idle --address 127.0.0.1:PORT

@@ -18,7 +18,7 @@ use crate::wire;
 pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("address"),
     args::value("cpu"),
-    args::value("redis"),
+    args::value("cluster"),
     args::flag("history"),
     args::flag("child"),
 ];
@@ -116,7 +116,7 @@ pub(crate) fn serve(options: &Options, address: SocketAddrV4) -> io::Result<()> 
         let limits = HistoryLimits::messages(KEPT_MESSAGES).bytes(KEPT_BYTES);
         app = app.with_history("*", limits);
     }
-    if let Some(url) = options.text("redis") {
+    if let Some(url) = options.text("cluster") {
         app = with_cluster(app, url)?;
     }
     let running = match app.start() {
@@ -153,7 +153,7 @@ fn with_cluster(app: AsyncWebsocketApp<()>, url: &str) -> io::Result<AsyncWebsoc
 
 #[cfg(not(feature = "cluster"))]
 fn with_cluster(_: AsyncWebsocketApp<()>, _: &str) -> io::Result<AsyncWebsocketApp<()>> {
-    let text = "--redis needs a build with --features cluster";
+    let text = "--cluster needs a build with --features cluster";
     Err(args::invalid(text.into()))
 }
 

@@ -3,6 +3,7 @@
 //! floor's of the same round.
 
 mod alternating;
+mod broker;
 mod catalog;
 mod cluster;
 mod compression;
@@ -12,7 +13,6 @@ mod markdown;
 mod node_process;
 mod peers;
 mod plot;
-mod redis;
 mod report;
 mod results;
 mod scenario;

@@ -25,11 +25,11 @@ const LINK: &str = "humphrey_ws clu";
 /// What a node is started with.
 #[derive(Clone, Copy)]
 pub(super) struct NodeSpec<'a> {
-    /// The program. With `redis`, it needs the feature `cluster`.
+    /// The program. With `cluster`, it needs the feature `cluster`.
     pub(super) program: &'a Path,
     pub(super) cpus: &'a str,
     /// The URL of the Redis through which it reaches the other nodes.
-    pub(super) redis: Option<&'a str>,
+    pub(super) cluster: Option<&'a str>,
     /// Whether its rooms keep a history.
     pub(super) has_history: bool,
 }
@@ -76,8 +76,8 @@ impl NodeProcess {
     pub(super) fn start(spec: NodeSpec<'_>) -> Result<Self, StartError> {
         let mut command = Command::new(spec.program);
         command.args(["node", "--child", "--cpu", spec.cpus]);
-        if let Some(url) = spec.redis {
-            command.args(["--redis", url]);
+        if let Some(url) = spec.cluster {
+            command.args(["--cluster", url]);
         }
         if spec.has_history {
             command.arg("--history");

@@ -1,4 +1,4 @@
-//! `bench cluster` measures the costs of a cluster: of the nodes, which are processes of their own, and of the Redis server
+//! `bench cluster` measures the costs of a cluster: of the nodes, which are processes of their own, and of the broker server
 //! between them.
 
 mod members;
@@ -15,8 +15,8 @@ use std::time::Instant;
 
 use self::report::{ClusterReport, ScenarioReport};
 use self::scenarios::Scenario;
+use super::broker::{self, Broker, BrokerKind};
 use super::node_process::{NodeProcess, NodeSpec, StartError};
-use super::redis::{self, Redis};
 use super::report::machine_line;
 use crate::args::{self, OptionSpec, Options};
 use crate::machine;
@@ -27,6 +27,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::flag("list"),
     args::value("only"),
     args::value("redis"),
+    args::value("nats"),
     args::value("rounds"),
     args::value("cpu-seconds"),
     args::value("out"),
@@ -39,13 +40,15 @@ struct Setup {
     quick: bool,
     /// This program, built with the feature `cluster`.
     program: PathBuf,
-    redis: String,
+    broker: BrokerKind,
+    /// The server to start.
+    server: String,
     rounds: usize,
     /// Minimum CPU time of the receiving node per measurement, in seconds.
     cpu_seconds: f64,
     /// The CPU of nodes whose CPU time is measured.
     server_cpu: String,
-    /// The CPU of Redis, the sending node and the clients meanwhile.
+    /// The CPU of the broker, the sending node and the clients meanwhile.
     client_cpu: String,
     all_cpus: String,
 }
@@ -89,10 +92,18 @@ fn setup(options: &Options) -> io::Result<Setup> {
     let quick = options.flag("quick");
     let cpus = machine::allowed_cpus()?;
     let names: Vec<String> = cpus.iter().map(usize::to_string).collect();
+    let nats = options.text("nats");
     let setup = Setup {
         quick,
         program: super::cluster_program()?,
-        redis: options.text("redis").unwrap_or(redis::PROGRAM).into(),
+        broker: match nats {
+            Some(_) => BrokerKind::Nats,
+            None => BrokerKind::Redis,
+        },
+        server: nats
+            .or(options.text("redis"))
+            .unwrap_or(broker::REDIS)
+            .into(),
         rounds: options.number("rounds", if quick { 1 } else { 3 })?,
         cpu_seconds: options.number("cpu-seconds", if quick { 0.02 } else { 1.0 })?,
         server_cpu: options.number("server-cpu", cpus[0])?.to_string(),
@@ -120,11 +131,11 @@ fn own_cpu_seconds() -> io::Result<f64> {
 /// Describes the machine and the method.
 fn head(setup: &Setup) -> io::Result<Vec<String>> {
     let idle_share = super::idle_share_now()?;
-    let version = Redis::start(&setup.redis, &setup.program, &setup.all_cpus)?.version()?;
+    let version = setup.start_broker(&setup.all_cpus)?.version()?;
     let mut head = vec![
         machine_line(idle_share),
         format!(
-            "Redis {version}. Receiving nodes on CPU {}; the sending node, Redis and the clients on CPU {}; for messages per \
+            "{version}. Receiving nodes on CPU {}; the sending node, the broker and the clients on CPU {}; for messages per \
              second, all on all CPUs. Rounds: {}; CPU of the receiving node per measurement: {} s or more.",
             setup.server_cpu, setup.client_cpu, setup.rounds, setup.cpu_seconds
         ),
@@ -165,36 +176,40 @@ impl Setup {
         if self.quick { count / 50 } else { count }
     }
 
+    fn start_broker(&self, cpus: &str) -> io::Result<Broker> {
+        Broker::start(self.broker, &self.server, &self.program, cpus)
+    }
+
     /// Starts a node that is part of no cluster.
     fn lone_node(&self, cpus: &str) -> Result<NodeProcess, StartError> {
         NodeProcess::start(NodeSpec {
             program: &self.program,
             cpus,
-            redis: None,
+            cluster: None,
             has_history: false,
         })
     }
 }
 
-/// A Redis server, to which nodes can be added.
+/// A broker server, to which nodes can be added.
 struct Site<'a> {
     setup: &'a Setup,
-    redis: Redis,
+    broker: Broker,
     url: String,
 }
 
 impl<'a> Site<'a> {
     fn start(setup: &'a Setup, cpus: &str) -> io::Result<Self> {
-        let redis = Redis::start(&setup.redis, &setup.program, cpus)?;
-        let url = redis.url();
-        Ok(Self { setup, redis, url })
+        let broker = setup.start_broker(cpus)?;
+        let url = broker.url();
+        Ok(Self { setup, broker, url })
     }
 
     fn node(&self, cpus: &str, has_history: bool) -> Result<NodeProcess, StartError> {
         NodeProcess::start(NodeSpec {
             program: &self.setup.program,
             cpus,
-            redis: Some(&self.url),
+            cluster: Some(&self.url),
             has_history,
         })
     }

@@ -1,4 +1,4 @@
-//! Measures how many messages per second pass through one Redis.
+//! Measures how many messages per second pass through one broker server.
 
 use std::time::Instant;
 
@@ -10,11 +10,11 @@ use crate::run::node_process::StartError;
 /// Number of rooms, to which the messages go in turn.
 const ROOMS: u64 = 16;
 /// Number of messages in a burst, and of bursts in flight, if the messages are received. All of them fit into the queues of
-/// the sending node, Redis and the receiving node.
+/// the sending node, the broker and the receiving node.
 const BURST: u64 = 1_024;
 const WINDOW: u64 = 16;
 
-/// Measures publishes that no other node receives. The figures are publishes per second, and microseconds of Redis' CPU for
+/// Measures publishes that no other node receives. The figures are publishes per second, and microseconds of the broker's CPU for
 /// each.
 pub(super) fn publishes(setup: &Setup) -> Result<Vec<f64>, StartError> {
     let site = Site::start(setup, &setup.all_cpus)?;
@@ -26,9 +26,9 @@ pub(super) fn publishes(setup: &Setup) -> Result<Vec<f64>, StartError> {
         rooms: ROOMS,
     };
     sender.ask(&publish(count / 10))?;
-    let before = site.redis.cpu_seconds()?;
+    let before = site.broker.cpu_seconds()?;
     let nanos = sender.ask(&publish(count))?;
-    let used = site.redis.cpu_seconds()? - before;
+    let used = site.broker.cpu_seconds()? - before;
     Ok(vec![
         count as f64 * 1e9 / nanos as f64,
         used * 1e6 / count as f64,
@@ -54,10 +54,10 @@ fn received(setup: &Setup, has_history: bool, count: u64) -> Result<Vec<f64>, St
     members.join(receiver.address, vec![(0..ROOMS).collect()])?;
     let mut traffic = Traffic::new(members, BURST, WINDOW, BURST);
     traffic.run_messages(&mut sender, count / 10)?;
-    let before = site.redis.cpu_seconds()?;
+    let before = site.broker.cpu_seconds()?;
     let begun = Instant::now();
     let count = traffic.run_messages(&mut sender, count)? as f64;
     let seconds = begun.elapsed().as_secs_f64();
-    let used = site.redis.cpu_seconds()? - before;
+    let used = site.broker.cpu_seconds()? - before;
     Ok(vec![count / seconds, used * 1e6 / count])
 }

@@ -162,7 +162,7 @@ mod tests {
         let text = tables(&report_of("publishes", rounds));
         let target = "| Publishes | ≥ 150,000 per second | **150,000** (149,999–200,000) | yes |";
         assert!(text.contains(target), "{text}");
-        assert!(text.contains("| Redis, for a publish | 2.00 (1.00–3.00) | µs of CPU |"));
+        assert!(text.contains("| Broker, for a publish | 2.00 (1.00–3.00) | µs of CPU |"));
         let text = tables(&report_of("shares", &[&[0.131, 5.0, 0.6]]));
         assert!(
             text.contains("| ≤ 0.13 × one with all | **0.131** | no |"),

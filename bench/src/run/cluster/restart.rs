@@ -17,7 +17,7 @@ pub(super) fn measure(setup: &Setup) -> Result<Vec<f64>, StartError> {
     let rooms = setup.messages(ROOMS);
     let read = node.ask(&NodeCommand::Open { rooms })?;
     let node_before = node.cpu_seconds()?;
-    site.redis.restart()?;
+    site.broker.restart()?;
     let begun = Instant::now();
     node.ask(&NodeCommand::Reads {
         count: read + rooms,
@@ -27,6 +27,6 @@ pub(super) fn measure(setup: &Setup) -> Result<Vec<f64>, StartError> {
     Ok(vec![
         seconds,
         micros(node.cpu_seconds()? - node_before),
-        micros(site.redis.cpu_seconds()?),
+        micros(site.broker.cpu_seconds()?),
     ])
 }

@@ -71,7 +71,7 @@ const REMOTE_BATCHED: &[FigureSpec] = &[
         1.2,
     ),
     figure("Remote message, batched", CPU),
-    figure("Remote message, batched: the link to Redis", CPU),
+    figure("Remote message, batched: the link to the broker", CPU),
     figure("Local broadcast in a cluster, batched", CPU),
     figure("Local broadcast without a cluster, batched", CPU),
 ];
@@ -84,7 +84,7 @@ const REMOTE_ALONE: &[FigureSpec] = &[
         15.0,
     ),
     figure("Remote message, alone", CPU),
-    figure("Remote message, alone: the link to Redis", CPU),
+    figure("Remote message, alone: the link to the broker", CPU),
     figure("Local broadcast in a cluster, alone", CPU),
     figure("Local broadcast without a cluster, alone", CPU),
 ];
@@ -104,28 +104,28 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         id: "publishes",
-        title: "Publishes through one Redis",
+        title: "Publishes through one broker server",
         figures: &[
             at_least("Publishes", PER_SECOND, 150_000.0),
-            figure("Redis, for a publish", CPU),
+            figure("Broker, for a publish", CPU),
         ],
         measure: rates::publishes,
     },
     Scenario {
         id: "received-publishes",
-        title: "Publishes through one Redis that another node receives",
+        title: "Publishes through one broker server that another node receives",
         figures: &[
             figure("Publishes that a node receives", PER_SECOND),
-            figure("Redis, for a publish that a node receives", CPU),
+            figure("Broker, for a publish that a node receives", CPU),
         ],
         measure: rates::received_publishes,
     },
     Scenario {
         id: "appends",
-        title: "Appends to histories through one Redis",
+        title: "Appends to histories through one broker server",
         figures: &[
             at_least("Appends", PER_SECOND, 50_000.0),
-            figure("Redis, for an append", CPU),
+            figure("Broker, for an append", CPU),
         ],
         measure: rates::appends,
     },
@@ -153,7 +153,7 @@ pub(super) const ALL: &[Scenario] = &[
                 1.0,
             ),
             figure("Node, for each room", CPU),
-            figure("Redis, for each room", CPU),
+            figure("Broker, for each room", CPU),
         ],
         measure: restart::measure,
     },

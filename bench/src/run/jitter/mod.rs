@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use self::account::Totals;
 use self::publisher::Publisher;
 use self::swarm::{CutPlan, Swarm};
+use super::broker::{self, Broker, BrokerKind};
 use super::markdown::number;
 use super::node_process::{NodeProcess, NodeSpec};
-use super::redis::{self, Redis};
 use crate::args::{self, OptionSpec, Options};
 use crate::histogram::Summary;
 use crate::machine;
@@ -58,15 +58,20 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
     println!("{}", machine::describe());
     let redis = match setup.nodes {
         1 => None,
-        _ => Some(Redis::start(&setup.redis, &setup.program, &setup.cpus)?),
+        _ => Some(Broker::start(
+            BrokerKind::Redis,
+            &setup.redis,
+            &setup.program,
+            &setup.cpus,
+        )?),
     };
-    let url = redis.as_ref().map(Redis::url);
+    let url = redis.as_ref().map(Broker::url);
     let mut nodes = Vec::with_capacity(setup.nodes);
     for _ in 0..setup.nodes {
         nodes.push(NodeProcess::start(NodeSpec {
             program: &setup.program,
             cpus: &setup.cpus,
-            redis: url.as_deref(),
+            cluster: url.as_deref(),
             has_history: true,
         })?);
     }
@@ -118,7 +123,7 @@ fn setup(options: &Options) -> io::Result<Setup> {
             1 => std::env::current_exe()?,
             _ => super::cluster_program()?,
         },
-        redis: options.text("redis").unwrap_or(redis::PROGRAM).into(),
+        redis: options.text("redis").unwrap_or(broker::REDIS).into(),
         cpus: cpus.join(","),
     };
     if setup.clients == 0 {

@@ -1,7 +1,7 @@
-//! A Redis server of the bench's own, without persistence, on a free port of 127.0.0.1.
+//! A broker server of the bench's own, on a free port of 127.0.0.1: Redis without persistence, or NATS.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,14 @@ use std::time::{Duration, Instant};
 use crate::machine;
 
 /// The server, unless `--redis` names another.
-pub(super) const PROGRAM: &str = "redis-server";
+pub(super) const REDIS: &str = "redis-server";
+
+/// The kinds of brokers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BrokerKind {
+    Redis,
+    Nats,
+}
 
 /// Maximum time for the server to start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -19,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PORTS: usize = 5;
 
 /// A running server, which is killed when its handle is dropped.
-pub(super) struct Redis {
+pub(super) struct Broker {
+    kind: BrokerKind,
     program: String,
     bench: PathBuf,
     cpus: String,
@@ -28,38 +36,46 @@ pub(super) struct Redis {
     directory: PathBuf,
 }
 
-impl Redis {
+impl Broker {
     /// Starts a server on these CPUs. `program` is its name or path; `bench` is the path of the bench, which executes it.
     ///
     /// # Errors
     ///
     /// If the program cannot be executed, or does not answer.
-    pub(super) fn start(program: &str, bench: &Path, cpus: &str) -> io::Result<Self> {
+    pub(super) fn start(
+        kind: BrokerKind,
+        program: &str,
+        bench: &Path,
+        cpus: &str,
+    ) -> io::Result<Self> {
         let version = Command::new(program)
             .arg("--version")
             .stdout(Stdio::null())
             .status();
         version.map_err(|error| {
-            let text = format!(
-                "{program}: {error}. Install Redis, or name its server with --redis PROGRAM"
-            );
+            let text = match kind {
+                BrokerKind::Redis => "Install Redis, or name its server with --redis PROGRAM",
+                BrokerKind::Nats => "Install NATS, or name its server with --nats PROGRAM",
+            };
+            let text = format!("{program}: {error}. {text}");
             io::Error::new(error.kind(), text)
         })?;
         for _ in 0..PORTS {
             let port = free_port()?;
-            let name = format!("humphrey_ws-bench-redis-{}-{port}", std::process::id());
+            let name = format!("humphrey_ws-bench-broker-{}-{port}", std::process::id());
             let directory = std::env::temp_dir().join(name);
             fs::create_dir_all(&directory)?;
-            let mut redis = Self {
-                child: spawn(program, bench, cpus, port, &directory)?,
+            let mut broker = Self {
+                kind,
+                child: spawn(kind, program, bench, cpus, port, &directory)?,
                 program: program.into(),
                 bench: bench.into(),
                 cpus: cpus.into(),
                 port,
                 directory,
             };
-            if redis.has_started()? {
-                return Ok(redis);
+            if broker.has_started()? {
+                return Ok(broker);
             }
         }
         Err(io::Error::other(format!("{program} ends at once")))
@@ -70,6 +86,7 @@ impl Redis {
         self.child.kill()?;
         self.child.wait()?;
         self.child = spawn(
+            self.kind,
             &self.program,
             &self.bench,
             &self.cpus,
@@ -84,7 +101,10 @@ impl Redis {
 
     /// The URL for `Cluster`.
     pub(super) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        match self.kind {
+            BrokerKind::Redis => format!("redis://127.0.0.1:{}", self.port),
+            BrokerKind::Nats => format!("nats://127.0.0.1:{}", self.port),
+        }
     }
 
     /// CPU time in seconds that the server has used so far.
@@ -92,26 +112,40 @@ impl Redis {
         machine::cpu_seconds(self.child.id())
     }
 
-    /// The version, as the server states it.
+    /// The name and the version, as the server states it.
     pub(super) fn version(&self) -> io::Result<String> {
         let info = self.info()?;
-        let version = info
-            .lines()
-            .find_map(|line| line.strip_prefix("redis_version:"));
-        Ok(version.unwrap_or("unknown").trim().to_owned())
+        let (name, version) = match self.kind {
+            BrokerKind::Redis => {
+                let mut lines = info.lines();
+                (
+                    "Redis",
+                    lines.find_map(|line| line.strip_prefix("redis_version:")),
+                )
+            }
+            BrokerKind::Nats => {
+                let version = info.split_once("\"version\":\"");
+                let version = version.and_then(|(_, rest)| rest.split('"').next());
+                ("NATS", version)
+            }
+        };
+        Ok(format!("{name} {}", version.unwrap_or("unknown").trim()))
     }
 
     /// Waits until the server answers. Returns `false` if it has ended.
     fn has_started(&mut self) -> io::Result<bool> {
         let begun = Instant::now();
         // Another server may have taken the port.
-        let sign = format!("process_id:{}\r", self.child.id());
+        let sign = match self.kind {
+            BrokerKind::Redis => format!("process_id:{}\r", self.child.id()),
+            BrokerKind::Nats => format!("\"port\":{},", self.port),
+        };
         while self.child.try_wait()?.is_none() {
             if self.info().is_ok_and(|info| info.contains(&sign)) {
                 return Ok(true);
             }
             if begun.elapsed() >= PATIENCE {
-                let text = format!("the Redis server did not answer within {PATIENCE:?}");
+                let text = format!("the broker server did not answer within {PATIENCE:?}");
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
             thread::sleep(Duration::from_millis(5));
@@ -123,14 +157,22 @@ impl Redis {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(b"INFO server\r\nQUIT\r\n")?;
         let mut info = String::new();
-        stream.read_to_string(&mut info)?;
+        match self.kind {
+            BrokerKind::Redis => {
+                stream.write_all(b"INFO server\r\nQUIT\r\n")?;
+                stream.read_to_string(&mut info)?;
+            }
+            // It speaks first.
+            BrokerKind::Nats => {
+                BufReader::new(stream).read_line(&mut info)?;
+            }
+        }
         Ok(info)
     }
 }
 
-impl Drop for Redis {
+impl Drop for Broker {
     fn drop(&mut self) {
         // They fail only if the process has already been waited for, or if there is no directory.
         let _ = self.child.kill();
@@ -140,21 +182,32 @@ impl Drop for Redis {
 }
 
 fn spawn(
+    kind: BrokerKind,
     program: &str,
     bench: &Path,
     cpus: &str,
     port: u16,
     directory: &Path,
 ) -> io::Result<Child> {
-    Command::new(bench)
-        // The server is killed with the bench.
-        .args(["exec", "--cpu", cpus, "--", program])
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-        .args(["--save", "", "--appendonly", "no", "--loglevel", "warning"])
-        .arg("--dir")
-        .arg(directory)
+    let mut command = Command::new(bench);
+    // The server is killed with the bench.
+    command.args(["exec", "--cpu", cpus, "--", program]);
+    match kind {
+        BrokerKind::Redis => command
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no", "--loglevel", "warning"])
+            .arg("--dir")
+            .arg(directory),
+        BrokerKind::Nats => command.args(["-a", "127.0.0.1", "-p", &port.to_string()]),
+    };
+    command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
+        .stderr(match kind {
+            BrokerKind::Redis => Stdio::inherit(),
+            // Its log.
+            BrokerKind::Nats => Stdio::null(),
+        })
         .spawn()
 }
 
