@@ -3,11 +3,11 @@
 //!
 //! Without a `redis-server` or `nats-server` on this machine, these tests say so and pass; `.ci/run` installs them.
 
+use crate::brokers::RedisServer;
+use crate::brokers::{TestBroker, with_each_broker};
 use crate::events::EventSource;
 use crate::nodes::{Node, hear_each_other, joining, stop};
-use crate::redis_server::RedisServer;
 use crate::support;
-use crate::test_broker::{TestBroker, with_each_broker};
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};

@@ -1,10 +1,10 @@
 //! Faults of a real broker under load, with exact accounts: what one node has sent, every other node has received once and
 //! in order, or has counted as missed.
 
+use crate::brokers::RedisServer;
+use crate::brokers::{TestBroker, with_each_broker};
 use crate::nodes::{Node, hear_each_other, stop};
-use crate::redis_server::RedisServer;
 use crate::support::{Client, eventually};
-use crate::test_broker::{TestBroker, with_each_broker};
 
 use std::collections::HashMap;
 use std::sync::mpsc::{RecvTimeoutError, channel};

@@ -2,12 +2,12 @@
 //!
 //! Without a `redis-server` on this machine, these tests say so and pass; `.ci/run` installs one.
 
+use crate::brokers::RedisServer;
 use crate::events::{EventSource, answer, request};
 use crate::kept_rooms::{
     Received, connect_numbered, join_numbered, keeping, node, nodes, receive, receive_any,
 };
 use crate::nodes::{Node, hear_each_other, joining, stop};
-use crate::redis_server::RedisServer;
 use crate::support;
 
 use std::sync::Mutex;

@@ -1,10 +1,9 @@
 //! Faults under load in rooms with a history, with exact accounts: every client receives every message once and in one order,
 //! or is told of a gap.
 
+use crate::brokers::{RedisServer, Sentinels};
 use crate::kept_rooms::{NumberedClient, Received, join_numbered, node, receive};
 use crate::nodes::{Node, stop};
-use crate::redis_server::RedisServer;
-use crate::sentinels::Sentinels;
 use crate::support::eventually;
 use crate::tcp_proxy::{Direction, TcpProxy};
 

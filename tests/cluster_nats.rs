@@ -1,8 +1,8 @@
 //! What only NATS has: servers that stand in for each other, routes between them, limits and permissions. What every broker has
 //! to do is in `cluster.rs` and `cluster_faults.rs`.
 
+use crate::brokers::{NatsServer, free_port};
 use crate::cluster_faults::{Connections, check_accounts_of, receive_more};
-use crate::nats_server::{NatsServer, free_port};
 use crate::nodes::{Node, hear_each_other, joining, stop};
 use crate::support::{Client, eventually};
 use crate::tcp_proxy::TcpProxy;

@@ -2,9 +2,9 @@
 //!
 //! Without a `redis-server` on this machine, these tests say so and pass; `.ci/run` installs one.
 
+use crate::brokers::RedisServer;
 use crate::kept_rooms::{Received, connect_numbered, receive};
 use crate::nodes::{Node, stop};
-use crate::redis_server::RedisServer;
 use crate::support::Client;
 
 use std::time::SystemTime;

@@ -2,10 +2,10 @@
 //!
 //! Without a `redis-server` on this machine, some of these tests say so and pass; `.ci/run` installs one.
 
+use crate::brokers::NatsServer;
+use crate::brokers::RedisServer;
 use crate::certificates::{Authority, Identity, VERSIONS, Validity, file};
-use crate::nats_server::NatsServer;
 use crate::nodes::{Node, hear_each_other, joining, stop};
-use crate::redis_server::RedisServer;
 use crate::support::{DEADLINE, eventually};
 use crate::tls_servers as tls;
 

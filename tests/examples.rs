@@ -3,8 +3,8 @@
 //! `cargo test` has built them next to this test. The file is long because it has a section for each example.
 
 #[cfg(feature = "cluster")]
-#[path = "support/redis_server.rs"]
-mod redis_server;
+#[path = "support/brokers/mod.rs"]
+mod brokers;
 mod support;
 
 use std::env;
@@ -543,7 +543,7 @@ fn chat_replays_messages_after_the_clients_last_id() {
 #[cfg(feature = "cluster")]
 #[test]
 fn chat_over_two_nodes_shares_its_messages_and_resumes_on_either() {
-    let Some(redis) = redis_server::RedisServer::start(&[]) else {
+    let Some(redis) = brokers::RedisServer::start(&[]) else {
         return;
     };
     let start = || Example::start_with("chat", &[&redis.url()]);

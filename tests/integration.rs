@@ -4,6 +4,9 @@
 //! A file is a binary of its own, listed in `Cargo.toml`, if its tests set the logger or count something of their whole process:
 //! threads, descriptors, allocations or context switches.
 
+#[cfg(feature = "cluster")]
+#[path = "support/brokers/mod.rs"]
+mod brokers;
 #[cfg(any(feature = "tls", feature = "tls-aws-lc"))]
 #[path = "support/certificates.rs"]
 mod certificates;
@@ -17,26 +20,14 @@ mod handshakes;
 #[path = "support/kept_rooms.rs"]
 mod kept_rooms;
 #[cfg(feature = "cluster")]
-#[path = "support/nats_server.rs"]
-mod nats_server;
-#[cfg(feature = "cluster")]
 #[path = "support/nodes.rs"]
 mod nodes;
 #[path = "support/readers.rs"]
 mod readers;
-#[cfg(feature = "cluster")]
-#[path = "support/redis_server.rs"]
-mod redis_server;
-#[cfg(feature = "cluster")]
-#[path = "support/sentinels.rs"]
-mod sentinels;
 mod support;
 #[cfg(feature = "cluster")]
 #[path = "support/tcp_proxy.rs"]
 mod tcp_proxy;
-#[cfg(feature = "cluster")]
-#[path = "support/test_broker.rs"]
-mod test_broker;
 #[cfg(any(feature = "tls", feature = "tls-aws-lc"))]
 #[path = "support/tls_clients.rs"]
 mod tls_clients;

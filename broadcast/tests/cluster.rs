@@ -3,14 +3,11 @@
 //! Without a `redis-server` or `nats-server` on this machine, these tests say so and pass; `.ci/run` installs them.
 #![cfg(all(unix, feature = "cluster"))]
 
-#[path = "../../tests/support/nats_server.rs"]
-mod nats_server;
-#[path = "../../tests/support/redis_server.rs"]
-mod redis_server;
+#[path = "../../tests/support/brokers/mod.rs"]
+mod brokers;
 mod support;
 
-use nats_server::NatsServer;
-use redis_server::RedisServer;
+use brokers::{NatsServer, RedisServer};
 use rustix::process::Signal;
 use support::events::Events;
 use support::{Client, Program, eventually, http_get, run};

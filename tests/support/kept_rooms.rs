@@ -8,9 +8,9 @@ use std::sync::Arc;
 use humphrey_ws::{Accept, AsyncStream, AsyncWebsocketApp, Cluster, HistoryId, HistoryLimits};
 use tungstenite::WebSocket;
 
+use crate::brokers::RedisServer;
 use crate::frames::{RoomFrame, V1, connect_at};
 use crate::nodes::Node;
-use crate::redis_server::RedisServer;
 
 /// A client that receives the ids of messages.
 pub(crate) type NumberedClient = WebSocket<TcpStream>;

@@ -12,10 +12,10 @@ use crate::cluster::broker::{
 };
 use crate::history_id::HistoryId;
 
-#[path = "../../../tests/support/redis_server.rs"]
-mod redis_server;
+#[path = "../../../tests/support/brokers/mod.rs"]
+mod brokers;
 
-pub(super) use redis_server::RedisServer;
+pub(super) use brokers::RedisServer;
 
 /// The maximum time to wait for events. It is ample even on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(20);
