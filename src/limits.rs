@@ -410,8 +410,54 @@ pub enum SlowConsumer {
     Disconnect,
     /// Drop the message for this client.
     DropNewest,
-    /// Drop the client's oldest queued messages to make room for the new one.
+    /// Drop the client's oldest queued messages to make room for the new one. As long as the client reads more slowly than
+    /// it is sent messages, it stays a full outbox behind: each message that it reads is that old.
     DropOldest,
+    /// Drop all of the client's queued messages, and go on with the new one. Right for feeds of which only the present
+    /// matters, such as prices and positions.
+    ///
+    /// A client that reads too slowly stays a full outbox behind under [`DropOldest`](Self::DropOldest). Here it loses about
+    /// as many messages, but in fewer and longer gaps, and each gap brings it back to the newest message. It stays
+    /// connected as long as it reads enough for [`Limits::write_timeout`](field@Limits::write_timeout). On Linux, the kernel
+    /// takes at most 128 KiB in advance for a client, so that little else comes before the newest message.
+    ///
+    /// The frame in progress is completed first. If it alone leaves no room, the new message is dropped instead. Before
+    /// anything is dropped, the socket is offered what is queued. Pongs and close frames stay, and so do kept messages
+    /// that a room replays: the client receives its replay in full, and then goes on with the newest message. All other
+    /// messages are dropped, also replies, responses to calls and changes of presence. Messages that a client must not
+    /// miss need another policy.
+    ///
+    /// # Noticing a gap
+    ///
+    /// In a room that keeps a history, the sequences of an epoch have no gaps ([`HistoryId`](crate::HistoryId)). So if
+    /// a client sees the sequence jump within an epoch, it has skipped the messages in between, or was
+    /// [excluded](crate::Room::broadcast_except) from them.
+    /// [`Dropped::slow_consumer`](field@crate::Dropped::slow_consumer) counts the messages that clients have skipped, once
+    /// for each client.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, HistoryId, HistoryLimits, Message, SlowConsumer};
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_slow_consumer(SlowConsumer::SkipAhead)
+    ///     .with_history("prices", HistoryLimits::messages(10));
+    /// // Each message contains its id. Clients in JavaScript and event streams get the ids in any case.
+    /// app.sender().room("prices").broadcast_with(|id| match id {
+    ///     Some(id) => Message::new(format!("{id} EUR/USD 1.0832")),
+    ///     None => Message::new("EUR/USD 1.0832"),
+    /// });
+    ///
+    /// /// The number of messages between two that a client has received in a row; `None` if the room has begun anew.
+    /// fn skipped(last: HistoryId, next: HistoryId) -> Option<u64> {
+    ///     (last.epoch() == next.epoch()).then(|| next.sequence() - last.sequence() - 1)
+    /// }
+    ///
+    /// let last = "5f3a9c0b12d4e678-42".parse()?;
+    /// assert_eq!(skipped(last, "5f3a9c0b12d4e678-43".parse()?), Some(0));
+    /// assert_eq!(skipped(last, "5f3a9c0b12d4e678-1042".parse()?), Some(999));
+    /// # Ok::<(), humphrey_ws::InvalidHistoryId>(())
+    /// ```
+    SkipAhead,
     /// Apply backpressure to producers: while a client's outbox is more than half full, its shard delivers no further
     /// messages, so that the order is kept. Right for a pipe, where every line matters; wrong for a public server.
     Pace {
@@ -439,7 +485,13 @@ impl SlowConsumer {
     /// Single messages are dropped, and the connection goes on.
     #[cfg(feature = "deflate")]
     pub(crate) const fn drops(self) -> bool {
-        matches!(self, Self::DropNewest | Self::DropOldest)
+        matches!(self, Self::DropNewest | Self::DropOldest | Self::SkipAhead)
+    }
+
+    /// Whether a new message displaces the messages that are queued.
+    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
+    pub(crate) const fn prefers_new(self) -> bool {
+        matches!(self, Self::DropOldest | Self::SkipAhead)
     }
 
     /// [`SlowConsumer::Pace`] with its defaults: at least 1,024 bytes per second, with a patience of one second.

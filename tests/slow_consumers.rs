@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use humphrey_ws::{AsyncSender, AsyncWebsocketApp, Limits, Message, RunningApp, SlowConsumer};
+use humphrey_ws::{
+    AsyncSender, AsyncWebsocketApp, HistoryLimits, Limits, Message, RunningApp, SlowConsumer,
+};
 use readers::{Reader, expect_all, read_all};
 use support::{DEADLINE, close_code, eventually, raw_websocket, read_frame, start};
 
@@ -26,6 +28,17 @@ fn serve(policy: SlowConsumer) -> (RunningApp, SocketAddr) {
             .with_shards(2)
             .with_limits(limits)
             .with_slow_consumer(policy),
+    )
+}
+
+/// Serves clients that join the room `prices`, which keeps a history.
+fn serve_prices(policy: SlowConsumer) -> (RunningApp, SocketAddr) {
+    start(
+        AsyncWebsocketApp::<()>::new()
+            .with_limits(Limits::default().outbox_bytes_max(200_000))
+            .with_slow_consumer(policy)
+            .with_history("prices", HistoryLimits::messages(10))
+            .with_connect_handler(|stream, _| stream.join("prices")),
     )
 }
 
@@ -140,6 +153,71 @@ fn drop_oldest_keeps_the_newest_and_counts_exactly() {
         MESSAGES - 1,
         "the newest message was dropped"
     );
+}
+
+/// How many messages each gap lacks. The numbers must increase.
+fn gaps(numbers: &[u64]) -> Vec<u64> {
+    let next = numbers.windows(2).map(|two| two[1].checked_sub(two[0] + 1));
+    let lacking = next.map(|lacking| lacking.expect("the numbers increase"));
+    lacking.filter(|&lacking| lacking > 0).collect()
+}
+
+#[test]
+fn skip_ahead_brings_a_stopped_reader_back_to_the_newest() {
+    const BEFORE: u64 = 10;
+    let (running, address) = serve(SlowConsumer::SkipAhead);
+    let sender = running.sender();
+    let readers = [connect_reader(address)];
+    let mut stops = raw_websocket(address);
+    eventually("both clients are connected", || sender.connections() == 2);
+    (0..BEFORE).for_each(|n| sender.broadcast(numbered(n)));
+    let mut got = Vec::new();
+    let mut read_to = |last: u64| {
+        while got.last() != Some(&last) {
+            let (opcode, payload) = read_frame(&mut stops).unwrap();
+            assert_eq!(opcode, 0x82, "it received {} messages", got.len());
+            got.push(number_of(&payload));
+        }
+    };
+    read_to(BEFORE - 1);
+    // It stops reading here, and then reads on.
+    let meanwhile = (BEFORE..MESSAGES - 1).map(numbered);
+    readers::broadcast_all(&sender, &readers, 50, meanwhile);
+    read_to(MESSAGES - 2);
+    // Its outbox is empty now.
+    sender.broadcast(numbered(MESSAGES - 1));
+    read_to(MESSAGES - 1);
+    let gaps = gaps(&got);
+    assert!(!gaps.is_empty());
+    let dropped = sender.metrics().dropped.slow_consumer;
+    assert_eq!(got.len() as u64 + dropped, MESSAGES);
+    assert_eq!(gaps.iter().sum::<u64>(), dropped);
+    assert_eq!(sender.metrics().slow_consumers, 0);
+    running.shutdown(DEADLINE);
+    assert_eq!(close_code(&read_frame(&mut stops).unwrap().1), 1001);
+    expect_all(readers, MESSAGES);
+}
+
+#[test]
+fn skipped_messages_show_as_jumps_of_their_ids() {
+    let (running, address) = serve_prices(SlowConsumer::SkipAhead);
+    let sender = running.sender();
+    let room = sender.room("prices");
+    let nonreader = raw_websocket(address);
+    eventually("the client has joined", || room.len() == 1);
+    let mut sent = 0;
+    while sender.metrics().dropped.slow_consumer == 0 {
+        room.broadcast_with(|id| numbered(id.expect("the room keeps a history").sequence()));
+        sent += 1;
+    }
+    let late = std::thread::spawn(move || read_all(nonreader, number_of));
+    running.shutdown(DEADLINE);
+    let got = late.join().unwrap();
+    assert_eq!(got.numbers.first(), Some(&1));
+    assert_eq!(got.numbers.last(), Some(&sent), "the newest was dropped");
+    let skipped: u64 = gaps(&got.numbers).iter().sum();
+    assert_eq!(skipped, sender.metrics().dropped.slow_consumer);
+    assert_eq!(got.numbers.len() as u64 + skipped, sent);
 }
 
 fn dropping(policy: SlowConsumer) -> Vec<u64> {
@@ -278,5 +356,27 @@ fn full_outbox_fails_a_try_send() {
     };
     assert_eq!(error.reason, humphrey_ws::SendErrorReason::Full);
     assert_eq!(error.message.bytes().len(), MESSAGE_BYTES);
+    running.shutdown(STOP);
+}
+
+/// The policy can't drop what the kernel has accepted, and the client receives it before newer messages.
+#[cfg(target_os = "linux")]
+#[test]
+fn kernel_takes_little_for_a_client_that_skips_ahead() {
+    const BYTES_MAX: u64 = 1 << 20;
+    let (running, address) = serve(SlowConsumer::SkipAhead);
+    let sender = running.sender();
+    let _nonreader = raw_websocket(address);
+    eventually("it is connected", || sender.connections() == 1);
+    let before = sender.metrics().bytes_out;
+    // As many as the largest buffers of Linux hold by default.
+    for n in 0..8_000 {
+        sender.broadcast(numbered(n));
+    }
+    eventually("most messages are dropped", || {
+        sender.metrics().dropped.slow_consumer > 6_000
+    });
+    let taken = sender.metrics().bytes_out - before;
+    assert!(taken < BYTES_MAX, "the kernel took {taken} bytes");
     running.shutdown(STOP);
 }

@@ -32,7 +32,7 @@ use crate::protocol::handshake::HandshakeRefusal;
 use crate::protocol::http::{Head, HttpError};
 use crate::report::{Limited, debug, limited};
 use crate::request::Reject;
-use crate::transport::suppress_sigpipe;
+use crate::transport::{limit_unsent, suppress_sigpipe};
 use crate::user_threads::while_nonblocking;
 
 /// Placeholder for the address of a client until its socket reveals it.
@@ -220,6 +220,7 @@ impl PendingUpgrade {
                 accepted.set_peer(socket.peer_addr()?);
             }
             suppress_sigpipe(&socket)?;
+            limit_unsent(&socket, hub.settings.slow_consumer);
             // Otherwise Nagle's algorithm may delay replies. If this fails, so will the next read or write, which reports it.
             let _ = socket.set_nodelay(true);
             Ok(mio::net::TcpStream::from_std(socket))

@@ -19,7 +19,7 @@ use crate::report::{Limited, debug, limited};
 use crate::stream::RouteCompression;
 use crate::stream::WebsocketStream;
 use crate::sync::ignore_poison;
-use crate::transport;
+use crate::transport::{self, limit_unsent};
 
 /// The sending end of the channel through which a Humphrey app hands connections over.
 pub(crate) type ConnectHook = Arc<Mutex<Sender<WebsocketStream>>>;
@@ -155,6 +155,7 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
         }
     };
     let messages = parts.messages.len();
+    limit_unsent(&parts.socket, hub.settings.slow_consumer);
     let new_connection = parts.socket.set_nonblocking(true).and_then(|()| {
         Ok(NewConnection {
             peer: parts.peer.ok_or(io::ErrorKind::NotConnected)?,

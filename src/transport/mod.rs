@@ -1,6 +1,6 @@
 //! Non-blocking sockets, as a shard uses them.
 //!
-//! Depends on `mio` and `rustix`, and handles bytes only. The contract: every call returns at once. `WouldBlock` means
+//! Depends on `mio`, `rustix` and `socket2`, and handles bytes only. The contract: every call returns at once. `WouldBlock` means
 //! that readiness will be reported again. A read of 0 bytes is the end of the stream. A shard needs nothing else from
 //! the operating system, so tests run a whole shard on simulated transports.
 
@@ -16,7 +16,7 @@ use std::net::Shutdown;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-pub(crate) use self::socket::suppress_sigpipe;
+pub(crate) use self::socket::{limit_unsent, suppress_sigpipe};
 /// A connection of a shard.
 #[cfg(feature = "__tls")]
 pub(crate) use self::tls::ShardSocket;

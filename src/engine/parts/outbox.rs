@@ -204,6 +204,11 @@ impl Outbox {
         self.change_any(|queue| queue.drop_oldest(len, bytes_max))
     }
 
+    /// Drops all whole messages, except replays. Control frames stay. Returns the number of messages dropped.
+    pub(crate) fn drop_messages(&mut self) -> u64 {
+        self.change_any(Queue::drop_messages)
+    }
+
     /// Drops everything except the frame in progress. Returns the number of messages dropped.
     pub(crate) fn drop_waiting(&mut self) -> u64 {
         self.change_any(Queue::drop_waiting)

@@ -242,6 +242,88 @@ fn drop_oldest_drops_whole_messages_and_counts_each() {
 }
 
 #[test]
+fn drop_messages_keeps_the_frame_in_progress_and_controls() {
+    let whole = run(&[b"first", b"second", b"third", b"fourth"]);
+    for own in [false, true] {
+        for sent in 0..whole.len() {
+            let mut outbox = Outbox::default();
+            outbox.push(whole.clone(), 4, own);
+            outbox.push(run(&[b"fifth", b"sixth"]), 2, own);
+            let (mut taken, mut messages) = flush(&mut outbox, sent);
+            outbox.push_control(pong(b"!").into());
+            let rest = in_progress(&outbox);
+            let dropped = outbox.drop_messages();
+            assert_eq!(
+                outbox.bytes(),
+                rest + pong(b"!").len(),
+                "after {sent} bytes"
+            );
+            assert_eq!(outbox.live_bytes(), outbox.bytes());
+            assert_eq!(in_progress(&outbox), rest);
+            assert_eq!(outbox.own_bytes(), outbox.held_by_chunks());
+            assert_eq!(outbox.messages(), u64::from(rest > 0));
+            assert_eq!(outbox.drop_messages(), 0, "only once");
+            outbox.push(run(&[b"newest"]), 1, own);
+            let (bytes, left) = flush(&mut outbox, usize::MAX);
+            taken.extend(bytes);
+            messages += left;
+            assert_eq!(messages + dropped, 7, "after {sent} bytes");
+            let frames = parse(&taken);
+            let data: Vec<_> = frames
+                .iter()
+                .filter(|(first, _)| first & 8 == 0)
+                .map(|(_, payload)| &payload[..])
+                .collect();
+            let all: [&[u8]; 4] = [b"first", b"second", b"third", b"fourth"];
+            let begun = data.len() - 1;
+            assert_eq!(data[..begun], all[..begun], "after {sent} bytes");
+            assert_eq!(data[begun], b"newest");
+            assert_eq!(frames[begun].1, b"!", "the pong is not dropped");
+        }
+    }
+}
+
+#[test]
+fn drop_messages_keeps_whole_replays() {
+    let replay = run(&[b"kept 1", b"kept 2", b"kept 3"]);
+    for written in 0..=replay.len() {
+        let mut outbox = Outbox::default();
+        outbox.push_replay(replay.clone(), 3);
+        outbox.push(run(&[b"live 1", b"live 2"]), 2, false);
+        outbox.push_replay(run(&[b"kept 4"]), 1);
+        outbox.push(run(&[b"live 3"]), 1, true);
+        let (mut taken, mut messages) = flush(&mut outbox, written);
+        assert_eq!(outbox.drop_messages(), 3);
+        assert_eq!(outbox.live_bytes(), 0);
+        assert_eq!(outbox.own_bytes(), outbox.held_by_chunks());
+        outbox.push(run(&[b"live 4"]), 1, false);
+        let (rest, left) = flush(&mut outbox, usize::MAX);
+        taken.extend(rest);
+        messages += left;
+        let payloads: Vec<_> = parse(&taken).into_iter().map(|frame| frame.1).collect();
+        let expected = ["kept 1", "kept 2", "kept 3", "kept 4", "live 4"];
+        assert_eq!(payloads, expected.map(|text| text.as_bytes().to_vec()));
+        assert_eq!((messages, outbox.live_bytes(), outbox.bytes()), (5, 0, 0));
+    }
+}
+
+#[test]
+fn drop_messages_keeps_a_response_that_precedes_them() {
+    const RESPONSE: &[u8] = b"HTTP/1.1 101\r\n\r\n";
+    for written in 0..RESPONSE.len() {
+        let mut outbox = Outbox::default();
+        outbox.push_preface(Bytes::from_static(RESPONSE));
+        outbox.push(run(&[b"first", b"second"]), 2, true);
+        let (mut taken, _) = flush(&mut outbox, written);
+        assert_eq!(outbox.drop_messages(), 2);
+        assert_eq!(outbox.own_bytes(), outbox.held_by_chunks());
+        outbox.push(run(&[b"newest"]), 1, true);
+        taken.extend(flush(&mut outbox, usize::MAX).0);
+        assert_eq!(taken, [RESPONSE, &run(&[b"newest"])].concat());
+    }
+}
+
+#[test]
 fn replay_bytes_do_not_count_and_are_not_dropped() {
     let replay = run(&[b"kept 1", b"kept 2", b"kept 3"]);
     let live = run(&[b"live 1", b"live 2"]);
@@ -435,6 +517,28 @@ fn drop_oldest_drops_whole_events_and_counts_each() {
         assert_eq!(messages + dropped, 5, "after {sent} bytes");
         assert_eq!(data.last().unwrap(), "fifth");
         assert_eq!(comments, 1);
+    }
+}
+
+#[test]
+fn drop_messages_keeps_the_event_in_progress_and_comments() {
+    let whole = events(&TEXTS);
+    for sent in 0..whole.len() {
+        let mut outbox = Outbox::new(Encoding::Events);
+        outbox.push(whole.clone(), 4, false);
+        let (mut taken, mut messages) = flush(&mut outbox, sent);
+        outbox.push_control(Bytes::from_static(KEEP_ALIVE));
+        let dropped = outbox.drop_messages();
+        outbox.push(events(&["newest"]), 1, false);
+        let (rest, left) = flush(&mut outbox, usize::MAX);
+        taken.extend(rest);
+        messages += left;
+        let (data, comments) = parse_events(&taken);
+        assert_eq!(data.len() as u64, messages, "after {sent} bytes");
+        assert_eq!(messages + dropped, 5, "after {sent} bytes");
+        let begun = data.len() - 1;
+        assert_eq!(data[..begun], TEXTS[..begun]);
+        assert_eq!((&data[begun][..], comments), ("newest", 1));
     }
 }
 

@@ -11,6 +11,8 @@ pub(crate) enum DeliveryVerdict {
     DropNewest,
     /// Drop the oldest whole messages until the message fits.
     DropOldest,
+    /// Drop all whole messages that are queued, and queue the message.
+    SkipAhead,
     /// Disconnect the client.
     Disconnect,
     /// Take no further message until the client has read on.
@@ -38,8 +40,9 @@ pub(crate) fn judge(policy: SlowConsumer, fill: Fill, len: usize) -> DeliveryVer
         SlowConsumer::Disconnect => DeliveryVerdict::Disconnect,
         SlowConsumer::DropNewest => DeliveryVerdict::DropNewest,
         SlowConsumer::DropOldest if fits_behind(fill.in_progress) => DeliveryVerdict::DropOldest,
+        SlowConsumer::SkipAhead if fits_behind(fill.in_progress) => DeliveryVerdict::SkipAhead,
         // Dropping all that may be dropped would not make enough room.
-        SlowConsumer::DropOldest => DeliveryVerdict::DropNewest,
+        SlowConsumer::DropOldest | SlowConsumer::SkipAhead => DeliveryVerdict::DropNewest,
         SlowConsumer::Pace { .. } => DeliveryVerdict::Wait,
     }
 }
@@ -63,6 +66,7 @@ mod tests {
             (S::Disconnect, 0, 0, 1_000_000, V::Queue),
             (S::DropNewest, 0, 0, 1_000_000, V::Queue),
             (S::DropOldest, 0, 0, 1_000_000, V::Queue),
+            (S::SkipAhead, 0, 0, 1_000_000, V::Queue),
             (PACE, 0, 0, 1_000_000, V::Queue),
             (S::Disconnect, 90, 10, 10, V::Queue),
             (S::Disconnect, 90, 10, 11, V::Disconnect),
@@ -73,9 +77,16 @@ mod tests {
             (S::DropOldest, 90, 10, 90, V::DropOldest),
             (S::DropOldest, 90, 10, 91, V::DropNewest),
             (S::DropOldest, 90, 0, 1_000, V::DropOldest),
+            (S::SkipAhead, 90, 10, 10, V::Queue),
+            (S::SkipAhead, 90, 10, 11, V::SkipAhead),
+            (S::SkipAhead, 90, 10, 90, V::SkipAhead),
+            (S::SkipAhead, 90, 10, 91, V::DropNewest),
+            (S::SkipAhead, 90, 0, 1_000, V::SkipAhead),
+            (S::SkipAhead, 90, 90, 11, V::DropNewest),
             (PACE, 90, 10, 10, V::Queue),
             (PACE, 90, 10, 11, V::Wait),
             (S::Disconnect, 1, 1, usize::MAX, V::Disconnect),
+            (S::SkipAhead, 1, 1, usize::MAX, V::DropNewest),
         ];
         for (policy, bytes, in_progress, len, verdict) in table {
             let fill = Fill {

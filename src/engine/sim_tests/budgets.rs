@@ -54,9 +54,10 @@ fn bytes_held_for_clients_never_exceed_the_count() {
         SlowConsumer::Disconnect,
         SlowConsumer::DropNewest,
         SlowConsumer::DropOldest,
+        SlowConsumer::SkipAhead,
         SlowConsumer::pace(),
     ];
-    for (seed, policy) in (0..).zip(policies.into_iter().cycle().take(40)) {
+    for (seed, policy) in (0..).zip(policies.into_iter().cycle().take(50)) {
         let mut dice = Dice::from_seed(seed);
         let mut world = World::new(Setup {
             slow_consumer: policy,

@@ -20,10 +20,18 @@ fn tick(n: usize) -> String {
 
 #[test]
 fn drop_oldest_of_replies_corrupts_no_stream() {
+    drop_replies(SlowConsumer::DropOldest);
+}
+
+#[test]
+fn skip_ahead_of_replies_corrupts_no_stream() {
+    drop_replies(SlowConsumer::SkipAhead);
+}
+
+fn drop_replies(policy: SlowConsumer) {
     let mut replies_dropped = 0;
     for_seeds(100, |seed| {
-        let mut game =
-            CompressionGame::with_policy(Dice::from_seed(seed), SlowConsumer::DropOldest);
+        let mut game = CompressionGame::with_policy(Dice::from_seed(seed), policy);
         for _ in 0..3 {
             game.connect();
         }

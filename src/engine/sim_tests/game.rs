@@ -145,19 +145,21 @@ fn gate() -> impl Fn(&RequestHead) -> Result<HandshakeAccept, Reject> {
 
 impl Game {
     fn new(mut dice: Dice) -> Self {
-        let policy = match dice.below(4) {
+        let policy = dice.below(4);
+        let outbox_bytes_max = 100 + dice.below(2_000);
+        let mailbox_bytes_max = 500 + dice.below(10_000);
+        let policy = match policy {
             0 => SlowConsumer::Disconnect,
             1 => SlowConsumer::DropNewest,
+            // Derive this policy from another choice instead of drawing it, so that the other seeds keep their meaning.
+            2 if outbox_bytes_max / 4 % 2 == 1 => SlowConsumer::SkipAhead,
             2 => SlowConsumer::DropOldest,
             _ => SlowConsumer::Pace {
                 bytes_per_second_min: 500,
                 patience: Duration::from_millis(300),
             },
         };
-        let outbox_bytes_max = 100 + dice.below(2_000);
-        let mailbox_bytes_max = 500 + dice.below(10_000);
-        // Derive these bounds from other choices instead of drawing them, so that old seeds keep their meaning. With a
-        // bound of 0, there is still space for one message.
+        // These bounds are derived as well. With a bound of 0, there is still space for one message.
         let of_all = |chance: usize| match chance % 4 {
             0 => 0,
             _ => Limits::default().received_bytes_max,
@@ -536,10 +538,7 @@ impl Game {
             );
             frames.pop();
         }
-        let may_drop = matches!(
-            self.policy,
-            SlowConsumer::DropNewest | SlowConsumer::DropOldest
-        );
+        let may_drop = self.drops();
         let mut last = HashMap::new();
         let mut messages = 0;
         for frame in frames {
@@ -569,6 +568,14 @@ impl Game {
             }
         }
         messages
+    }
+
+    /// Whether the policy may drop messages of a connection that goes on.
+    fn drops(&self) -> bool {
+        matches!(
+            self.policy,
+            SlowConsumer::DropNewest | SlowConsumer::DropOldest | SlowConsumer::SkipAhead
+        )
     }
 
     fn check_told(&mut self, player: usize) {
@@ -637,11 +644,7 @@ impl Game {
         );
         assert_eq!(metrics.connections, 0);
         assert_eq!(metrics.accepted, self.players.len() as u64);
-        if !matches!(
-            self.policy,
-            SlowConsumer::DropNewest | SlowConsumer::DropOldest
-        ) && metrics.slow_consumers == 0
-        {
+        if !self.drops() && metrics.slow_consumers == 0 {
             assert_eq!(metrics.dropped.slow_consumer, 0);
         }
         self.dice.taken()

@@ -76,6 +76,7 @@ fn drained_outbox_frees_its_memory_under_any_policy() {
         SlowConsumer::Disconnect,
         SlowConsumer::DropNewest,
         SlowConsumer::DropOldest,
+        SlowConsumer::SkipAhead,
         pace,
     ] {
         let mut world = World::new(Setup {

@@ -537,6 +537,7 @@ fn extreme_limits_are_supported() {
         SlowConsumer::Disconnect,
         SlowConsumer::DropNewest,
         SlowConsumer::DropOldest,
+        SlowConsumer::SkipAhead,
         SlowConsumer::Pace {
             bytes_per_second_min: 0,
             patience: Duration::ZERO,
@@ -590,7 +591,11 @@ fn address_with_the_largest_sum_is_evicted_first() {
 #[test]
 fn kept_reply_does_not_retain_dropped_joined_replies() {
     const OUTBOX: usize = 64 << 10;
-    for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
+    for policy in [
+        SlowConsumer::DropNewest,
+        SlowConsumer::DropOldest,
+        SlowConsumer::SkipAhead,
+    ] {
         let mut world = World::new(Setup {
             slow_consumer: policy,
             limits: Limits {

@@ -17,10 +17,11 @@ const NTH_BYTES: usize = 50;
 /// The number of messages in a replay, which together are three times the outbox's bound.
 const REPLAYED: usize = 3 * OUTBOX / NTH_BYTES;
 
-const POLICIES: [SlowConsumer; 4] = [
+const POLICIES: [SlowConsumer; 5] = [
     SlowConsumer::Disconnect,
     SlowConsumer::DropNewest,
     SlowConsumer::DropOldest,
+    SlowConsumer::SkipAhead,
     SlowConsumer::pace(),
 ];
 
@@ -214,10 +215,11 @@ fn event_stream_replay_triggers_no_policy_in_any_order() {
 #[test]
 fn live_messages_after_a_replay_are_bounded() {
     const FIT: usize = OUTBOX / NTH_BYTES;
+    const LIVE: usize = 2 * FIT + 3;
     for policy in POLICIES {
         let mut scenario = Scenario::new(policy);
         let room = scenario.joins(REPLAYED);
-        for _ in 0..2 * FIT {
+        for _ in 0..LIVE {
             scenario.broadcasts(&room);
             scenario.world.settle();
         }
@@ -237,11 +239,37 @@ fn live_messages_after_a_replay_are_bounded() {
             }
             SlowConsumer::DropNewest => assert_eq!(frames, live(REPLAYED..REPLAYED + FIT)),
             SlowConsumer::DropOldest => {
-                assert_eq!(frames, live(REPLAYED + FIT..REPLAYED + 2 * FIT));
+                assert_eq!(frames, live(REPLAYED + LIVE - FIT..REPLAYED + LIVE));
+            }
+            SlowConsumer::SkipAhead => {
+                // The outbox was full twice. The replay stays nevertheless.
+                assert_eq!(frames, live(REPLAYED + 2 * FIT..REPLAYED + LIVE));
             }
             SlowConsumer::Pace { .. } => assert_eq!(frames, texts(0..scenario.due)),
         }
     }
+}
+
+#[test]
+fn skipping_client_gets_its_replay_and_then_the_newest() {
+    let mut scenario = Scenario::new(SlowConsumer::SkipAhead);
+    let room = scenario.joins(REPLAYED);
+    let client = scenario.client;
+    // The client reads half as fast as messages are sent, and has read its replay after a while.
+    for _ in 0..4 * REPLAYED {
+        scenario.broadcasts(&room);
+        scenario.world.client_reads(client, NTH_BYTES / 2);
+    }
+    let frames = scenario.world.all_frames(client);
+    assert_eq!(frames[..REPLAYED], texts(0..REPLAYED));
+    assert!(frames.len() > REPLAYED + OUTBOX / NTH_BYTES);
+    scenario.world.unstall(client);
+    let rest = scenario.world.all_frames(client);
+    assert!(rest.len() <= OUTBOX / NTH_BYTES + 1);
+    assert_eq!(rest.last(), texts([scenario.due - 1]).first());
+    let metrics = scenario.world.metrics();
+    let missing = scenario.due - frames.len() - rest.len();
+    assert_eq!(metrics.dropped.slow_consumer as usize, missing);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Slow consumers under each policy.
+//! Slow consumers under each policy. The file is long because it has a section for each.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::world::{Setup, Told, World, echo};
 use crate::engine::model::session::Status;
 use crate::engine::parts::mailbox::PushError;
 use crate::limits::{Limits, SlowConsumer};
-use crate::protocol::fuzz::dice::Dice;
+use crate::protocol::fuzz::dice::{Dice, for_seeds};
 
 const OUTBOX: usize = 1_000;
 
@@ -181,6 +181,7 @@ fn empty_outbox_accepts_a_message_of_any_size() {
         SlowConsumer::Disconnect,
         SlowConsumer::DropNewest,
         SlowConsumer::DropOldest,
+        SlowConsumer::SkipAhead,
         SlowConsumer::pace(),
     ] {
         let mut world = with_policy(policy);
@@ -227,42 +228,243 @@ fn drop_newest_keeps_the_oldest_and_counts_drops() {
     }
 }
 
+/// The messages of [`overflow`].
+const OVERFLOW: usize = 3 * FIT + 3;
+
+/// Broadcasts more than the outbox of a stalled client takes, in one turn of the shard or in one for each message, and lets the
+/// client read again. Its socket takes `room` bytes of the first message before. Returns the stalled and the quick client.
+fn overflow(policy: SlowConsumer, room: usize, one_turn: bool) -> (World, [usize; 2]) {
+    let mut world = with_policy(policy);
+    let (slow, quick) = (world.join(), world.join());
+    world.stall(slow, room);
+    for n in 0..OVERFLOW {
+        world.broadcasts(nth(n));
+        if !one_turn {
+            world.settle();
+        }
+    }
+    world.settle();
+    world.unstall(slow);
+    (world, [slow, quick])
+}
+
 #[test]
 fn drop_oldest_keeps_the_newest_and_the_frame_in_progress() {
     for one_turn in [true, false] {
         for room in 0..NTH_BYTES {
-            let mut world = with_policy(SlowConsumer::DropOldest);
-            let (slow, quick) = (world.join(), world.join());
-            world.stall(slow, room);
-            let sent = 3 * FIT + 3;
-            for n in 0..sent {
-                world.broadcasts(nth(n));
-                if !one_turn {
-                    world.settle();
-                }
-            }
-            world.settle();
-            world.unstall(slow);
+            let (mut world, [slow, quick]) = overflow(SlowConsumer::DropOldest, room, one_turn);
             let got = numbers(&world.all_frames(slow));
             let in_progress = usize::from(room > 0);
             assert_eq!(got[..in_progress], [0][..in_progress]);
             let newest = &got[in_progress..];
-            let expected: Vec<_> = (sent - newest.len()..sent).collect();
+            let expected: Vec<_> = (OVERFLOW - newest.len()..OVERFLOW).collect();
             assert_eq!(newest, expected, "{room} in one turn: {one_turn}");
             // The queue holds as many as fit beside the rest of the frame in progress.
             let rest = in_progress * (NTH_BYTES - room);
             assert_eq!(newest.len(), (OUTBOX - rest) / NTH_BYTES);
-            assert_eq!(world.all_frames(quick).len(), sent);
+            assert_eq!(world.all_frames(quick).len(), OVERFLOW);
             let metrics = world.metrics();
-            assert_eq!(metrics.dropped.slow_consumer as usize, sent - got.len());
-            assert_eq!(metrics.messages_out as usize, sent + got.len());
+            assert_eq!(metrics.dropped.slow_consumer as usize, OVERFLOW - got.len());
+            assert_eq!(metrics.messages_out as usize, OVERFLOW + got.len());
         }
     }
 }
 
 #[test]
+fn skip_ahead_drops_the_queue_whenever_it_is_full() {
+    for one_turn in [true, false] {
+        for room in 0..NTH_BYTES {
+            let (mut world, [slow, quick]) = overflow(SlowConsumer::SkipAhead, room, one_turn);
+            let in_progress = usize::from(room > 0);
+            // As many messages as fit beside the rest of the frame in progress are queued, and the next one replaces
+            // them. The first time, they include the frame in progress.
+            let fit = (OUTBOX - in_progress * (NTH_BYTES - room)) / NTH_BYTES;
+            let skipped = in_progress + (OVERFLOW - in_progress - 1) / fit * fit;
+            let expected: Vec<_> = (0..in_progress).chain(skipped..OVERFLOW).collect();
+            let got = numbers(&world.all_frames(slow));
+            assert_eq!(got, expected, "{room} in one turn: {one_turn}");
+            assert_eq!(world.all_frames(quick).len(), OVERFLOW);
+            let metrics = world.metrics();
+            assert_eq!(metrics.dropped.slow_consumer as usize, OVERFLOW - got.len());
+            assert_eq!(metrics.messages_out as usize, OVERFLOW + got.len());
+            assert_eq!(metrics.slow_consumers, 0);
+            // The connection goes on.
+            world.broadcasts(nth(OVERFLOW));
+            world.settle();
+            assert_eq!(numbers(&world.all_frames(slow)), [OVERFLOW]);
+        }
+    }
+}
+
+#[test]
+fn skip_ahead_behind_a_long_frame_drops_the_newest() {
+    let mut world = with_policy(SlowConsumer::SkipAhead);
+    let slow = world.join();
+    world.stall(slow, 1);
+    // With its header of four bytes, it fills the outbox.
+    let long = "x".repeat(OUTBOX - 4);
+    world.broadcasts(&long);
+    for n in 0..3 {
+        world.broadcasts(nth(n));
+        world.settle();
+    }
+    assert_eq!(world.metrics().dropped.slow_consumer, 3);
+    // Once there is room behind the frame in progress, the next message is queued.
+    world.client_reads(slow, NTH_BYTES);
+    world.broadcasts(nth(3));
+    world.settle();
+    world.unstall(slow);
+    assert_eq!(world.all_frames(slow), [text(&long), text(nth(3))]);
+    assert_eq!(world.metrics().dropped.slow_consumer, 3);
+}
+
+#[test]
+fn skip_ahead_offers_the_queue_to_the_socket_first() {
+    let mut world = with_policy(SlowConsumer::SkipAhead);
+    let slow = world.join();
+    world.stall(slow, 0);
+    for n in 0..FIT {
+        world.broadcasts(nth(n));
+    }
+    world.settle();
+    // The client has read, but the kernel does not report that the socket is writable.
+    world.pipe(slow).add_room_unreported(OUTBOX);
+    world.broadcasts(nth(FIT));
+    world.settle();
+    assert_eq!(world.metrics().dropped.slow_consumer, 0);
+    world.unstall(slow);
+    let got = numbers(&world.all_frames(slow));
+    assert_eq!(got, (0..=FIT).collect::<Vec<_>>());
+}
+
+#[test]
+fn skip_ahead_lets_the_client_be_handled_again() {
+    let mut world = with_policy(SlowConsumer::SkipAhead);
+    let slow = world.join();
+    world.run_handlers();
+    world.stall(slow, 0);
+    for n in 0..FIT {
+        world.broadcasts(nth(n));
+    }
+    world.settle();
+    world.client_says(slow, "waits");
+    world.run_handlers();
+    assert_eq!(world.handled(slow), [Told::Open], "its reply finds no room");
+    world.broadcasts(nth(FIT));
+    world.run_handlers();
+    assert_eq!(world.handled(slow), [Told::message("waits")]);
+    world.unstall(slow);
+    assert_eq!(world.all_frames(slow), [text(nth(FIT)), text("waits")]);
+}
+
+/// A client's outbox under [`SlowConsumer::SkipAhead`] as the policy describes it, message by message.
+struct SkipAheadModel {
+    bytes_max: usize,
+    /// The bytes that the socket takes.
+    room: usize,
+    /// The number and the rest of each message that waits, and whether it was begun.
+    waiting: Vec<(usize, usize, bool)>,
+    received: Vec<usize>,
+    dropped: u64,
+}
+
+impl SkipAheadModel {
+    fn bytes(&self) -> usize {
+        self.waiting.iter().map(|(_, rest, _)| rest).sum()
+    }
+
+    fn has_room(&self, len: usize) -> bool {
+        self.bytes() == 0 || self.bytes() + len <= self.bytes_max
+    }
+
+    fn send(&mut self, n: usize, len: usize) {
+        if !self.has_room(len) {
+            let in_progress = self.waiting.iter().filter(|(_, _, begun)| *begun);
+            let in_progress: Vec<_> = in_progress.copied().collect();
+            let all = std::mem::replace(&mut self.waiting, in_progress);
+            if self.has_room(len) {
+                self.dropped += (all.len() - self.waiting.len()) as u64;
+            } else {
+                self.waiting = all;
+                self.dropped += 1;
+                return;
+            }
+        }
+        self.waiting.push((n, len, false));
+        self.read(0);
+    }
+
+    fn read(&mut self, bytes: usize) {
+        self.room += bytes;
+        while let Some((n, rest, begun)) = self.waiting.first_mut() {
+            let written = self.room.min(*rest);
+            self.room -= written;
+            *rest -= written;
+            *begun |= written > 0;
+            if *rest > 0 {
+                return;
+            }
+            self.received.push(*n);
+            self.waiting.remove(0);
+        }
+    }
+}
+
+#[test]
+fn skip_ahead_matches_its_model() {
+    const HEADER_BYTES: usize = 2;
+    let mut skipped = 0;
+    for_seeds(400, |seed| {
+        let mut dice = Dice::from_seed(seed);
+        let mut model = SkipAheadModel {
+            bytes_max: 1 + dice.below(600),
+            room: 0,
+            waiting: Vec::new(),
+            received: Vec::new(),
+            dropped: 0,
+        };
+        let mut world = World::new(Setup {
+            slow_consumer: SlowConsumer::SkipAhead,
+            limits: Limits {
+                outbox_bytes_max: model.bytes_max,
+                ..Limits::default()
+            },
+            ..Setup::default()
+        });
+        let slow = world.join();
+        world.run_handlers();
+        world.stall(slow, 0);
+        for n in 0..100 {
+            let payload = format!("{n:0len$}", len = 3 + dice.below(120));
+            match dice.below(2) {
+                0 => world.broadcasts(&payload),
+                _ => world.sends(slow, &payload),
+            }
+            model.send(n, HEADER_BYTES + payload.len());
+            if dice.one_in(3) {
+                world.settle();
+                let bytes = dice.below(400);
+                world.client_reads(slow, bytes);
+                model.read(bytes);
+            }
+        }
+        world.settle();
+        world.unstall(slow);
+        model.read(usize::MAX / 4);
+        assert_eq!(numbers(&world.all_frames(slow)), model.received);
+        assert_eq!(world.metrics().dropped.slow_consumer, model.dropped);
+        skipped += model.dropped;
+    });
+    assert!(skipped > 0 || std::env::var_os("SEED").is_some());
+}
+
+#[test]
 fn dropping_messages_does_not_keep_a_nonreader() {
-    for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
+    for policy in [
+        SlowConsumer::DropNewest,
+        SlowConsumer::DropOldest,
+        SlowConsumer::SkipAhead,
+    ] {
         let mut world = with_policy(policy);
         let slow = world.join();
         world.stall(slow, 0);
@@ -280,21 +482,23 @@ fn dropping_messages_does_not_keep_a_nonreader() {
 
 #[test]
 fn pongs_of_a_slow_client_are_not_dropped() {
-    let mut world = with_policy(SlowConsumer::DropOldest);
-    let slow = world.join();
-    world.stall(slow, 10);
-    for n in 0..FIT {
-        world.sends(slow, &nth(n));
+    for policy in [SlowConsumer::DropOldest, SlowConsumer::SkipAhead] {
+        let mut world = with_policy(policy);
+        let slow = world.join();
+        world.stall(slow, 10);
+        for n in 0..FIT {
+            world.sends(slow, &nth(n));
+        }
+        world.settle();
+        world.client_sends(slow, client_ping(b"p"));
+        for n in FIT..3 * FIT {
+            world.sends(slow, &nth(n));
+        }
+        world.settle();
+        world.unstall(slow);
+        let frames = world.all_frames(slow);
+        assert_eq!(frames[1], pong("p"), "{policy:?}");
     }
-    world.settle();
-    world.client_sends(slow, client_ping(b"p"));
-    for n in FIT..3 * FIT {
-        world.sends(slow, &nth(n));
-    }
-    world.settle();
-    world.unstall(slow);
-    let frames = world.all_frames(slow);
-    assert_eq!(frames[1], pong("p"));
 }
 
 #[test]
@@ -645,6 +849,7 @@ fn joined_replies_meet_the_policy_like_single_ones() {
         SlowConsumer::Disconnect,
         SlowConsumer::DropOldest,
         SlowConsumer::DropNewest,
+        SlowConsumer::SkipAhead,
     ];
     for seed in 0..400 {
         for policy in policies {

@@ -242,7 +242,11 @@ fn slow_stream_ends_after_the_event_in_progress() {
 
 #[test]
 fn only_whole_events_are_dropped_and_counted() {
-    for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
+    for policy in [
+        SlowConsumer::DropNewest,
+        SlowConsumer::DropOldest,
+        SlowConsumer::SkipAhead,
+    ] {
         for room in 0..2 * NTH_BYTES {
             let mut scene = Scene::new(policy);
             let slow = scene.join();
@@ -256,7 +260,7 @@ fn only_whole_events_are_dropped_and_counted() {
             let got = numbers(&scene.events(slow));
             assert!(got.windows(2).all(|two| two[0] < two[1]), "in order");
             let is_last_there = got.last() == Some(&(sent - 1));
-            assert_eq!(is_last_there, policy == SlowConsumer::DropOldest, "{room}");
+            assert_eq!(is_last_there, policy != SlowConsumer::DropNewest, "{room}");
             let metrics = scene.world.metrics();
             assert_eq!(metrics.messages_out as usize, got.len(), "{room}");
             assert_eq!(metrics.dropped.slow_consumer as usize, sent - got.len());
@@ -264,6 +268,30 @@ fn only_whole_events_are_dropped_and_counted() {
             scene.world.client_ends(slow);
             scene.world.assert_empty();
         }
+    }
+}
+
+#[test]
+fn skipping_stream_continues_with_the_newest_event() {
+    for room in 0..2 * NTH_BYTES {
+        let mut scene = Scene::new(SlowConsumer::SkipAhead);
+        let slow = scene.join();
+        scene.world.stall(slow, room);
+        // One more than the socket and the outbox take.
+        let sent = (OUTBOX + room) / NTH_BYTES + 1;
+        for n in 0..sent {
+            scene.publish(&nth(n));
+            scene.world.settle();
+        }
+        // The silence is not broken by a comment while events wait.
+        scene.world.advance_ms(KEEP_ALIVE_MS + 100);
+        scene.world.unstall(slow);
+        let begun = room.div_ceil(NTH_BYTES);
+        let expected: Vec<_> = (0..begun).chain([sent - 1]).collect();
+        assert_eq!(numbers(&scene.events(slow)), expected, "{room}");
+        let metrics = scene.world.metrics();
+        assert_eq!(metrics.dropped.slow_consumer as usize, sent - 1 - begun);
+        assert_eq!(metrics.slow_consumers, 0);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::engine::model::command::{Control, NewConnection};
 use crate::engine::parts::mailbox::When;
 use crate::engine::parts::token::LISTENER;
 use crate::report::limited;
-use crate::transport::{self, ShardSocket, suppress_sigpipe};
+use crate::transport::{self, ShardSocket, limit_unsent, suppress_sigpipe};
 
 /// Most connections accepted in one turn, so that a connection storm does not delay others.
 const ACCEPTS_PER_TURN: usize = 128;
@@ -35,6 +35,7 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) fn new(mut socket: TcpListener, hub: Arc<Hub>, poll: &Poll) -> io::Result<Self> {
+        limit_unsent(&socket, hub.settings.slow_consumer);
         socket.register(poll.registry(), LISTENER, Interest::READABLE)?;
         Ok(Self {
             socket,

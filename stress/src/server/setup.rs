@@ -46,6 +46,7 @@ pub(crate) enum Policy {
     Disconnect,
     DropNewest,
     DropOldest,
+    SkipAhead,
     Pace {
         bytes_per_second_min: u64,
         patience: u64,
@@ -116,6 +117,7 @@ impl Setup {
             Policy::Disconnect => SlowConsumer::Disconnect,
             Policy::DropNewest => SlowConsumer::DropNewest,
             Policy::DropOldest => SlowConsumer::DropOldest,
+            Policy::SkipAhead => SlowConsumer::SkipAhead,
             Policy::Pace {
                 bytes_per_second_min,
                 patience,
@@ -140,6 +142,7 @@ impl Setup {
             Policy::Disconnect => ("disconnect", 0, 0),
             Policy::DropNewest => ("drop-newest", 0, 0),
             Policy::DropOldest => ("drop-oldest", 0, 0),
+            Policy::SkipAhead => ("skip-ahead", 0, 0),
             Policy::Pace {
                 bytes_per_second_min,
                 patience,
@@ -195,6 +198,7 @@ impl Setup {
             "disconnect" => Policy::Disconnect,
             "drop-newest" => Policy::DropNewest,
             "drop-oldest" => Policy::DropOldest,
+            "skip-ahead" => Policy::SkipAhead,
             "pace" => Policy::Pace {
                 bytes_per_second_min,
                 patience,

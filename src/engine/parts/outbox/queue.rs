@@ -403,6 +403,26 @@ impl Queue {
         dropped
     }
 
+    /// Drops all whole messages, except replays. Returns their number.
+    ///
+    /// No message that stays refers to a dropped one: the frame in progress is older, and replays are not compressed.
+    pub(super) fn drop_messages(&mut self) -> u64 {
+        let mut begun = self.split_in_progress();
+        let mut dropped = 0;
+        let (bytes, held) = (&mut self.bytes, &mut self.held);
+        self.chunks.retain(|chunk| {
+            if begun > 0 || chunk.messages == 0 || chunk.replay {
+                begun = begun.saturating_sub(1);
+                return true;
+            }
+            *bytes -= chunk.bytes.len();
+            *held -= chunk.held;
+            dropped += u64::from(chunk.messages);
+            false
+        });
+        dropped
+    }
+
     /// Drops everything except the frame in progress. Returns the number of messages dropped.
     pub(super) fn drop_waiting(&mut self) -> u64 {
         let keep = self.split_in_progress();

@@ -214,16 +214,18 @@ impl WebSocket {
                 self.outbox.push(piece, messages.count, unshared);
                 break;
             }
-            if !has_written && (!self.is_blocked() || policy == SlowConsumer::Disconnect) {
+            let costs_all = matches!(policy, SlowConsumer::Disconnect | SlowConsumer::SkipAhead);
+            if !has_written && (!self.is_blocked() || costs_all) {
                 // The socket may take what is queued, so a full outbox alone does not show a slow client. Even one that
-                // was blocked is tried before the final decision.
+                // was blocked is tried before a decision that costs it all its queued messages.
                 has_written = true;
                 self.write(cx);
                 continue;
             }
             let (piece, count) = messages.split_whole(self, &fill, bytes_max);
             let len = piece.len();
-            match judge(policy, fill, len) {
+            let verdict = judge(policy, fill, len);
+            match verdict {
                 // A paced shard has checked the headroom before.
                 DeliveryVerdict::Queue | DeliveryVerdict::Wait => {
                     let (piece, unshared) = messages.kept(piece);
@@ -233,8 +235,11 @@ impl WebSocket {
                     let dropped = u64::from(count);
                     cx.shard.counters().dropped_slow_consumer.add(dropped);
                 }
-                DeliveryVerdict::DropOldest => {
-                    let dropped = self.outbox.drop_oldest(len, bytes_max);
+                DeliveryVerdict::DropOldest | DeliveryVerdict::SkipAhead => {
+                    let dropped = match verdict {
+                        DeliveryVerdict::SkipAhead => self.outbox.drop_messages(),
+                        _ => self.outbox.drop_oldest(len, bytes_max),
+                    };
                     #[cfg(feature = "deflate")]
                     if dropped > 0 && self.compression.is_agreed() {
                         // Some of the dropped messages may have been compressed, and those that refer to them were dropped

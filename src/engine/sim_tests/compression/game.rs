@@ -40,9 +40,10 @@ pub(super) struct CompressionGame {
 
 impl CompressionGame {
     pub(super) fn new(mut dice: Dice) -> Self {
-        let policy = match dice.below(4) {
+        let policy = match dice.below(6) {
             0 => SlowConsumer::DropNewest,
             1 => SlowConsumer::DropOldest,
+            2 => SlowConsumer::SkipAhead,
             _ => SlowConsumer::Disconnect,
         };
         Self::with_policy(dice, policy)
