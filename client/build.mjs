@@ -23,7 +23,7 @@ const result = await build({
   legalComments: 'none',
   write: false,
   // Internal property names. None is part of the public API or of the browser's.
-  mangleProps: /^(isFrame|isSent|isJoined|isConfirmed|isLive|isAwaited|historyId|settle|buffered|ofText|ofBytes|handlers|noteReceived|forget|received|payload|kind|lastIds|gap|lost|make|take|joined|check|transmit|form|fail|connect|renegotiate|start|stop|emit|record|options|last|remove|end|open|items|info|arrived|named|changed|write|iterate|listen|enqueue|resolve|reject)$/,
+  mangleProps: /^(isFrame|isSent|isJoined|isConfirmed|isLive|isAwaited|historyId|settle|buffered|ofText|ofBytes|handlers|noteReceived|forget|received|payload|kind|lastIds|gap|lost|make|take|joined|check|transmit|form|fail|connect|renegotiate|start|stop|emit|record|options|last|remove|end|open|items|info|arrived|named|changed|write|iterate|listen|enqueue|resolve|reject|members)$/,
 });
 // Unlike esbuild, terser reuses names in nested scopes, and repetition compresses better: 5 % smaller.
 const { code: minified } = await minify(result.outputFiles[0].text, {

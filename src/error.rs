@@ -164,3 +164,50 @@ impl fmt::Display for JoinError {
 }
 
 impl Error for JoinError {}
+
+/// A state of a room's member that was not set, and why ([`AsyncStream::try_set_presence`](crate::AsyncStream::try_set_presence)).
+///
+/// ```
+/// use humphrey_ws::{AsyncWebsocketApp, PresenceErrorReason};
+///
+/// let app = AsyncWebsocketApp::<()>::new()
+///     .with_connect_handler(|stream, _| {
+///         let error = stream.try_set_presence("lobby", "away").unwrap_err();
+///         assert_eq!(error.reason, PresenceErrorReason::NoPresence);
+///     });
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PresenceError {
+    /// The room's name; only its beginning if it is too long.
+    pub room: String,
+    /// Why the state was not set.
+    pub reason: PresenceErrorReason,
+}
+
+/// Why the state of a room's member was not set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PresenceErrorReason {
+    /// No pattern of [`with_presence`](crate::AsyncWebsocketApp::with_presence) matches the room's name, or the app does not run.
+    NoPresence,
+    /// The connection is not in the room, or is closed.
+    NotJoined,
+    /// The state is longer than [`PresenceRooms::state_bytes_max`](crate::PresenceRooms::state_bytes_max).
+    TooLong,
+}
+
+impl fmt::Display for PresenceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = match self.reason {
+            PresenceErrorReason::NoPresence => {
+                "no pattern of with_presence matches its name, or the app does not run"
+            }
+            PresenceErrorReason::NotJoined => "the connection is not in it, or is closed",
+            PresenceErrorReason::TooLong => "it is longer than PresenceRooms::state_bytes_max",
+        };
+        write!(f, "no state set in the room {:?}: {reason}", self.room)
+    }
+}
+
+impl Error for PresenceError {}

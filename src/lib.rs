@@ -85,6 +85,9 @@ mod metrics;
 mod option_names;
 mod origins;
 pub mod ping;
+// What other nodes tell is known even where there are none.
+#[cfg_attr(not(feature = "cluster"), allow(dead_code))]
+mod presence;
 mod protocol;
 mod proxies;
 mod report;
@@ -98,6 +101,7 @@ pub mod tls;
 mod tls_client;
 mod transport;
 mod user_threads;
+mod varint;
 // Not `client`: Humphrey has a module of that name, and programs import both crates by glob.
 #[cfg(feature = "client")]
 #[cfg_attr(loom, allow(dead_code))] // Models do without.
@@ -105,8 +109,8 @@ pub mod websocket_client;
 
 pub use async_app::procedures::Procedures;
 pub use async_app::{
-    AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, KeptMessage, Room, RunningApp,
-    Subscription,
+    AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, KeptMessage, PresenceRooms,
+    PresentMember, Room, RoomPresence, RunningApp, Subscription,
 };
 #[cfg(feature = "cluster")]
 pub use async_app::{Everywhere, HistoryGap};
@@ -115,7 +119,9 @@ pub use cluster::Cluster;
 #[cfg(feature = "deflate")]
 pub use compression::Compression;
 pub use engine::Presence;
-pub use error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
+pub use error::{
+    JoinError, JoinErrorReason, PresenceError, PresenceErrorReason, SendError, SendErrorReason,
+};
 #[cfg(feature = "deflate")]
 pub use handler::websocket_handler_with_compression;
 pub use handler::{async_websocket_handler, websocket_handler};

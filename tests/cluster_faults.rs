@@ -4,12 +4,12 @@
 use crate::brokers::RedisServer;
 use crate::brokers::{TestBroker, with_each_broker};
 use crate::nodes::{Node, hear_each_other, stop};
-use crate::support::{Client, eventually};
+use crate::support::{Client, eventually, holds_within};
 
 use std::collections::HashMap;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const NODES: usize = 3;
 const ROOMS: [&str; 4] = ["a", "b", "c", "d"];
@@ -74,16 +74,9 @@ pub(crate) fn check_accounts_of<B>(
             counts: nodes.iter().map(counts).collect(),
         };
         send_to_all(&nodes, begun.number);
-        let until = Instant::now() + ARRIVAL_MAX;
         let received = |node: &Node| node.metrics().received;
-        let arrived = || {
-            (nodes.iter().zip(&begun.counts))
-                .all(|(node, before)| received(node) == before.0 + PER_ROUND)
-        };
-        while !arrived() && Instant::now() < until {
-            thread::yield_now();
-        }
-        arrived()
+        let arrived = |(node, before): (&Node, &(u64, u64))| received(node) == before.0 + PER_ROUND;
+        holds_within(ARRIVAL_MAX, || nodes.iter().zip(&begun.counts).all(arrived))
     });
     begun.counts = nodes.iter().map(counts).collect();
     let begun = &begun;
@@ -113,11 +106,7 @@ pub(crate) fn check_accounts_of<B>(
         eventually("the accounts balance", || {
             number += 1;
             send_to_all(nodes, number);
-            let until = Instant::now() + ARRIVAL_MAX;
-            while !balances(nodes, begun, number) && Instant::now() < until {
-                thread::yield_now();
-            }
-            balances(nodes, begun, number)
+            holds_within(ARRIVAL_MAX, || balances(nodes, begun, number))
         });
         for node in nodes {
             node.sender.broadcast("end");

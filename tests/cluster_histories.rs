@@ -329,6 +329,20 @@ fn rooms_are_silent_and_joins_refused_at_once_during_an_outage() {
 }
 
 #[test]
+fn join_during_the_first_attempt_to_connect_waits_for_it() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    redis.freeze();
+    let node = Node::start(keeping().with_cluster(redis.url()));
+    let mut client = connect_numbered(node.address, "a?all");
+    redis.thaw();
+    let joined = receive(&mut client);
+    assert_eq!(joined, Received::Text("joined after 0".to_owned()));
+    stop([node]);
+}
+
+#[test]
 fn message_that_is_longer_than_the_cluster_allows_is_refused_alone() {
     let Some(redis) = RedisServer::start(&[]) else {
         return;

@@ -7,6 +7,7 @@ use crate::brokers::RedisServer;
 use crate::certificates::{Authority, Identity, VERSIONS, Validity, file};
 use crate::nodes::{Node, hear_each_other, joining, stop};
 use crate::support::{DEADLINE, eventually};
+use crate::tcp_proxy::TcpProxy;
 use crate::tls_servers as tls;
 
 use std::io::{self, Read as _};
@@ -84,18 +85,28 @@ fn nodes_reach_each_other_over_nats_with_tls() {
     assert!(client.receive().into_data()[..] == long);
     stop(nodes);
     // Another name, an authority that is not trusted, and no TLS.
-    for cluster in [
-        trusting(&authority, url("tls", "127.0.0.1")),
-        trusting(&Authority::new(), url("tls", "localhost")),
-        Cluster::new(url("nats", "localhost")),
+    for (authority, scheme, host) in [
+        (&authority, "tls", "127.0.0.1"),
+        (&Authority::new(), "tls", "localhost"),
+        (&authority, "nats", "localhost"),
     ] {
+        let proxy = TcpProxy::start(nats.address());
+        let url = format!("{scheme}://t0ken@{host}:{}", proxy.address().port());
+        let cluster = match scheme {
+            "tls" => trusting(authority, url),
+            _ => Cluster::new(url),
+        };
         let node = Node::start(joining().with_cluster(cluster));
+        eventually("a connection has failed", || proxy.connections() > 1);
         let mut client = node.join("a");
         node.sender.room("a").broadcast("local");
         assert_eq!(client.receive_text(), "local");
         assert_eq!(node.metrics().connections, 0);
         node.stop();
     }
+    // Servers that stand in for each other, of which the first one does not answer: the certificate is checked of each.
+    let url = url("tls", "localhost").replace("t0ken@", "t0ken@localhost:1,");
+    Node::joining(trusting(&authority, url)).stop();
 }
 
 #[test]

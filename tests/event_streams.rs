@@ -575,7 +575,11 @@ fn slow_client_is_cut_after_a_whole_event_and_counted() {
 
 #[test]
 fn slow_client_misses_events_chosen_by_the_policy() {
-    for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
+    for policy in [
+        SlowConsumer::DropNewest,
+        SlowConsumer::DropOldest,
+        SlowConsumer::SkipAhead,
+    ] {
         let (running, address) = serve_slow(policy);
         let slow = EventSource::open(address, "/events?room=news");
         let published = publish_until(&running, |metrics| metrics.dropped.slow_consumer > 1_000);
@@ -593,8 +597,8 @@ fn slow_client_misses_events_chosen_by_the_policy() {
             "{policy:?}"
         );
         match policy {
-            SlowConsumer::DropOldest => assert_eq!(got.last(), Some(&(published - 1))),
-            _ => assert_eq!(got[..100], (0..100).collect::<Vec<u64>>()),
+            SlowConsumer::DropNewest => assert_eq!(got[..100], (0..100).collect::<Vec<u64>>()),
+            _ => assert_eq!(got.last(), Some(&(published - 1))),
         }
     }
 }

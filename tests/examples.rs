@@ -5,6 +5,10 @@
 #[cfg(feature = "cluster")]
 #[path = "support/brokers/mod.rs"]
 mod brokers;
+#[path = "support/procedures.rs"]
+mod frames;
+#[path = "support/presence_client.rs"]
+mod presence_client;
 mod support;
 
 use std::env;
@@ -15,6 +19,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
+use frames::{Frames, V1, connect_at, request, response};
+use presence_client::PresenceView;
 use serde_json::{Value, json};
 use support::{Client, DEADLINE, eventually, free_address};
 use tungstenite::Message;
@@ -488,35 +494,89 @@ fn hear(client: &mut Client, kind: &str) -> Value {
     }
 }
 
+/// Connects Ada to the room `r` of the example `chat`, where she watches who is here.
+fn enter_watching(example: &Example, query: &str) -> (Client, PresenceView) {
+    let target = format!("/chat?room=r&name=Ada{query}");
+    let mut ada = connect_at(example.address, &target, V1);
+    hear(&mut ada, "welcome");
+    ada.send_binary(request(1, "$watch", b"\x06here/rnew"));
+    let mut view = PresenceView::default();
+    see(&mut view, &mut ada, &["Ada"]);
+    assert_eq!(ada.receive_frame(), response(1, b""));
+    (ada, view)
+}
+
+/// Waits until the people with these names are in the room `r`.
+fn see(view: &mut PresenceView, client: &mut Client, names: &[&str]) {
+    view.receive_until_are(client, "here/r", |members| {
+        let name = |member: &Value| {
+            let state: Value = serde_json::from_str(member["state"].as_str()?).unwrap();
+            Some(state["name"].as_str()?.to_owned())
+        };
+        let mut here: Vec<_> = members.filter_map(name).collect();
+        here.sort();
+        here == names
+    });
+}
+
 #[test]
-fn chat_reports_presence_joins_and_leaves() {
+fn chat_reports_who_comes_and_who_leaves() {
     let example = Example::start("chat");
-    let (mut ada, welcome) = enter(&example, "room=r&name=Ada");
-    assert_eq!(welcome["people"], json!(["Ada"]));
+    let (mut ada, mut view) = enter_watching(&example, "");
     let (bob, welcome) = enter(&example, "room=r&name=++Bob+B.%0A");
     assert_eq!(welcome["you"], "Bob B.");
     assert_eq!(welcome["people"], json!(["Ada", "Bob B."]));
-    assert_eq!(hear(&mut ada, "came")["name"], "Bob B.");
+    see(&mut view, &mut ada, &["Ada", "Bob B."]);
     let (_other, welcome) = enter(&example, "room=elsewhere&name=Ada");
     assert_eq!(welcome["people"], json!(["Ada"]));
     let (_second, welcome) = enter(&example, "room=r&name=ada");
     assert_eq!(welcome["you"], "ada 2");
+    see(&mut view, &mut ada, &["Ada", "Bob B.", "ada 2"]);
     drop(bob);
-    assert_eq!(hear(&mut ada, "left")["name"], "Bob B.");
+    see(&mut view, &mut ada, &["Ada", "ada 2"]);
+    // Clients may not watch the other rooms of the chat.
+    ada.send_binary(request(2, "$watch", b"\x06talk/rnew"));
+    ada.receive_error(2, 6);
 }
 
 #[test]
 fn chat_identifies_people_by_key_and_refuses_others() {
     let example = Example::start("chat");
-    let (mut ada, _) = enter(&example, "room=r&name=Ada&person=4711");
+    let (mut ada, mut view) = enter_watching(&example, "&person=4711");
     let (_window, welcome) = enter(&example, "room=r&name=Ada&person=4711");
     assert_eq!(welcome["people"], json!(["Ada"]));
     let (_bob, welcome) = enter(&example, "room=r&name=Bob&person=");
     assert_eq!(welcome["people"], json!(["Ada", "Bob"]));
     let (_second, welcome) = enter(&example, "room=r&name=Bob&person=");
     assert_eq!(welcome["people"], json!(["Ada", "Bob", "Bob 2"]));
-    // The second window of a user causes no messages.
-    assert_eq!(hear(&mut ada, "came")["name"], "Bob");
+    // Another name renames the person.
+    let (_renamed, welcome) = enter(&example, "room=r&name=Ida&person=4711");
+    assert_eq!(welcome["people"], json!(["Bob", "Bob 2", "Ida"]));
+    see(&mut view, &mut ada, &["Bob", "Bob 2", "Ida"]);
+}
+
+#[test]
+fn chat_client_with_the_public_id_of_a_person_is_someone_else() {
+    let example = Example::start("chat");
+    let (mut ada, mut view) = enter_watching(&example, "&person=4711");
+    let (_bob, _) = enter(&example, "room=r&name=Bob");
+    let mut id = String::new();
+    view.receive_until_are(&mut ada, "here/r", |members| {
+        let is_ada = |member: &&&Value| {
+            member["state"]
+                .as_str()
+                .is_some_and(|of| of.contains("Ada"))
+        };
+        let members: Vec<_> = members.collect();
+        let ada = members.iter().find(is_ada);
+        id = ada
+            .map_or("", |ada| ada["user"].as_str().unwrap())
+            .to_owned();
+        members.len() == 2 && !id.is_empty()
+    });
+    assert!(!id.contains("4711"), "{id}");
+    let (_other, welcome) = enter(&example, &format!("room=r&name=Ada&person={id}"));
+    assert_eq!(welcome["you"], "Ada 2");
 }
 
 #[test]
@@ -549,7 +609,10 @@ fn chat_over_two_nodes_shares_its_messages_and_resumes_on_either() {
     let start = || Example::start_with("chat", &[&redis.url()]);
     let (one, other) = (start(), start());
     let (mut ada, _) = enter(&one, "room=r&name=Ada");
-    let (mut bob, _) = enter(&other, "room=r&name=Bob");
+    let (mut bob, welcome) = enter(&other, "room=r&name=Bob");
+    assert_eq!(welcome["people"], json!(["Ada", "Bob"]));
+    let (_second, welcome) = enter(&other, "room=r&name=Ada");
+    assert_eq!(welcome["you"], "Ada 2");
     let mut said = |speaker: &str, text: &str| {
         let from = if speaker == "Ada" { &mut ada } else { &mut bob };
         from.send(&json!({"text": text}).to_string());
@@ -570,6 +633,24 @@ fn chat_over_two_nodes_shares_its_messages_and_resumes_on_either() {
         assert_eq!(hear(&mut late, "said")["text"], "from the other");
         assert_eq!(hear(&mut late, "said")["text"], "and again");
     }
+}
+
+#[cfg(feature = "cluster")]
+#[test]
+fn chat_over_two_nodes_forgets_the_people_of_a_killed_node() {
+    let Some(redis) = brokers::RedisServer::start(&[]) else {
+        return;
+    };
+    let start = || Example::start_with("chat", &[&redis.url()]);
+    let (one, other) = (start(), start());
+    let (mut ada, mut view) = enter_watching(&one, "");
+    let _bob = enter(&other, "room=r&name=Bob");
+    see(&mut view, &mut ada, &["Ada", "Bob"]);
+    drop(other);
+    see(&mut view, &mut ada, &["Ada"]);
+    let third = start();
+    let _bob = enter(&third, "room=r&name=Bob");
+    see(&mut view, &mut ada, &["Ada", "Bob"]);
 }
 
 #[test]
@@ -633,8 +714,11 @@ fn chat_closes_clients_of_a_full_room_with_1008() {
         (1008, "This room is full.")
     );
     people.pop().unwrap().close();
-    assert!(hear(&mut people[0], "left")["name"] != "Late");
-    enter(&example, "room=r&name=Late");
+    // The person may come back for some seconds.
+    eventually("the room takes another", || {
+        let mut late = Client::connect_to(example.address, "/chat?room=r&name=Late");
+        late.receive().is_text()
+    });
 }
 
 #[test]

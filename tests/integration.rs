@@ -22,6 +22,8 @@ mod kept_rooms;
 #[cfg(feature = "cluster")]
 #[path = "support/nodes.rs"]
 mod nodes;
+#[path = "support/presence_client.rs"]
+mod presence_client;
 #[path = "support/readers.rs"]
 mod readers;
 mod support;
@@ -56,6 +58,8 @@ mod cluster_history_faults;
 #[cfg(feature = "cluster")]
 mod cluster_nats;
 #[cfg(feature = "cluster")]
+mod cluster_presence;
+#[cfg(feature = "cluster")]
 mod cluster_rendering;
 #[cfg(feature = "cluster-tls")]
 mod cluster_tls;
@@ -70,6 +74,7 @@ mod history;
 mod history_ids;
 mod lifecycle;
 mod plain_subprotocol;
+mod presence;
 mod procedures;
 mod procedures_cancellation;
 mod procedures_hostile;

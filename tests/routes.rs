@@ -288,6 +288,39 @@ fn route_notifies_everyone_through_a_sender() {
 }
 
 #[test]
+fn rejection_is_a_response_with_any_status() {
+    let reject = |status| {
+        move |_| -> Response {
+            let reject = Reject::new(status).with_header("Retry-After", "9");
+            reject.with_body("wait\n").into()
+        }
+    };
+    let routes = SubApp::new()
+        .with_stateless_route("/404", reject(404))
+        .with_stateless_route("/429", reject(429))
+        .with_stateless_route("/invalid", reject(99));
+    let (running, address) = start(AsyncWebsocketApp::<()>::new().with_routes(routes));
+    for (path, expected) in [("/404", "404 Not Found"), ("/429", "429 Too Many Requests")] {
+        let (head, body) = ask(address, &get_request(path));
+        let headers = head.to_ascii_lowercase();
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {expected}\r\n")),
+            "{head}"
+        );
+        assert!(headers.contains("\r\nretry-after: 9\r\n"), "{head}");
+        assert!(
+            headers.contains("\r\nx-content-type-options: nosniff\r\n"),
+            "{head}"
+        );
+        assert!(!headers.contains("x-humphrey-ws"), "{head}");
+        assert_eq!(body, "wait\n");
+    }
+    let (head, _) = ask(address, &get_request("/invalid"));
+    assert!(head.starts_with("HTTP/1.1 500 "), "{head}");
+    running.shutdown(STOP);
+}
+
+#[test]
 fn sub_app_is_selected_by_host() {
     let named = |name: &'static str| {
         SubApp::<()>::new().with_stateless_route("/", move |_| Response::new(StatusCode::OK, name))

@@ -98,6 +98,13 @@ fn drop_oldest_keeps_the_newest_and_counts_exactly() {
     }
 }
 
+#[test]
+fn skip_ahead_ends_with_the_newest_and_counts_exactly() {
+    for got in dropping(SlowConsumer::SkipAhead) {
+        assert_eq!(got.numbers.last(), Some(&(MESSAGES - 1)));
+    }
+}
+
 fn dropping(policy: SlowConsumer) -> Vec<Got> {
     let (running, address, clients) = serve(policy);
     let sender = running.sender();

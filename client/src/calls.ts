@@ -1,6 +1,7 @@
 import { Data, encoder, toBytes, type Payload } from "./data.js";
 import { CallError, CODES, guarded, type CallErrorCode } from "./error.js";
 import { encodeName, Form, withId, type Frame } from "./frames.js";
+import type { Outgoing } from "./outbox.js";
 import { after } from "./timer.js";
 
 /** Options of a call. */
@@ -16,23 +17,20 @@ export interface CallOptions {
 /** Answers a call from the server. The message of what it throws is sent as the error's text. */
 export type Handler = (data: Data, call: { name: string; signal: AbortSignal }) => Payload | Promise<Payload>;
 
-interface Call {
+/** A call, which is also the message that is put. */
+interface Call extends Outgoing {
   onItem: ((data: Data) => unknown) | undefined;
   settle: Done;
-  isSent: boolean;
 }
 
 /** Called with the result of a call, before the next frame is handled. */
 export type Done = (result: Data | CallError) => void;
 
-/** Sends or queues a frame, or throws. `sent` is called when it is sent. Returns a function that unqueues it. */
-export type Put = (frame: Uint8Array, sent: () => void) => (() => void) | undefined;
-
 /** The calls in flight, in both directions. */
 export interface Calls {
   readonly handlers: Map<string, Handler>;
-  /** Starts a call. Throws if it cannot be sent or queued. */
-  make(name: string, data: Payload, options: CallOptions, put: Put, done: Done): void;
+  /** Starts a call, which `put` sends or queues. Throws if it cannot be sent or queued. */
+  make(name: string, data: Payload, options: CallOptions, put: (call: Outgoing) => void, done: Done): void;
   /** Handles a frame that belongs to a call. Returns false for any other frame. */
   received(frame: Frame): boolean;
   /** Fails the calls that were sent (`isSent`), those that were not, or by default all. */
@@ -42,44 +40,39 @@ export interface Calls {
 }
 
 // One long function: its inner functions share state that stays private, without `this`.
-export function makeCalls(send: (frame: Uint8Array) => void): Calls {
+export function makeCalls(send: (frame: Uint8Array) => void, unqueue: (call: Outgoing) => void): Calls {
   const calls = new Map<number, Call>();
   const answering = new Map<number, AbortController>();
   const handlers = new Map<string, Handler>();
   let lastId = 0;
 
-  function make(name: string, data: Payload, { signal, timeout = 0, onItem }: CallOptions, put: Put, done: Done): void {
-    const aborted = () => new CallError("aborted", undefined, call.isSent, signal!.reason);
+  function make(name: string, data: Payload, { signal, timeout = 0, onItem }: CallOptions, put: (call: Outgoing) => void, done: Done): void {
+    const aborted = (isSent?: boolean) => new CallError("aborted", undefined, isSent, signal!.reason);
+    if (signal?.aborted) throw aborted();
+    do lastId = (lastId + 1) >>> 0;
+    while (calls.has(lastId));
+    const id = lastId;
     const cancel = (error: CallError) => {
       if (call.isSent) send(withId(Form.Reset, id));
       call.settle(error);
     };
-    const abort = () => cancel(aborted());
-    let unqueue: ReturnType<Put>;
+    const abort = () => cancel(aborted(call.isSent));
     let timer: ReturnType<typeof setTimeout> | undefined;
     const call: Call = {
-      onItem,
+      data: withId(Form.Request, id, encodeName(name), toBytes(data)),
+      isFrame: true,
       isSent: false,
+      onItem,
       settle(result) {
         if (!calls.delete(id)) return;
-        unqueue?.();
+        unqueue(call);
         clearTimeout(timer);
         signal?.removeEventListener("abort", abort);
         done(result);
       },
     };
-    if (signal?.aborted) throw aborted();
-    do lastId = (lastId + 1) >>> 0;
-    while (calls.has(lastId));
-    const id = lastId;
-    const frame = withId(Form.Request, id, encodeName(name), toBytes(data));
+    put(call);
     calls.set(id, call);
-    try {
-      unqueue = put(frame, () => (call.isSent = true));
-    } catch (error) {
-      calls.delete(id);
-      throw error;
-    }
     signal?.addEventListener("abort", abort);
     if (timeout > 0) {
       timer = after(timeout, () => cancel(new CallError("timeout", `no answer in ${timeout} ms`, call.isSent)));
@@ -92,6 +85,13 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
     }
   }
 
+  /** Aborts the handler of a call, if it is running. Its result is no longer wanted. */
+  function abortHandler(id: number, code: CallErrorCode): void {
+    const controller = answering.get(id);
+    answering.delete(id);
+    controller?.abort(new CallError(code));
+  }
+
   function received(frame: Frame): boolean {
     const { form, id, kind, payload } = frame;
     const call = calls.get(id);
@@ -99,16 +99,14 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
       void answer(frame);
     } else if (form === Form.Reset) {
       // The server has cancelled its call.
-      const controller = answering.get(id);
-      answering.delete(id);
-      controller?.abort(new CallError("aborted"));
+      abortHandler(id, "aborted");
     } else if (form === Form.Response) {
       call?.settle(payload);
     } else if (form === Form.Error) {
       const code = CODES[kind - 1] ?? "failed";
       call?.settle(new CallError(code, payload.text() || code, true));
     } else if (form === Form.Item) {
-      guarded(() => call?.onItem?.(payload));
+      guarded(call?.onItem, payload);
     } else {
       return false;
     }
@@ -117,7 +115,7 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
 
   async function answer({ id, name, payload }: Frame): Promise<void> {
     // `encode` turns a lone surrogate into U+FFFD, so any thrown text can be sent.
-    const refuse = (code: number, text: string) => send(withId(Form.Error, id, Uint8Array.of(code), encoder.encode(text)));
+    const refuse = (code: number, text: string) => send(withId(Form.Error, id, [code], encoder.encode(text)));
     const handler = handlers.get(name);
     if (!handler) return refuse(1, `there is no ${name}`);
     // Bounds the server's calls in flight.
@@ -141,9 +139,7 @@ export function makeCalls(send: (frame: Uint8Array) => void): Calls {
     fail,
     lost(why) {
       fail(why, "the connection has ended", true);
-      const controllers = [...answering.values()];
-      answering.clear();
-      for (const controller of controllers) controller.abort(new CallError(why));
+      for (const id of answering.keys()) abortHandler(id, why);
     },
   };
 }

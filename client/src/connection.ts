@@ -4,10 +4,10 @@ import { CallError, guarded, outcome, report } from "./error.js";
 import { concat, encodeName, Form, Kind, parse, PROTOCOL, type Frame } from "./frames.js";
 import { makeLink } from "./link.js";
 import { makeListeners, type Listeners } from "./listeners.js";
-import { withDefaults, type Address, type Options, type State } from "./options.js";
+import { CONNECTING, withDefaults, type Address, type Options, type State } from "./options.js";
 import { makeOutbox, type Outgoing } from "./outbox.js";
 import { makePulse } from "./pulse.js";
-import { isAhead, makeRoom, makeSeen, since, split, type JoinOptions, type Room } from "./rooms.js";
+import { isAhead, makeRoom, makeSeen, since, split, type JoinOptions, type Member, type Room } from "./rooms.js";
 
 /** The metadata of a message. */
 export interface Info {
@@ -92,6 +92,12 @@ export interface Connection {
   /** Leaves a room that was joined with {@link join}. */
   leave(name: string): Promise<void>;
 
+  /**
+   * A handle of a room; the client need not have joined it. `presence()` asks the server for the members of the room. The promise
+   * rejects with a {@link CallError} `refused` if the server would refuse a join.
+   */
+  room(name: string): { presence(): Promise<Member[]> };
+
   /** Connects now: ends the reconnect delay, replaces an open connection, or reopens a closed one. */
   reconnect(): void;
 
@@ -138,7 +144,7 @@ export function connect(address: Address, options: Options = {}): Connection {
   /** Rooms still to join, and the number of joins in flight. */
   let toJoin: Room[] = [];
   let joining = 0;
-  let state: State = { name: "connecting" };
+  let state: State = CONNECTING;
   /** The subprotocol of the open WebSocket; `undefined` if none is open. */
   let protocol: string | undefined;
   /** Whether the outbox is flushed, so that messages are sent at once. */
@@ -167,7 +173,7 @@ export function connect(address: Address, options: Options = {}): Connection {
     check: () => pulse.check(),
     changed,
   });
-  const calls = makeCalls((frame) => link.write(frame));
+  const calls = makeCalls((frame) => link.write(frame), outbox.remove);
   const pulse = makePulse(
     settings.pingInterval,
     settings.pingTimeout,
@@ -230,9 +236,9 @@ export function connect(address: Address, options: Options = {}): Connection {
     transmit(item);
   }
 
-  function transmit({ data, sent }: Outgoing): void {
-    sent?.();
-    link.write(data);
+  function transmit(item: Outgoing): void {
+    item.isSent = true;
+    link.write(item.data);
   }
 
   /** Whether the server will parse the message as it was meant. */
@@ -245,19 +251,18 @@ export function connect(address: Address, options: Options = {}): Connection {
 
   /** Makes a call of the protocol itself, which is never queued and fails with the connection. */
   function request(name: string, data: Payload, done: Done, onItem?: CallOptions["onItem"]): void {
-    calls.make(name, data, { onItem }, (frame, sent) => void transmit({ data: frame, isFrame: true, sent }), done);
+    calls.make(name, data, { onItem }, transmit, done);
   }
 
-  function opened(transport: "websocket" | "events", chosen: string): void {
+  function opened(chosen?: string): void {
     streamed = undefined;
-    if (transport === "events") return calls.fail("unsupported", UNSUPPORTED, false);
     protocol = chosen;
     if (hasProcedures()) {
       pulse.start();
       toJoin = [...rooms.values()];
       for (const room of toJoin) room.isConfirmed = false;
     } else {
-      for (const room of rooms.values()) refused(room, new CallError("unsupported", UNSUPPORTED));
+      if (chosen !== undefined) for (const room of rooms.values()) refused(room, new CallError("unsupported", UNSUPPORTED));
       calls.fail("unsupported", UNSUPPORTED, false);
     }
     join();
@@ -302,7 +307,7 @@ export function connect(address: Address, options: Options = {}): Connection {
       }
       join();
     };
-    request("$join", concat(encodeName(room.name), toBytes(since(room))), done, (item) => item.text() === "gap" && isWanted() && gap(room));
+    request(room.options.onPresence ? "$watch" : "$join", concat(encodeName(room.name), toBytes(since(room))), done, (item) => item.text() === "gap" && isWanted() && gap(room));
   }
 
   function refused(room: Room, error: CallError): void {
@@ -360,14 +365,31 @@ export function connect(address: Address, options: Options = {}): Connection {
   function roomMessage({ name, historyId, kind, payload }: Frame): void {
     const room = rooms.get(name);
     if (kind > Kind.Binary) {
-      if (room && kind < Kind.Silence) gap(room, historyId);
-      else if (kind < Kind.Later) guarded(() => room?.options.onSilence?.(!!payload[0]));
+      if (!room) return;
+      if (kind < Kind.Silence) gap(room, historyId);
+      else if (kind < Kind.Members) guarded(() => room.options.onSilence?.(!!payload[0]));
+      else if (kind < Kind.Later) {
+        guarded(() => {
+          if (kind < Kind.Changes) room.members = new Map(payload.json());
+          else for (const [key, member] of payload.json()) room.members[member ? "set" : "delete"](key, member);
+          return room.options.onPresence?.([...room.members.values()]);
+        });
+      }
       return;
     }
     if (leaving.includes(name) || (room && isAhead(room, historyId)) || !isNew(historyId)) return;
     if (room) room.last = historyId;
     deliver(payload, { room: name, id: historyId });
   }
+
+  const call: Connection["call"] = (name, data, options = {}) =>
+    outcome(() => {
+      if (state.name === "open" && state.transport === "events") throw unsupported();
+      return new Promise((resolve, reject) => {
+        calls.make(name, data, { timeout: settings.timeout, ...options }, put, (result) =>
+          result instanceof CallError ? reject(result) : resolve(result));
+      });
+    });
 
   return {
     get state() {
@@ -376,7 +398,7 @@ export function connect(address: Address, options: Options = {}): Connection {
     states(listener?: (state: State) => unknown): any {
       if (!listener) return iterate(states, state);
       const end = states.listen(listener);
-      guarded(() => listener(state));
+      guarded(listener, state);
       return end;
     },
     messages: (listener?: Listener) => listen(undefined, listener),
@@ -385,21 +407,9 @@ export function connect(address: Address, options: Options = {}): Connection {
       put({ data: bytesOf(message)?.slice() ?? checkedText(message), isFrame: false });
     },
     notify(name, data) {
-      put({ data: concat(Uint8Array.of(Form.Notification), encodeName(name), toBytes(data)), isFrame: true });
+      put({ data: concat([Form.Notification], encodeName(name), toBytes(data)), isFrame: true });
     },
-    call: (name, data, options = {}) =>
-      outcome(() => {
-        if (state.name === "open" && state.transport === "events") throw unsupported();
-        return new Promise((resolve, reject) => {
-          const putCall = (frame: Uint8Array, sent: () => void) => {
-            const item = { data: frame, isFrame: true, sent };
-            put(item);
-            return () => outbox.remove(item);
-          };
-          calls.make(name, data, { timeout: settings.timeout, ...options }, putCall, (result) =>
-            result instanceof CallError ? reject(result) : resolve(result));
-        });
-      }),
+    call,
     handle(name, handler) {
       const { handlers } = calls;
       handlers.set(name, handler);
@@ -411,12 +421,12 @@ export function connect(address: Address, options: Options = {}): Connection {
         let room = rooms.get(name);
         if (room) {
           room.options = { ...room.options, ...options, since: room.options.since };
-          return room.joined;
+          if (!options.onPresence) return room.joined;
+        } else {
+          if (isClosed()) throw new CallError("closed", CLOSED);
+          if (protocol !== undefined && !hasProcedures()) throw unsupported();
+          rooms.set(name, (room = makeRoom(name, options)));
         }
-        if (isClosed()) throw new CallError("closed", CLOSED);
-        if (protocol !== undefined && !hasProcedures()) throw unsupported();
-        room = makeRoom(name, options);
-        rooms.set(name, room);
         if (protocol !== undefined) {
           toJoin.push(room);
           join();
@@ -442,6 +452,9 @@ export function connect(address: Address, options: Options = {}): Connection {
           });
         });
       }),
+    room: (name) => ({
+      presence: () => outcome(async () => (await call("$presence", name)).json()),
+    }),
     reconnect: link.connect,
     close: (code = 1000, reason = "") => link.close(code, reason),
   };

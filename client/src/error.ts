@@ -30,10 +30,10 @@ export class CallError extends Error {
   }
 }
 
-/** Runs a callback of the program. Reports what it throws, as browsers do for event listeners. */
-export function guarded<T>(act: () => T): T | undefined {
+/** Calls a callback of the program, if there is one. Reports what it throws, as browsers do for event listeners. */
+export function guarded<A extends unknown[], T>(callback: ((...args: A) => T) | undefined, ...args: A): T | undefined {
   try {
-    const result = act();
+    const result = callback?.(...args);
     // An async function rejects instead of throwing.
     if (result instanceof Promise) result.catch(report);
     return result;
@@ -49,8 +49,7 @@ export function throwTypeError(text: string): never {
 }
 
 export function report(error: unknown): void {
-  if (typeof reportError === "function") reportError(error);
-  else console.error(error);
+  (globalThis.reportError ?? console.error)(error);
 }
 
 /** A promise that may be ignored: an unhandled rejection is reported, and does not end a Node program. */
@@ -66,9 +65,10 @@ class Outcome<T> extends Promise<T> {
 /** Runs `act` and reports its unhandled rejection, except those that the program caused itself by closing or aborting. */
 export function outcome<T>(act: () => T | Promise<T>): Promise<T> {
   const own = new Outcome<T>((resolve) => resolve(act()));
-  Promise.prototype.then.call(own, undefined, (error) => {
+  own.then(undefined, (error) => {
     // The caller may begin to await it in this task.
     setTimeout(() => own.isAwaited || /^(closed|aborted)$/.test(error.code) || report(error));
   });
+  own.isAwaited = false;
   return own;
 }

@@ -27,6 +27,10 @@ export const enum Kind {
   Gap,
   /** With a byte 1 from now on, with a byte 0 no longer. */
   Silence,
+  /** All members of the room. */
+  Members,
+  /** The members that have changed. */
+  Changes,
   Later,
 }
 
@@ -45,11 +49,11 @@ export interface Frame {
 export function encodeName(name: string): Uint8Array {
   const bytes = toBytes(checkedText(name));
   if (bytes.length > 255) throw new RangeError("the name is too long");
-  return concat(Uint8Array.of(bytes.length), bytes);
+  return concat([bytes.length], bytes);
 }
 
 /** Concatenates the parts. */
-export function concat(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
+export function concat(...parts: ArrayLike<number>[]): Uint8Array<ArrayBuffer> {
   const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {
@@ -60,8 +64,8 @@ export function concat(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
 }
 
 /** Encodes a frame with an id. */
-export function withId(form: number, id: number, ...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
-  return concat(Uint8Array.of(form, id >>> 24, id >>> 16, id >>> 8, id), ...parts);
+export function withId(form: number, id: number, ...parts: ArrayLike<number>[]): Uint8Array<ArrayBuffer> {
+  return concat([form, id >>> 24, id >>> 16, id >>> 8, id], ...parts);
 }
 
 /** Parses a frame. Returns `undefined` if it is an ordinary binary message. */
@@ -75,12 +79,12 @@ export function parse(data: Data): Frame | undefined {
     const end = byte() + at;
     return Data.ofBytes(data.subarray(at, (at = end))).text();
   };
-  const frame: Frame = { form, id: 0, name: "", historyId: "", kind: 0, payload: data };
-  if (form > Form.Notification && form < Form.RoomMessage) for (; at < 5; ) frame.id = frame.id * 256 + byte();
-  if (form < Form.Reset || form === Form.RoomMessage) frame.name = text();
-  if (form === Form.RoomMessage) frame.historyId = text();
-  if (form === Form.Error || form === Form.RoomMessage) frame.kind = byte();
+  const isOfRoom = form === Form.RoomMessage;
+  let id = 0;
+  if (form > Form.Notification && !isOfRoom) while (at < 5) id = id * 256 + byte();
+  const name = form < Form.Reset || isOfRoom ? text() : "";
+  const historyId = isOfRoom ? text() : "";
+  const kind = form === Form.Error || isOfRoom ? byte() : 0;
   if (at > data.length) return undefined;
-  frame.payload = Data.ofBytes(data.subarray(at), form === Form.RoomMessage && frame.kind === Kind.Text);
-  return frame;
+  return { form, id, name, historyId, kind, payload: Data.ofBytes(data.subarray(at), isOfRoom && kind === Kind.Text) };
 }

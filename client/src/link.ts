@@ -1,13 +1,13 @@
 import { Data } from "./data.js";
 import { guarded } from "./error.js";
 import { PLAIN, PROTOCOL } from "./frames.js";
-import { absoluteUrl, type Address, type Settings, type State } from "./options.js";
+import { absoluteUrl, CONNECTING, type Address, type Settings, type State } from "./options.js";
 import { after, now } from "./timer.js";
 
 /** Callbacks of a link. */
 export interface LinkEvents {
-  /** A WebSocket or an event stream is open. */
-  open(transport: "websocket" | "events", protocol: string): void;
+  /** A WebSocket with this subprotocol is open, or an event stream. */
+  open(protocol?: string): void;
   /** A message has arrived; an event has its id in a history, too. */
   arrived(data: Data, eventId?: string): void;
   /** The ids after which an event stream resumes, the most recent one first. */
@@ -65,7 +65,7 @@ const resolve = async (address: Address, isSocket: boolean) =>
 // One long function: its inner functions share state that stays private, without `this`.
 export function makeLink(address: Address, settings: Settings, events: LinkEvents): Link {
   const { procedures, delayMax, openTimeout, eventsRetry, WebSocket: Socket, EventSource: Source } = settings;
-  let state: State = { name: "connecting" };
+  let state: State = CONNECTING;
   let socket: WebSocket | undefined;
   let source: EventSource | undefined;
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -78,7 +78,6 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
   /** Whether anything was received. */
   let hasReceived = false;
   let isFastRetry = true;
-  let isListening = false;
   /** Whether the server has chosen one of the subprotocols. */
   let isNegotiated = false;
   /** Browsers fail a handshake if the server chooses none of the offers: this tracks the attempts that find that out. */
@@ -87,22 +86,24 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
   let plainUntil = 0;
   let isOffered = false;
 
-  function setState(next: State): void {
-    if (next.name === "connecting" && state.name === "connecting") return;
-    state = next;
-    events.changed(next);
+  /** Reports the state. Returns false if a callback has started another attempt or closed the link. */
+  function setState(next: State): boolean {
+    const own = attempt;
+    if (next !== state) events.changed((state = next));
+    return own === attempt;
   }
 
   function connect(): void {
     listenToPage(true);
-    if (!drop()) return;
+    if (drop()) start(address, true, open, fail);
+  }
+
+  /** Calls `act` with the URL, and `failed` if that fails or if nothing has opened in time. */
+  function start(address: Address, isSocket: boolean, act: (url: string) => void, failed: (reason: string) => void): void {
+    if (!source && !setState(CONNECTING)) return;
     const own = attempt;
-    if (!source) setState({ name: "connecting" });
-    if (own !== attempt) return;
-    timer = after(openTimeout, () => fail("the attempt timed out"));
-    resolve(address, true).then((url) => own === attempt && open(url)).catch((error) => {
-      if (own === attempt) fail(String(error));
-    });
+    timer = after(openTimeout, () => failed("the attempt timed out"));
+    resolve(address, isSocket).then((url) => own === attempt && act(url)).catch((error) => own === attempt && failed(String(error)));
   }
 
   function open(url: string): void {
@@ -132,9 +133,7 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
       clearTimeout(timer);
       openedAt = now();
       const protocol = own.protocol === PLAIN ? "" : own.protocol ?? "";
-      events.open("websocket", protocol);
-      // A callback may have ended the connection.
-      if (own === socket) setState({ name: "open", transport: "websocket", protocol });
+      opened("websocket", protocol);
     };
     own.onmessage = ({ data }) => {
       if (own !== socket) return;
@@ -144,6 +143,14 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     own.onclose = ({ code, reason }) => own === socket && lost(code, reason);
     // Some platforms fire no close event if the connection never opened.
     own.onerror = () => own === socket && !openedAt && fail("");
+  }
+
+  /** Reports that the transport is open; `protocol` is the subprotocol of a WebSocket. */
+  function opened(transport: "websocket" | "events", protocol?: string): void {
+    const own = attempt;
+    events.open(protocol);
+    // A callback may have ended the connection.
+    if (own === attempt) setState({ name: "open", transport, protocol: protocol ?? "" });
   }
 
   const fail = (reason: string) => lost(Code.Abnormal, reason);
@@ -182,27 +189,23 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
 
   /** Uses server-sent events until a WebSocket can be opened. */
   function openEvents(address: Address, retry: () => void): void {
-    const own = attempt;
     const giveUp = () => {
       stopSource();
       drop();
       retry();
     };
-    setState({ name: "connecting" });
-    if (own !== attempt) return;
-    const openTimer = (timer = after(openTimeout, giveUp));
-    resolve(address, false).then((href) => {
-      if (own !== attempt) return;
+    start(address, false, (href) => {
+      const openTimer = timer;
       const url = new URL(href);
       const query = url.searchParams;
       for (const id of events.lastIds()) query.append("lastEventId", id);
       query.set("eventRooms", "");
       const stream = (source = new Source(url.href) as EventSource);
-      const on = (type: string, act: (data: string, id: string) => void) =>
+      const on = (type: string, act: (data: string, id: string) => unknown) =>
         stream.addEventListener(type, (event) => {
           if (stream !== source) return;
           const { data, lastEventId } = event as MessageEvent<string>;
-          guarded(() => act(data, lastEventId));
+          guarded(act, data, lastEventId);
         });
       on("open", () => {
         if (state.name === "open") return;
@@ -210,22 +213,20 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
           clearTimeout(timer);
           timer = after(halfJittered(eventsRetry), connect);
         }
-        events.open("events", "");
-        if (stream === source) setState({ name: "open", transport: "events", protocol: "" });
+        opened("events");
       });
       on("message", (data, id) => events.arrived(Data.ofText(data), id));
       on("binary", (data, id) => events.arrived(Data.ofBytes(Uint8Array.from(atob(data), (char) => char.charCodeAt(0))), id));
       on("rooms", (data, id) => events.named(JSON.parse(data), id));
       on("reset", (_, id) => events.gap(id));
       // EventSource reconnects by itself, unless the server's response was not an event stream.
-      on("error", () => (stream.readyState === 2 ? giveUp() : setState({ name: "connecting" })));
-    }).catch(() => own === attempt && giveUp());
+      on("error", () => (stream.readyState === 2 ? giveUp() : setState(CONNECTING)));
+    }, giveUp);
   }
 
   function wait(delay: number, code = Code.Abnormal, reason = ""): void {
-    const own = attempt;
-    if (!source) setState({ name: "waiting", until: Date.now() + delay, attempts: failures, code, reason });
-    if (own === attempt && delay < Infinity) timer = after(delay, connect);
+    const isCurrent = source || setState({ name: "waiting", until: Date.now() + delay, attempts: failures, code, reason });
+    if (isCurrent && delay < Infinity) timer = after(delay, connect);
   }
 
   /** Drops the WebSocket and the timer. Returns false if a callback has started another attempt or closed the link. */
@@ -237,8 +238,8 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     openedAt = 0;
     hasReceived = false;
     socket = undefined;
-    // Closes a half-open connection, whose own timeout would be much later.
-    if (old && old.readyState < 2) old.close();
+    // Closes a half-open connection, whose own timeout would be much later. Does nothing if it is closed already.
+    old?.close();
     if (wasOpen) events.lost(why);
     return own === attempt;
   }
@@ -257,10 +258,9 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
 
   /** Listens to browser events: network back, page visible, page entering or leaving the back/forward cache. */
   function listenToPage(isOn: boolean): void {
-    if (isOn === isListening || !globalThis.addEventListener) return;
-    isListening = isOn;
     const change = isOn ? "addEventListener" : "removeEventListener";
-    for (const type of ["online", "pagehide", "pageshow"]) globalThis[change](type, onPageEvent);
+    // A listener that is added again is not added twice. Node has neither these methods nor a document.
+    for (const type of ["online", "pagehide", "pageshow"]) globalThis[change]?.(type, onPageEvent);
     for (const type of ["visibilitychange", "resume"]) globalThis.document?.[change](type, onPageEvent);
   }
 

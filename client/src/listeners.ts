@@ -31,7 +31,7 @@ export function makeListeners<Args extends [unknown, ...unknown[]]>(): Listeners
     },
     emit(...args) {
       for (const queue of queues) queue.enqueue(args[0]);
-      for (const callback of [...callbacks]) guarded(() => callback(...args));
+      for (const callback of [...callbacks]) guarded(callback, ...args);
     },
     end() {
       for (const queue of queues) queue.end();
@@ -46,10 +46,10 @@ export interface Queue<T> extends AsyncIterableIterator<T, undefined> {
 
 function makeQueue<T>(itemsMax: number, forget: () => void): Queue<T> {
   const done = { done: true, value: undefined } as const;
-  let items: T[] = [];
+  /** Functions that return an item, or throw the error at which the iterator ends. */
+  let items: (() => IteratorResult<T, undefined>)[] = [];
   let waiting: ((result: IteratorResult<T, undefined>) => void)[] = [];
   let isEnded = false;
-  let error: CallError | undefined;
 
   function end(): void {
     isEnded = true;
@@ -60,25 +60,24 @@ function makeQueue<T>(itemsMax: number, forget: () => void): Queue<T> {
 
   return {
     enqueue(value) {
+      const item = { done: false, value } as const;
       const resolve = waiting.shift();
-      if (resolve) return resolve({ done: false, value });
-      if (items.push(value) <= itemsMax) return;
+      if (resolve) return resolve(item);
+      if (items.length < itemsMax) return void items.push(() => item);
       // The consumer must learn that items are missing.
-      items.pop();
-      error = new CallError("full", "read too slowly");
+      items.push(() => {
+        throw new CallError("full", "read too slowly");
+      });
       end();
     },
     end,
     async next() {
-      if (items.length > 0) return { done: false, value: items.shift()! };
-      const failed = error;
-      error = undefined;
-      if (failed) throw failed;
+      const item = items.shift();
+      if (item) return item();
       return isEnded ? done : new Promise((resolve) => waiting.push(resolve));
     },
     async return() {
       items = [];
-      error = undefined;
       end();
       return done;
     },

@@ -20,6 +20,9 @@ export type State =
   /** Closed until `reconnect()`. */
   | { readonly name: "closed"; readonly code: number; readonly reason: string };
 
+/** One object, so that a repeated state is recognized. */
+export const CONNECTING: State = { name: "connecting" };
+
 /** Options of a connection. Times are in milliseconds. */
 export interface Options {
   /** The application's subprotocols, offered after the procedures' subprotocol. */
@@ -99,15 +102,16 @@ export function withDefaults(options: Options): Settings {
     WebSocket: globalThis.WebSocket,
     EventSource: globalThis.EventSource,
   };
+  const refuse = (name: string, value: unknown) => throwTypeError(`the option ${name} can't be ${value}`);
   const known = settings as unknown as Record<string, unknown>;
   for (const [name, value] of Object.entries(options)) {
     if (value === undefined) continue;
     const type = name in known && (name === "events" ? typeof value : typeof (known[name] ?? toString));
-    if (typeof value !== type || value < 0 || value !== value) throwTypeError(`the option ${name} can't be ${value}`);
+    if (typeof value !== type || value < 0 || value !== value) refuse(name, value);
     known[name] = value;
   }
   for (const name of settings.protocols) {
-    if (!/^[\w!#$%&'*+\-.^`|~]+$/.test(name)) throwTypeError(`the option protocols can't be ${name}`);
+    if (!/^[\w!#$%&'*+\-.^`|~]+$/.test(name)) refuse("protocols", name);
   }
   const needs = (name: "WebSocket" | "EventSource", from: string) =>
     settings[name] || throwTypeError(`no ${name}: npm install ${from}, and pass its class`);

@@ -5,7 +5,8 @@ export interface Outgoing {
   data: string | Uint8Array;
   /** Whether it is a frame of the procedures' subprotocol. */
   isFrame: boolean;
-  sent?: () => void;
+  /** Set when it is sent. */
+  isSent?: boolean;
 }
 
 /** A bounded queue of messages that wait for a connection or for a listener. */

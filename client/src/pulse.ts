@@ -20,7 +20,8 @@ export function makePulse(interval: number, timeout: number, ping: () => void, o
 
   function schedule(): void {
     const rest = receivedAt + interval - now();
-    timer = after(rest, () => (receivedAt + interval <= now() ? probe() : schedule()));
+    if (rest > 0) timer = after(rest, schedule);
+    else probe();
   }
 
   function probe(isAgain = false): void {

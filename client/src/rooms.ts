@@ -18,8 +18,25 @@ export interface JoinOptions {
    * broker of its cluster, and with `false` when it can again. Messages that are sent meanwhile arrive later.
    */
   onSilence?: (isSilent: boolean) => unknown;
+  /**
+   * Called with the members of the room, on all servers: first, after each reconnect, and whenever they or their states change, at
+   * most four times a second. The server has to keep the presence of the room.
+   */
+  onPresence?: (members: Member[]) => unknown;
   /** Called if the server refuses to rejoin the room after a reconnect. A refused first join rejects the promise instead. */
   onRefused?: (error: CallError) => unknown;
+}
+
+/** A member of a room: a user with all connections, or a connection without a user. */
+export interface Member {
+  readonly user?: string;
+  readonly connection?: string;
+  /** The number of connections; 0 while the user may come back, as after a reload. */
+  readonly connections: number;
+  /** The state that the server has set, if it is text and not empty. */
+  readonly state?: string;
+  /** The state that the server has set, if it is not text. */
+  readonly base64?: string;
 }
 
 /** A room that is joined, or will be once the connection is open. */
@@ -28,20 +45,25 @@ export interface Room {
   options: JoinOptions;
   /** The id of the last message received, to resume after. */
   last: string | undefined;
+  /** The members by user or connection, if there is an `onPresence`. */
+  members: Map<string, Member>;
   isJoined: boolean;
   /** Whether the server has confirmed the join on the current connection. */
   isConfirmed: boolean;
-  readonly joined: Promise<string>;
+  joined: Promise<string>;
   resolve(id: string): void;
   reject(error: CallError): void;
 }
 
 export function makeRoom(name: string, options: JoinOptions): Room {
   const room = { name, options } as unknown as Room;
-  const joined = new Promise<string>((resolve, reject) => Object.assign(room, { resolve, reject }));
+  room.joined = new Promise((resolve, reject) => {
+    room.resolve = resolve;
+    room.reject = reject;
+  });
   // The promise may be ignored.
-  joined.catch(() => {});
-  return Object.assign(room, { joined });
+  room.joined.catch(() => {});
+  return room;
 }
 
 /** The position to join at: after the last message received, or as the options say. */

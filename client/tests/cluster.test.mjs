@@ -72,3 +72,17 @@ test('client whose node is killed goes on at another without a gap', async (t) =
   assert.deepEqual(got, ['before', 'meanwhile', 'after']);
   assert.deepEqual(gaps, []);
 });
+
+test('members of a room on another node are told, and vanish with it', async (t) => {
+  const redis = redisServer(t);
+  if (!redis) return;
+  const { both } = await nodes(t, redis);
+  const [ada, bob] = both.map(({ url }, at) => open(t, `${url}?user=${['Ada', 'Bob'][at]}`));
+  let told = [];
+  await ada.join('lobby', { onPresence: (members) => (told = members.map(({ user }) => user)) });
+  await bob.join('lobby');
+  await until(() => told.join() === 'Ada,Bob');
+  bob.close();
+  await both[1].kill();
+  await until(() => told.join() === 'Ada');
+});

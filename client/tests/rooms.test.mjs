@@ -369,7 +369,7 @@ test('gap on the side of the server is told, and the room resumes after it', asy
   peer.send(ofRoom('news', 'a-5', 'rain'));
   peer.send(knowledge(3, 'news', 'b-2'));
   peer.send(knowledge(3, 'other', 'c-1'));
-  peer.send(knowledge(5, 'news', 'd-1', 1));
+  peer.send(knowledge(7, 'news', 'd-1', 1));
   await until(() => gaps.length === 1);
   assert.deepEqual(gaps, [{ room: 'news', since: 'a-5' }]);
   peer.socket.terminate();
@@ -392,6 +392,61 @@ test('silence of a room is told when it begins and when it ends', async (t) => {
   peer.send(knowledge(4, 'news', '', 0));
   await until(() => told.length === 2);
   assert.deepEqual(told, [true, false]);
+});
+
+test('members of a room are told as a list, and then their changes', async (t) => {
+  const { mock, connection, peer } = await connected(t);
+  const told = [];
+  const joining = connection.join('news', { onPresence: (members) => told.push(members) });
+  const watch = await peer.next();
+  assert.deepEqual([watch.name, splitJoin(watch.payload)], ['$watch', ['news', 'new']]);
+  const tell = (kind, room, json) => peer.send(knowledge(kind, room, '', ...Buffer.from(JSON.stringify(json))));
+  const ada = { user: 'Ada', connections: 2, state: '{"away":true}' };
+  const [bob, guest] = [{ user: 'Bob', connections: 1 }, { connection: '1-2', connections: 1, base64: '/w==' }];
+  tell(5, 'news', [['user:Ada', ada], ['user:Bob', bob]]);
+  peer.send(response(watch.id, 'a-4'));
+  await joining;
+  tell(6, 'other', [['user:Bob', null]]);
+  tell(6, 'news', [['user:Bob', null], ['connection:1-2', guest], ['user:Ada', { ...ada, connections: 0 }]]);
+  await until(() => told.length === 2);
+  assert.deepEqual(told, [[ada, bob], [{ ...ada, connections: 0 }, guest]]);
+  // After a reconnect, the list is told anew.
+  peer.socket.terminate();
+  await until(() => mock.peers.length === 2);
+  const again = await mock.peers[1].next();
+  assert.deepEqual([again.name, splitJoin(again.payload)], ['$watch', ['news', 'a-4']]);
+  mock.peers[1].send(knowledge(5, 'news', '', ...Buffer.from(JSON.stringify([['user:Bob', bob]]))));
+  await until(() => told.length === 3);
+  assert.deepEqual(told[2], [bob]);
+});
+
+test('room that was joined without watching can be watched later', async (t) => {
+  const { connection, peer } = await connected(t);
+  const joining = connection.join('news', { since: 'all' });
+  peer.send(response((await joinAt(peer)).id, 'a-4'));
+  assert.equal(await joining, 'a-4');
+  const told = [];
+  assert.equal(await connection.join('news', { onPresence: (members) => told.push(members) }), 'a-4');
+  const watch = await peer.next();
+  assert.deepEqual([watch.name, splitJoin(watch.payload)], ['$watch', ['news', 'a-4']]);
+  peer.send(knowledge(5, 'news', '', ...Buffer.from('[]')));
+  peer.send(response(watch.id, 'a-4'));
+  await until(() => told.length === 1);
+  assert.deepEqual(told, [[]]);
+});
+
+test('presence that is no JSON is reported, and changes nothing else', async (t) => {
+  const { connection, peer } = await connected(t);
+  const got = heard(connection);
+  const report = t.mock.method(console, 'error', () => {});
+  const joining = connection.join('news', { onPresence: () => {} });
+  const watch = await peer.next();
+  peer.send(knowledge(6, 'news', '', 1));
+  peer.send(response(watch.id, ''));
+  await joining;
+  peer.send(ofRoom('news', 'a-5', 'rain'));
+  await until(() => got.length === 1);
+  assert.equal(report.mock.callCount(), 1);
 });
 
 test('join that the server can not serve for now is tried again', async (t) => {

@@ -4,12 +4,19 @@
 //! cargo run --example client_server -- 127.0.0.1:9000 [KEPT [CLUSTER]]
 //! ```
 //!
-//! With the URL of a broker, it is a node of a cluster.
+//! CLUSTER is the URL of a broker; with it, the server is a node of a cluster.
 //!
-//! The room `numbers` gets a number every few milliseconds, from 1 on, and keeps the last KEPT of them (default: 100,000);
-//! `topic` and its kind keep their last messages; `/events` streams one of them, `/two` two others and what goes to everyone.
+//! - The server broadcasts a number to the room `numbers` every few milliseconds, from 1 on. The room keeps the last KEPT of
+//!   them (default: 100,000).
+//! - Rooms whose name begins with `topic` keep their last messages.
+//! - `/events` streams the room `topic` as server-sent events. `/two` streams two such rooms and the messages to all clients.
+//! - Rooms whose name begins with `lobby` have presence.
+//! - The query parameter `user` of the address names the user of a connection. Without it, the connection has no user.
 
-use humphrey_ws::{AsyncWebsocketApp, CloseCode, HistoryLimits, Message, Procedures, Subscription};
+use humphrey_ws::{
+    Accept, AsyncWebsocketApp, CloseCode, HistoryLimits, Message, PresenceRooms, Procedures,
+    Subscription,
+};
 
 use std::env;
 use std::thread::{sleep, spawn};
@@ -68,6 +75,12 @@ fn procedures() -> Procedures<()> {
             let Ok(text) = event.text() else { return };
             event.stream().broadcast(Message::new(text));
         })
+        // The room's name, a line break, and the state.
+        .on_notification("state", |event| {
+            let text = event.text().unwrap_or_default();
+            let (room, state) = text.split_once('\n').unwrap_or((text, ""));
+            event.stream().set_presence(room, state);
+        })
         .on_notification("notify", |event| {
             event.stream().room("topic").notify("topic", event.data());
         })
@@ -92,6 +105,13 @@ fn main() {
             HistoryLimits::messages(kept).bytes(64 * 1024 * 1024),
         )
         .with_history("topic*", HistoryLimits::messages(50).bytes(1024 * 1024))
+        .with_presence(PresenceRooms::new("lobby*").grace(Duration::ZERO))
+        .with_handshake_handler(|request, _| {
+            Ok(match request.query_param("user") {
+                Some(user) => Accept::new().user(user),
+                None => Accept::new(),
+            })
+        })
         .with_procedures(procedures())
         .with_join_handler(|_, room| room != "secret")
         .with_event_stream("/events", |_, _| Ok(Subscription::room("topic")))

@@ -190,3 +190,29 @@ test('server without procedures exchanges plain messages', async (t) => {
     assert.equal((await failure(connection.call('x'))).code, 'unsupported');
   }
 });
+
+/** The members of a room as a text: users, number of connections, states. */
+const seen = (members) => members.map(({ user, connections, state = '' }) => `${user} ${connections} ${state}`).sort().join(', ');
+
+test('members of a room are told with their states, on every connection that watches', async (t) => {
+  const server = await Server.start(t, 'client_server');
+  const ada = open(t, `${server.url}?user=Ada`);
+  const bob = open(t, `${server.url}?user=Bob`);
+  let told = [];
+  assert.equal(await inTime(ada.join('lobby', { onPresence: (members) => (told = members) })), '');
+  // The list comes before the join has succeeded.
+  assert.equal(seen(told), 'Ada 1 ');
+  await inTime(bob.join('lobby'));
+  bob.notify('state', 'lobby\naway');
+  await until(() => seen(told) === 'Ada 1 , Bob 1 away');
+  const stranger = open(t, server.url);
+  assert.equal(seen(await inTime(stranger.room('lobby').presence())), 'Ada 1 , Bob 1 away');
+  await inTime(bob.leave('lobby'));
+  await until(() => seen(told) === 'Ada 1 ');
+  assert.equal((await failure(stranger.room('secret').presence())).code, 'refused');
+  assert.equal((await failure(stranger.join('topic', { onPresence() {} }))).code, 'refused');
+  // A promise that nobody awaits is reported, and ends nothing.
+  const report = t.mock.method(console, 'error', () => {});
+  void stranger.room('secret').presence();
+  await until(() => report.mock.callCount() === 1);
+});

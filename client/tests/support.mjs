@@ -225,14 +225,18 @@ export function redisServer(t) {
 /** Starts a Redis server without persistence, and two nodes of a cluster, which end before it. */
 export async function startNodes(t, program, ...example) {
   const nodes = [];
-  const port = await freePort();
-  const options = ['--port', `${port}`, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'];
-  const child = spawn(program, options, { stdio: ['ignore', 'ignore', 'inherit'] });
+  let port, child;
   t.after(async () => {
     for (const node of nodes) await node.kill();
     child.kill('SIGKILL');
   });
-  await until(() => reachable(port), 'Redis to listen');
+  // Redis ends if another program has taken the port meanwhile.
+  do {
+    port = await freePort();
+    const options = ['--port', `${port}`, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'];
+    child = spawn(program, options, { stdio: ['ignore', 'ignore', 'inherit'] });
+    await until(async () => child.exitCode !== null || reachable(port), 'Redis to listen');
+  } while (child.exitCode !== null);
   for (let node = 0; node < 2; node += 1) nodes.push(await Server.start(t, ...example, `redis://127.0.0.1:${port}`));
   return nodes;
 }

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Open <http://127.0.0.1:8080> in two windows and write. To listen on another address: `cargo run --example chat --
-//! 127.0.0.1:9000`. On several machines: `cargo run --features cluster --example chat -- 127.0.0.1:9000 redis://localhost`; each of
-//! them lists its own people only. The guide explains how it works: docs/chat.md.
+//! 127.0.0.1:9000`. On several machines: `cargo run --features cluster --example chat -- 127.0.0.1:9000 redis://localhost`. The guide
+//! explains how it works: docs/chat.md.
 //!
 //! The protocol is JSON. A client connects to `/chat?room=ROOM&name=NAME`. It may add `&person=KEY`, a secret that
 //! identifies the person on later connections, and `&since=ID`, the last message that it has received. It sends
@@ -17,27 +17,28 @@
 //! |---|---|
 //! | `said` `{id, from, text, at, key}` | a message to the room; kept, and replayed to late joiners |
 //! | `private` `{from, to, text, at, key}` | a message to one person; not kept |
-//! | `welcome` `{you, room, people}` | the name of the client, and the people in the room; follows the replay |
-//! | `came` `{name}` · `left` `{name}` · `renamed` `{from, to}` | a change of the people in the room |
+//! | `welcome` `{you, room, people}` | the name of the client, and of the people in the room; follows the replay |
 //! | `gap` `{restarted}` | some messages after `since` are no longer kept; precedes the replay |
 //! | `refused` `{key, why}` | the message of the client was not sent |
+//!
+//! Who comes and goes is the presence of the room `here/ROOM`, which a client of the procedures' subprotocol is told
+//! (`join(…, { onPresence })` of the JavaScript client). Each person's state is `{"name": …, "wanted": …}`.
 
 use humphrey::SubApp;
 use humphrey::http::{Response, StatusCode};
 use humphrey_ws::ping::Heartbeat;
 use humphrey_ws::procedures::{CLIENT_JS, Procedures};
 use humphrey_ws::{
-    Accept, AsyncSender, AsyncStream, AsyncWebsocketApp, CloseCode, HistoryId, HistoryLimits,
+    Accept, AsyncStream, AsyncWebsocketApp, CloseCode, HistoryId, HistoryLimits, JoinError,
 };
-use humphrey_ws::{JoinError, JoinErrorReason, Limits, Message, Origins, Reject, RequestHead};
+use humphrey_ws::{JoinErrorReason, Limits, Message, Origins, PresenceRooms, Reject, RequestHead};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-use std::collections::HashMap;
 use std::env;
 use std::hash::{BuildHasher, RandomState};
 use std::iter;
-use std::sync::{Arc, Mutex, mpsc};
-use std::thread;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const NAME_CHARS_MAX: usize = 24;
@@ -52,16 +53,19 @@ const BURST: u32 = 20;
 /// A person who reconnects within this time has not left, for example after a reload or in a tunnel.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The people in each room. The lock is held while changes are broadcast, so that every client receives them in the
-/// same order.
+/// Held while a name is chosen, so that no two people get the same one. People on two nodes of a cluster may, if they come at the
+/// same moment.
 #[derive(Default)]
-struct Chat(Mutex<HashMap<String, Vec<Person>>>);
+struct Chat(Mutex<()>);
 
+/// A person in a room, as the presence of the room has it.
 struct Person {
-    key: String,
+    /// Made of the secret key, and known to everyone.
+    id: String,
     wanted_name: String,
-    /// Unique in the room.
     name: String,
+    /// 0 while the person may come back.
+    windows: usize,
 }
 
 /// A connection: one window of a person, who may have several. It is in three rooms of the library.
@@ -69,7 +73,7 @@ struct Person {
 struct Guest {
     room: String,
     wanted_name: String,
-    key: String,
+    id: String,
     since: Option<HistoryId>,
     spoken: Mutex<Option<Instant>>,
 }
@@ -78,7 +82,6 @@ type Stream = AsyncStream<Guest>;
 
 fn main() {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
-    let (leaving, left) = mpsc::sync_channel::<(Instant, Arc<Guest>)>(10_000);
 
     let app = AsyncWebsocketApp::<Chat, Guest>::new()
         .with_address(address)
@@ -99,29 +102,19 @@ fn main() {
             "talk/*",
             HistoryLimits::messages(HISTORY_MESSAGES).bytes(HISTORY_BYTES),
         )
-        // No procedures of its own: the page's client uses the library's `$ping`.
+        .with_presence(PresenceRooms::new("here/*").grace(GRACE))
+        // No procedures of its own: the page's client uses those of the library, to watch who is here.
         .with_procedures(Procedures::new())
+        .with_join_handler(|stream, room| room == stream.state.here_room())
         .with_handshake_handler(|request, _| guest(request))
         .with_connect_handler(enter)
-        .with_message_handler(say)
-        .with_disconnect_handler(move |stream, _| {
-            let _ = leaving.send((Instant::now(), stream.state.clone()));
-        });
+        .with_message_handler(say);
 
     #[cfg(feature = "cluster")]
     let app = match env::args().nth(2) {
         Some(url) => app.with_cluster(url.as_str()),
         None => app,
     };
-
-    // The grace period is the same for all, so people leave in order, and one thread suffices.
-    let (chat, live) = (app.get_state(), app.sender());
-    thread::spawn(move || {
-        for (since, guest) in left {
-            thread::sleep((since + GRACE).saturating_duration_since(Instant::now()));
-            leave(&guest, &chat, &live);
-        }
-    });
 
     app.run();
 }
@@ -134,21 +127,35 @@ fn guest(request: &RequestHead) -> Result<Accept<Guest>, Reject> {
     }
     let query = |name| request.query_param(name).unwrap_or_default();
     let given = |name| Some(query(name)).filter(|value| !value.is_empty());
+    // A client without a key is a new person at each connection.
+    let key = given("person").unwrap_or_else(random);
+    if key.len() > 64 {
+        return Err(bad("too long a person"));
+    }
     let guest = Guest {
         room: clean(&query("room")).ok_or_else(|| bad("which room?"))?,
         wanted_name: clean(&query("name")).ok_or_else(|| bad("what name?"))?,
-        // A client without a key is a new person at each connection.
-        key: given("person").unwrap_or_else(random),
+        id: id_of(&key),
         since: given("since")
             .map(|id| id.parse())
             .transpose()
             .map_err(|_| bad("since when?"))?,
         ..Guest::default()
     };
-    if guest.key.len() > 64 || guest.room.contains('/') {
-        return Err(bad("too long a person, or a / in the room"));
+    if guest.room.contains('/') {
+        return Err(bad("a / in the room"));
     }
-    Ok(Accept::new().with_state(guest))
+    // All connections of a person are one user.
+    Ok(Accept::new().user(guest.id.clone()).with_state(guest))
+}
+
+/// Makes the public id of a person, the same on all servers. Nobody can compute the secret key from it.
+fn id_of(key: &str) -> String {
+    let hash = Sha256::digest(key);
+    hash[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Returns a name on one line, of bounded length and without invisible characters; `None` if nothing remains.
@@ -174,14 +181,14 @@ impl Guest {
         format!("talk/{}", self.room)
     }
 
-    /// The room of presence changes, which are not kept.
+    /// The room whose presence says who is here.
     fn here_room(&self) -> String {
         format!("here/{}", self.room)
     }
 
     /// The room of all windows of one person, for private messages.
-    fn person_room(&self, key: &str) -> String {
-        format!("person/{}/{key}", self.room)
+    fn person_room(&self, id: &str) -> String {
+        format!("person/{}/{id}", self.room)
     }
 
     /// Whether the rate limit allows another message.
@@ -198,44 +205,55 @@ impl Guest {
 
 fn enter(stream: Stream, chat: Arc<Chat>) {
     let guest = &*stream.state;
-    let mut rooms = chat.0.lock().unwrap();
-    let people = rooms.entry(guest.room.clone()).or_default();
-    let known = people.iter().position(|person| person.key == guest.key);
-    if known.is_none() && people.len() >= PEOPLE_MAX {
+    let here = guest.here_room();
+    if let Err(error) = stream.try_join(&here) {
+        return stream.close(CloseCode::TRY_AGAIN_LATER, &error.to_string());
+    }
+    // The first time, it waits for the answers of other nodes, which would delay others if it were done with the lock.
+    people(&stream);
+    let naming = chat.0.lock().unwrap();
+    let mut people = people(&stream);
+    let known = people.iter().position(|person| person.id == guest.id);
+    let before = known.map(|known| people.remove(known));
+    if before.is_none() && people.len() >= PEOPLE_MAX {
         return stream.close(CloseCode::POLICY_VIOLATION, "This room is full.");
     }
-    // The disconnect handler runs in any case, and removes this person again.
-    let before = known.map(|known| people.remove(known));
-    let name = match &before {
-        Some(before) if before.wanted_name == guest.wanted_name => before.name.clone(),
-        _ => free_name(people, &guest.wanted_name),
+    let name = match before {
+        Some(before) if before.wanted_name == guest.wanted_name => before.name,
+        _ => free_name(&people, &guest.wanted_name),
     };
-    people.push(Person {
-        key: guest.key.clone(),
-        wanted_name: guest.wanted_name.clone(),
-        name: name.clone(),
-    });
-
+    let state = json!({"name": name, "wanted": guest.wanted_name});
+    stream.set_presence(&here, state.to_string());
+    drop(naming);
     if let Err(error) = join(&stream) {
         return stream.close(CloseCode::TRY_AGAIN_LATER, &error.to_string());
     }
-    let names: Vec<&str> = people.iter().map(|person| &*person.name).collect();
+    let mut names: Vec<_> = people.into_iter().map(|person| person.name).collect();
+    names.push(name.clone());
+    names.sort();
     let welcome = json!({"you": name, "room": guest.room, "people": names});
     stream.send(message("welcome", welcome));
-    let change = match before {
-        None => message("came", json!({"name": name})),
-        Some(old) if old.name != name => message("renamed", json!({"from": old.name, "to": name})),
-        Some(_) => return,
-    };
-    let here = stream.room(&guest.here_room());
-    here.broadcast_except(stream.id(), change);
 }
 
-/// Joins the rooms, and replays the messages after the last one that the client has, or all that are kept.
+/// The people in the room of a client, without those who have no name yet.
+fn people(stream: &Stream) -> Vec<Person> {
+    let present = stream.room(&stream.state.here_room()).presence();
+    let person = |member: &humphrey_ws::PresentMember| {
+        let state: Value = serde_json::from_slice(&member.state).ok()?;
+        Some(Person {
+            id: member.user.clone()?,
+            wanted_name: state["wanted"].as_str()?.to_owned(),
+            name: state["name"].as_str()?.to_owned(),
+            windows: member.connections,
+        })
+    };
+    present.members.iter().filter_map(person).collect()
+}
+
+/// Joins the rooms of messages, and replays those after the last one that the client has, or all that are kept.
 fn join(stream: &Stream) -> Result<(), JoinError> {
     let guest = &*stream.state;
-    stream.try_join(&guest.here_room())?;
-    stream.try_join(&guest.person_room(&guest.key))?;
+    stream.try_join(&guest.person_room(&guest.id))?;
     let talk = stream.room(&guest.talk_room());
     let joined = stream.join_since(&guest.talk_room(), guest.since);
     match (joined, guest.since) {
@@ -250,24 +268,6 @@ fn join(stream: &Stream) -> Result<(), JoinError> {
     .map(drop)
 }
 
-fn leave(guest: &Guest, chat: &Chat, live: &AsyncSender) {
-    let mut rooms = chat.0.lock().unwrap();
-    if !live.room(&guest.person_room(&guest.key)).is_empty() {
-        return;
-    }
-    let Some(people) = rooms.get_mut(&guest.room) else {
-        return;
-    };
-    let known = people.iter().position(|person| person.key == guest.key);
-    if let Some(known) = known {
-        let change = message("left", json!({"name": people.remove(known).name}));
-        live.room(&guest.here_room()).broadcast(change);
-    }
-    if people.is_empty() {
-        rooms.remove(&guest.room);
-    }
-}
-
 /// Returns the name, with a number appended if it is taken.
 fn free_name(people: &[Person], wanted: &str) -> String {
     let is_free = |name: &String| {
@@ -279,11 +279,11 @@ fn free_name(people: &[Person], wanted: &str) -> String {
     names.find(is_free).unwrap_or_default()
 }
 
-fn say(stream: Stream, message: Message, chat: Arc<Chat>) {
+fn say(stream: Stream, message: Message, _: Arc<Chat>) {
     let request: Value = serde_json::from_slice(message.bytes()).unwrap_or_default();
     let field = |name: &str| request[name].as_str().map(str::to_owned);
     let key = field("key").filter(|key| key.len() <= 64);
-    if let Err(why) = try_say(&stream, field("text"), field("to"), &key, &chat) {
+    if let Err(why) = try_say(&stream, field("text"), field("to"), &key) {
         stream.send(self::message("refused", json!({"key": key, "why": why})));
     }
 }
@@ -293,7 +293,6 @@ fn try_say(
     text: Option<String>,
     to: Option<String>,
     key: &Option<String>,
-    chat: &Chat,
 ) -> Result<(), String> {
     let guest = &*stream.state;
     let text = text
@@ -307,15 +306,10 @@ fn try_say(
     if !guest.may_speak() {
         return Err("You are sending too fast.".into());
     }
-    let key_and_name = |is_it: &dyn Fn(&Person) -> bool| {
-        let rooms = chat.0.lock().unwrap();
-        let person = rooms
-            .get(&guest.room)?
-            .iter()
-            .find(|person| is_it(person))?;
-        Some((person.key.clone(), person.name.clone()))
-    };
-    let (_, from) = key_and_name(&|person| person.key == guest.key).ok_or("You are not here.")?;
+    let people = people(stream);
+    let find = |is_it: &dyn Fn(&&Person) -> bool| people.iter().find(is_it);
+    let from = find(&|person| person.id == guest.id).ok_or("You are not here.")?;
+    let from = &from.name;
     let at = SystemTime::now().duration_since(UNIX_EPOCH);
     let at = at.map_or(0, |at| at.as_millis() as u64);
 
@@ -328,17 +322,16 @@ fn try_say(
         let id = stream.room(&guest.talk_room()).broadcast_with(said);
         return id.map(drop).ok_or("The server is stopping.".into());
     };
-    let windows = |key: &str| stream.room(&guest.person_room(key));
-    let (to_key, to) = key_and_name(&|person| person.name == to)
-        .filter(|(key, _)| !windows(key).is_empty())
-        .ok_or_else(|| format!("{to} is not here."))?;
+    let recipient = find(&|person| person.name == to && person.windows > 0);
+    let recipient = recipient.ok_or_else(|| format!("{to} is not here."))?;
+    let windows = |id: &str| stream.room(&guest.person_room(id));
     let private = message(
         "private",
         json!({"from": from, "to": to, "text": text, "at": at, "key": key}),
     );
-    windows(&to_key).broadcast(private.clone());
-    if to_key != guest.key {
-        windows(&guest.key).broadcast(private);
+    windows(&recipient.id).broadcast(private.clone());
+    if recipient.id != guest.id {
+        windows(&guest.id).broadcast(private);
     }
     Ok(())
 }

@@ -38,7 +38,8 @@ keep(browser, "chat.person", person);
 
 let room = "";
 let you = null;
-let people = new Set();
+// The names of the people who are here, by person; unknown until the server has told.
+let people = null;
 
 // The messages that this tab shows or has not sent yet, stored with the id to resume from, so that a reload loses nothing.
 let memory = { last: null, shown: [], outbox: [] };
@@ -184,7 +185,7 @@ new ResizeObserver(() => {
 }).observe(scroll);
 
 function showPeople() {
-  const names = [...people].sort((a, b) => (b === you) - (a === you) || a.localeCompare(b));
+  const names = [...new Set(people?.values())].sort((a, b) => (b === you) - (a === you) || a.localeCompare(b));
   byId("people-button").textContent = `${names.length} here`;
   byId("me").textContent = you ?? "You";
   const focused = document.activeElement?.closest?.("#names button")?.dataset.name;
@@ -233,6 +234,24 @@ function comeIn() {
   const own = (connection = connect(address, { pingInterval: SILENCE_MS, pingTimeout: SILENCE_MS }));
   own.states((state) => own === connection && changed(state));
   own.messages((data) => own === connection && receive(data.json()));
+  // Joined anew after each reconnect. If the server does not want us, the state says why.
+  own.join(`here/${room}`, { onPresence: (members) => own === connection && showPresence(members) }).catch(() => {});
+}
+
+/** Shows who is here, and what has changed since the last time. */
+function showPresence(members) {
+  const before = people;
+  people = new Map();
+  // Those who have just come in have no name yet.
+  for (const { user, state } of members) if (state) people.set(user, JSON.parse(state).name);
+  for (const [person, name] of people) {
+    const old = before?.get(person);
+    if (before && !old) note(`${name} has come in`);
+    if (old && old !== name) note(`${old} is now ${name}`);
+    if (old && old === you) you = name;
+  }
+  for (const [person, name] of before ?? []) if (!people.has(person)) note(`${name} has left`);
+  showPeople();
 }
 
 function goOut() {
@@ -249,6 +268,7 @@ function changed(next) {
     log.ariaLive = "off";
     if (you) byId("aloud").textContent = "Disconnected. Trying to reconnect.";
     you = null;
+    people = null;
   }
   showState();
 }
@@ -264,29 +284,12 @@ const received = {
   },
   welcome(welcome) {
     you = welcome.you;
-    people = new Set(welcome.people);
     log.ariaLive = "polite";
     byId("aloud").textContent = `Connected as ${you}`;
     showState();
     showPeople();
     // Messages that had arrived were removed from the outbox by the replay; the rest is sent again.
     for (const item of memory.outbox) item.failed || send(item);
-  },
-  came({ name }) {
-    people.add(name);
-    note(`${name} has come in`);
-    showPeople();
-  },
-  left({ name }) {
-    if (people.delete(name)) note(`${name} has left`);
-    showPeople();
-  },
-  renamed({ from, to }) {
-    people.delete(from);
-    people.add(to);
-    if (from === you) you = to;
-    note(`${from} is now ${to}`);
-    showPeople();
   },
   gap({ restarted }) {
     memory.last = null;
@@ -458,7 +461,7 @@ function openRoom(name) {
   room = name;
   memory = { last: null, shown: [], outbox: [], ...recall(tab, `chat.room.${room}`) };
   seen = new Set(memory.shown.map(({ key }) => key).filter(Boolean));
-  people = new Set();
+  people = null;
   lastShown = null;
   unread = unseen = 0;
   atEnd = true;

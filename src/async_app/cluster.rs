@@ -12,10 +12,11 @@ use crate::cluster::{
     Answers, Channel, ClusterHandle, CopyBeginning, Delivered, DirectAction, Members, NotQueued,
     Outbound, Payload, RemoteConnection, Waited,
 };
-use crate::engine::{Hub, LocalId};
+use crate::engine::{Hub, LocalId, PushError};
 use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
 use crate::history_id::HistoryId;
 use crate::message::{Message, SentMessage};
+use crate::presence::{BadUpdate, NodeEvent};
 use crate::protocol::close::CloseCode;
 
 impl Unkept<'_> {
@@ -57,11 +58,13 @@ impl AppShared {
         match blocking {
             Blocking::Try => {
                 let reserved = cluster.try_reserve(&channel, &content).map_err(refused)?;
-                self.broadcast_here(hub, to.here(), except, message, blocking)?;
+                self.broadcast_here(hub, to.here(), except, message, blocking)
+                    .map_err(|refused| self.refused(refused))?;
                 reserved.push(channel, content, Instant::now());
             }
             Blocking::Wait => {
-                self.broadcast_here(hub, to.here(), except, message, blocking)?;
+                self.broadcast_here(hub, to.here(), except, message, blocking)
+                    .map_err(|refused| self.refused(refused))?;
                 // The local members have received it. A message that can't be queued has been counted.
                 let _ = cluster.publish(channel, content);
             }
@@ -159,6 +162,15 @@ impl AppShared {
     }
 }
 
+/// The outcome of a delivery to the members on this node. An engine that stops closes them: they miss nothing that their
+/// room keeps, so that the caller alone knows whether to count it.
+pub(super) fn delivered(pushed: Result<bool, PushError>) -> Delivered {
+    match pushed {
+        Err(PushError::Full) => Delivered::Full,
+        Ok(_) | Err(PushError::Closed) => Delivered::Done,
+    }
+}
+
 pub(super) fn refused(refused: NotQueued) -> SendErrorReason {
     match refused {
         NotQueued::Full => SendErrorReason::Full,
@@ -234,10 +246,8 @@ impl Members for LocalMembers {
                 None => Here::Everyone,
             };
             let except = except.map(connection_id);
-            match shared.broadcast_here(hub, Some(here), except, message, Blocking::Try) {
-                Err(SendErrorReason::Full) => Delivered::Full,
-                _ => Delivered::Done,
-            }
+            let sent = shared.broadcast_here(hub, Some(here), except, message, Blocking::Try);
+            delivered(sent.inspect_err(|refused| _ = shared.refused(*refused)))
         });
         delivered.unwrap_or(Delivered::Done)
     }
@@ -288,7 +298,7 @@ impl Members for LocalMembers {
             }
             DirectAction::Join { room } => {
                 let session = shared.directory.find_id(id);
-                let joined = shared.join(Some(room), session.as_deref());
+                let joined = shared.join(Some(room), session.as_ref());
                 if let Err(error) = &joined
                     && error.reason == JoinErrorReason::Broker
                 {
@@ -322,11 +332,56 @@ impl Members for LocalMembers {
         closed.unwrap_or(Delivered::Done)
     }
 
+    fn on_presence(&self, event: NodeEvent<'_>) -> Result<(), BadUpdate> {
+        let shared = self.shared.upgrade();
+        let presence = shared.as_ref().and_then(|shared| shared.rooms.presence());
+        presence.map_or(Ok(()), |presence| presence.on_node_event(event))
+    }
+
     fn count(&self, room: Option<&str>) -> u64 {
         let count = self.running(|shared, hub| match room {
             Some(name) => shared.rooms.find(name).map_or(0, |room| room.members.len()),
             None => hub.members(),
         });
         count.unwrap_or(0) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::async_app::AsyncWebsocketApp;
+    use crate::limits::HistoryLimits;
+
+    #[test]
+    fn message_after_the_end_of_the_link_counts_as_not_running() {
+        let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
+        let running = app
+            .with_address("127.0.0.1:0")
+            .with_shards(1)
+            .with_history("kept", HistoryLimits::messages(1))
+            // No broker: what was queued before the end counts for it.
+            .with_cluster("redis://127.0.0.1:1")
+            .start()
+            .unwrap();
+        let sender = running.sender();
+        sender.room("plain").broadcast(Message::new("queued"));
+        let cluster = sender.0.cluster.get().unwrap();
+        cluster.stop(Duration::ZERO);
+        cluster.join();
+        let counts = || {
+            let metrics = sender.metrics();
+            let cluster = metrics.cluster;
+            (metrics.dropped.not_running, cluster.dropped_broker)
+        };
+        assert_eq!(counts(), (0, 1));
+        for (index, name) in ["plain", "kept"].into_iter().enumerate() {
+            let room = sender.room(name);
+            room.broadcast(Message::new("late"));
+            let refused = room.try_broadcast(Message::new("late")).unwrap_err();
+            assert_eq!(refused.reason, SendErrorReason::Closed);
+            assert_eq!(counts(), (2 * (index as u64 + 1), 1), "{name}");
+        }
+        running.shutdown(Duration::ZERO);
     }
 }

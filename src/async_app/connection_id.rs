@@ -46,4 +46,20 @@ impl NodeId {
         #[cfg(feature = "cluster")]
         number: 0,
     };
+
+    #[cfg_attr(not(feature = "cluster"), allow(unused_variables))]
+    pub(super) fn of_number(number: u32) -> Self {
+        Self {
+            #[cfg(feature = "cluster")]
+            number,
+        }
+    }
+
+    #[cfg_attr(not(feature = "cluster"), allow(clippy::unused_self))]
+    pub(super) fn as_number(self) -> u32 {
+        #[cfg(feature = "cluster")]
+        return self.number;
+        #[cfg(not(feature = "cluster"))]
+        0
+    }
 }

@@ -323,7 +323,7 @@ impl AppShared {
     }
 
     /// Begins an event stream, on a handler thread.
-    pub(super) fn subscribe(&self, session: &Session) {
+    pub(super) fn subscribe(&self, session: &Arc<Session>) {
         let attachment = session.attachment.get();
         let attachment = attachment.and_then(|any| any.downcast_ref::<SubscriptionSlot>());
         let pending = attachment.and_then(|pending| pending.lock().ok()?.take());
@@ -338,12 +338,15 @@ impl AppShared {
     fn try_subscribe(
         &self,
         hub: &Hub,
-        session: &Session,
+        session: &Arc<Session>,
         pending: &PendingSubscription,
     ) -> Result<(), Reject> {
         let rooms = self.follow(hub, &pending.subscription)?;
         if !self.begin(hub, session, pending, &rooms) {
             self.unfollow(&rooms);
+        } else if let Some(presence) = self.rooms.presence() {
+            let names = rooms.iter().map(|followed| &followed.room.members.name);
+            presence.stream_began(session, names);
         }
         Ok(())
     }

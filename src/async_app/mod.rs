@@ -13,6 +13,7 @@ mod handler;
 mod history;
 mod id_turns;
 mod prepared_message;
+mod presence;
 pub(crate) mod procedures;
 mod program;
 mod publish;
@@ -36,6 +37,7 @@ pub use self::app::{AsyncWebsocketApp, HumphreyLink};
 pub use self::connection_id::ConnectionId;
 pub use self::event_stream::{EventStreamHandler, Subscription};
 pub use self::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
+pub use self::presence::{PresenceRooms, PresentMember, RoomPresence};
 pub use self::procedures::JoinHandler;
 #[cfg(feature = "cluster")]
 pub use self::renderer::HistoryGap;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::event_stream::EventStreams;
 use super::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
 use super::history::matches;
+use super::presence::PresentConnection;
 use super::procedures::{self, Serving};
 use super::publish::AppShared;
 use super::room::Room;
@@ -16,6 +17,7 @@ use crate::engine::{
 };
 use crate::host::Routes;
 use crate::message::Message;
+use crate::presence::Announced;
 use crate::request::{Accept, Reject, RequestHead};
 
 /// Implements the engine's `Program` for an app.
@@ -51,6 +53,33 @@ where
             .downcast::<StreamState>()
             .unwrap_or_else(|_| unreachable!("only this app attaches anything to its sessions"));
         AsyncStream::of_session(session.clone(), self.shared.clone(), state)
+    }
+
+    /// Tells the room handler that a member of this node has come or gone.
+    pub(super) fn announce(&self, announced: Announced<PresentConnection>) {
+        let Announced {
+            room,
+            connection: PresentConnection(session),
+            has_joined,
+        } = announced;
+        let Some(handler) = &self.on_room else {
+            return;
+        };
+        let stream = match session.encoding {
+            Encoding::Frames => self.stream(&session),
+            // Its attachment is not a state of the app.
+            Encoding::Events => AsyncStream::of_session(
+                session,
+                self.shared.clone(),
+                Arc::new(StreamState::default()),
+            ),
+        };
+        let change = match has_joined {
+            true => Presence::Joined,
+            false => Presence::Left,
+        };
+        let room = Room::of(self.shared.clone(), room);
+        handler(room, stream, change, self.state.clone());
     }
 }
 
@@ -88,6 +117,12 @@ where
         self.ending(session, PeerEnd::Gone);
     }
 
+    fn stream_ended(&self, session: &Session) {
+        if let Some(presence) = self.shared.rooms.presence() {
+            presence.stream_ended(session);
+        }
+    }
+
     fn received(
         &self,
         session: &Arc<Session>,
@@ -99,6 +134,12 @@ where
 
     fn ending(&self, session: &Session, ending: PeerEnd) {
         procedures::ends(session, &self.shared, ending);
+    }
+
+    fn ended_in(&self, session: &Session, room: &engine::SharedRoom) {
+        if let Some(presence) = self.shared.rooms.presence() {
+            presence.ended_in(room, session);
+        }
     }
 
     fn emptied(&self, room: &engine::SharedRoom) {
@@ -185,6 +226,11 @@ where
     }
 
     fn room(&self, session: &Arc<Session>, room: &Arc<engine::SharedRoom>, change: Presence) {
+        let presence = self.shared.rooms.presence();
+        if presence.is_some_and(|presence| presence.covers(&room.name)) {
+            // It is announced once for each member.
+            return;
+        }
         if let Some(handler) = &self.on_room {
             let room = Room::of(self.shared.clone(), room.name.clone());
             handler(room, self.stream(session), change, self.state.clone());

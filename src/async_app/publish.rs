@@ -7,15 +7,14 @@ use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-
 use super::connection_id::{ConnectionId, NodeId};
 use super::directory::Directory;
 use super::history::HistoryPatterns;
 #[cfg(feature = "cluster")]
 use super::prepared_message::PreparedMessage;
+use super::presence::PresenceHandle;
 pub(super) use super::recipients::{Here, Recipients, Unkept};
-use super::renderer::{Renderer, Renderers, now_ms};
+use super::renderer::{KeptMessage, Renderer, Renderers, now_ms};
 use super::rendering::{Content, event};
 use super::room_entry::RoomEntry;
 use super::rooms::{RoomDirectory, RoomSettings};
@@ -26,7 +25,7 @@ use crate::engine::{self, Command, Expiry, Hub, LocalId, PushError, Session, Sta
 use crate::error::{SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::host::ConnectHook;
-use crate::message::Message;
+use crate::message::{Message, SentMessage};
 use crate::metrics::{self, Counters, Metrics};
 use crate::protocol::close::{CloseCode, reason_prefix};
 use crate::report::{Limited, limited};
@@ -81,17 +80,43 @@ impl AppShared {
     }
 
     /// Records that the engine runs from now on.
-    pub(super) fn started(&self, hub: Arc<Hub>, histories: HistoryPatterns, renderers: Renderers) {
+    pub(super) fn started(
+        &self,
+        hub: Arc<Hub>,
+        histories: HistoryPatterns,
+        renderers: Renderers,
+        presence: Option<Arc<PresenceHandle>>,
+    ) {
         let _ = self.renderers.set(renderers);
         let setup = RoomSettings {
             rooms_max: hub.rooms_max(),
             histories,
             #[cfg(feature = "cluster")]
             cluster: self.cluster.get().cloned(),
+            presence,
         };
         self.rooms.set_up(setup);
         // An app starts only once, because starting consumes it.
         let _ = self.hub.set(hub);
+    }
+
+    /// Counts a panic of a handler that the engine does not call.
+    pub(super) fn count_handler_panic(&self) {
+        self.counters.handler_panics.add(1);
+    }
+
+    /// The number of this node; `None` if the app is alone.
+    pub(super) fn as_node(&self) -> Option<NodeId> {
+        #[cfg(feature = "cluster")]
+        if self.cluster.get().is_some() {
+            return Some(self.node());
+        }
+        None
+    }
+
+    /// The engine, whether or not it has stopped; `None` before the app starts.
+    pub(super) fn engine(&self) -> Option<&Arc<Hub>> {
+        self.hub.get()
     }
 
     /// The program's renderer, which must not be called while a lock is held.
@@ -202,21 +227,6 @@ impl AppShared {
         })
     }
 
-    /// Returns whether there were recipients. Having none is no error of the sender.
-    pub(super) fn broadcast(
-        &self,
-        hub: &Hub,
-        to: engine::Destination<'_>,
-        frame: &Bytes,
-        blocking: Blocking,
-    ) -> Result<bool, SendErrorReason> {
-        match blocking {
-            Blocking::Wait => hub.broadcast(frame, to),
-            Blocking::Try => hub.try_broadcast(frame, to),
-        }
-        .map_err(|refused| self.refused(refused))
-    }
-
     /// Broadcasts a message without a history, on all nodes if the app is a node of a cluster.
     fn broadcast_unkept(
         &self,
@@ -231,13 +241,15 @@ impl AppShared {
             let via = (hub, &**cluster);
             return self.broadcast_on_all_nodes(via, to, except, message, blocking);
         }
-        if !self.broadcast_here(hub, to.here(), except, message, blocking)? {
+        let sent = self.broadcast_here(hub, to.here(), except, message, blocking);
+        if !sent.map_err(|refused| self.refused(refused))? {
             self.counters.dropped_no_recipient.add(1);
         }
         Ok(())
     }
 
-    /// Broadcasts a message without a history to the recipients on this node. Returns whether there were any.
+    /// Broadcasts a message without a history to the recipients on this node. Returns whether there were any. Having none is
+    /// no error of the sender. Whether a refusal loses the message is known to the caller alone, who counts it then.
     pub(super) fn broadcast_here(
         &self,
         hub: &Hub,
@@ -245,7 +257,7 @@ impl AppShared {
         except: Option<ConnectionId>,
         message: &Message,
         blocking: Blocking,
-    ) -> Result<bool, SendErrorReason> {
+    ) -> Result<bool, PushError> {
         let (room, streams) = match to {
             Some(Here::Room(room)) => (Some(room), room.streams()),
             Some(Here::Everyone) => (None, hub.everyone_streams()),
@@ -259,7 +271,10 @@ impl AppShared {
             uncompressed: message.is_uncompressed(),
             ..engine::Destination::default()
         };
-        self.broadcast(hub, to, message.frame(), blocking)
+        match blocking {
+            Blocking::Wait => hub.broadcast(message.frame(), to),
+            Blocking::Try => hub.try_broadcast(message.frame(), to),
+        }
     }
 
     /// Sends content to a room, which keeps it if the room has a history. Then returns its id.
@@ -413,14 +428,45 @@ impl AppShared {
         name: Option<&str>,
         since: Option<HistoryId>,
     ) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
+        self.sent_since(name, since, |_, sent| Some(sent.message))
+    }
+
+    /// Returns the kept messages of a room after an id, as rendered clients receive them.
+    pub(super) fn rendered_since(
+        &self,
+        name: Option<&str>,
+        since: Option<HistoryId>,
+    ) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
+        let Some((name, hub)) = name.zip(self.running()).filter(|_| self.has_renderer()) else {
+            return self.since(name, since);
+        };
+        let renderer = self.renderer(hub);
+        self.sent_since(Some(name), since, |id, sent| {
+            renderer.render(KeptMessage::new(name, id, &sent))
+        })
+    }
+
+    /// Returns the kept messages of a room after an id in the form that `form` gives them. It is called without a lock, since it
+    /// may be user code.
+    fn sent_since(
+        &self,
+        name: Option<&str>,
+        since: Option<HistoryId>,
+        form: impl Fn(HistoryId, SentMessage) -> Option<Message>,
+    ) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
         let room = name.and_then(|name| self.find_history(name));
-        match room.as_ref().and_then(RoomEntry::history) {
-            Some(history) => Ok(history
-                .since(since)?
-                .map(|(id, message, _)| (id, message.clone()))
-                .collect()),
-            None => since.map_or(Ok(Vec::new()), |id| Err(HistoryGone::new(id, None))),
-        }
+        let Some(history) = room.as_ref().and_then(RoomEntry::history) else {
+            return since.map_or(Ok(Vec::new()), |id| Err(HistoryGone::new(id, None)));
+        };
+        let entries = history.entries_since(since)?;
+        let sent: Vec<_> = entries
+            .map(|(id, entry)| (id, entry.sent.clone()))
+            .collect();
+        drop(history);
+        let formed = sent
+            .into_iter()
+            .filter_map(|(id, sent)| Some((id, form(id, sent)?)));
+        Ok(formed.collect())
     }
 
     pub(super) fn last_id(&self, name: &str) -> Option<HistoryId> {
@@ -434,18 +480,6 @@ impl AppShared {
             return self.find_shared_history(name);
         }
         self.rooms.find(name)
-    }
-
-    /// Makes a connection leave a room.
-    pub(super) fn leave(&self, name: &str, session: &Session) {
-        if let (Some(hub), Some(room)) = (self.hub.get(), self.rooms.find(name)) {
-            if hub.leave(&room.members, session) == Err(PushError::Full) {
-                warn_of_refused("leave a room");
-            }
-            if room.members.is_unused() || room.members.is_retired() {
-                self.rooms.emptied(&room.members);
-            }
-        }
     }
 
     /// Maps a refusal to its reason. A message that does not fit into a full mailbox is returned to the caller, so it
@@ -570,6 +604,9 @@ impl AppShared {
     pub(super) fn shutdown(&self, wait: Duration) {
         if let Some(hub) = self.hub.get() {
             hub.stop(wait);
+        }
+        if let Some(presence) = self.rooms.presence() {
+            presence.engine_stops();
         }
         #[cfg(feature = "cluster")]
         if let Some(cluster) = self.cluster.get() {

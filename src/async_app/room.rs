@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::connection_id::ConnectionId;
+use super::presence::RoomPresence;
 use super::publish::{AppShared, Blocking, Recipients};
 #[cfg(feature = "cluster")]
 use super::rooms::NAME_BYTES_MAX;
@@ -102,7 +103,7 @@ impl Room {
             return self.shared.join_elsewhere(cluster, id, name);
         }
         let session = self.shared.find(id);
-        self.shared.join(self.name.as_deref(), session.as_deref())
+        self.shared.join(self.name.as_deref(), session.as_ref())
     }
 
     /// Makes a connection join the room, and first replays to it the kept messages that came after this id; with
@@ -122,7 +123,7 @@ impl Room {
     ) -> Result<usize, JoinError> {
         let session = self.shared.find(id);
         self.shared
-            .join_since(self.name.as_deref(), session.as_deref(), since)
+            .join_since(self.name.as_deref(), session.as_ref(), since)
     }
 
     /// Makes a connection leave the room, after the messages that the room was sent before. Does nothing if the
@@ -308,6 +309,45 @@ impl Room {
         self.shared.since(self.name.as_deref(), id)
     }
 
+    /// Returns the kept messages that came after this id, as [`since`](Self::since) does, but in the form that the app's
+    /// [renderer](crate::AsyncWebsocketApp::with_renderer) gives them: what clients that are accepted with
+    /// [`Accept::rendered`](crate::Accept::rendered) receive. A message that the renderer fails on is left out. Without a
+    /// renderer, or while the app does not run, the messages are those of `since`.
+    ///
+    /// It calls the renderer for each message, so ask for a bounded number: a history of
+    /// [`HistoryLimits`](crate::HistoryLimits) is one.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, Message};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
+    ///     .with_address("127.0.0.1:0")
+    ///     .with_history("news", HistoryLimits::messages(100))
+    ///     .with_renderer(|kept| {
+    ///         let text = kept.message().text().unwrap_or_default();
+    ///         Message::new_text(format!("{}: {text}", kept.room()))
+    ///     });
+    /// let running = app.start()?;
+    /// let news = running.sender().room("news");
+    /// news.broadcast("rain");
+    /// let rendered = news.rendered_since(None).unwrap();
+    /// assert_eq!(rendered[0].1.text(), Some("news: rain"));
+    /// # running.shutdown(std::time::Duration::ZERO);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`since`](Self::since).
+    pub fn rendered_since(
+        &self,
+        id: Option<HistoryId>,
+    ) -> Result<Vec<(HistoryId, Message)>, HistoryGone> {
+        self.shared.rendered_since(self.name.as_deref(), id)
+    }
+
     /// Returns the id of the room's last message; `None` if there was none, or the room keeps no history. In a cluster, it may
     /// wait for the broker, for at most two seconds; `None` if that can't be reached.
     pub fn last_id(&self) -> Option<HistoryId> {
@@ -345,6 +385,28 @@ impl Room {
             members: here + answers.members,
             nodes: 1 + answers.nodes,
             is_complete: answers.is_complete,
+        }
+    }
+
+    /// Returns who is in the room, on all nodes of a cluster, if [`with_presence`](crate::AsyncWebsocketApp::with_presence) covers it.
+    /// Otherwise, and for the room of all clients, nobody.
+    ///
+    /// In a cluster, it may wait for the answers of the other nodes, for at most half a second: the first time that this node
+    /// needs the room, and each time if no client of this node is in it. Where the library must not block, such as in a
+    /// `tracing` subscriber, it does not wait. The time that it takes grows with the number of members.
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new().with_presence("lobby");
+    /// for member in app.sender().room("lobby").presence().members {
+    ///     println!("{:?} is here: {:?}", member.user, member.state.text());
+    /// }
+    /// ```
+    pub fn presence(&self) -> RoomPresence {
+        match &self.name {
+            Some(name) => self.shared.presence_of(name),
+            None => RoomPresence::nobody(),
         }
     }
 

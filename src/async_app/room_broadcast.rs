@@ -9,7 +9,7 @@ use super::prepared_message::PreparedMessage;
 use super::publish::{AppShared, Blocking};
 use super::rendering::Content;
 use super::room_entry::{RoomEntry, RoomHistory};
-use crate::engine::{Hub, LocalId};
+use crate::engine::{Hub, LocalId, PushError};
 use crate::error::SendErrorReason;
 use crate::history_id::HistoryId;
 use crate::message::SentMessage;
@@ -76,15 +76,15 @@ impl AppShared {
                 // and clients of several rooms in the order of their stamps.
                 let mut stamps = self.rooms.stamps();
                 let to = ready.destination(room, except);
-                match self.broadcast(hub, to, ready.message().frame(), Blocking::Try) {
+                match hub.try_broadcast(ready.message().frame(), to) {
                     // A kept message is not lost, even if the room has no members now.
                     Ok(_) => {
                         *stamps += 1;
                         room.keep(&mut history, ready.into_sent(), *stamps);
                         return Ok(Some(id));
                     }
-                    Err(SendErrorReason::Full) if blocking == Blocking::Wait => {}
-                    Err(reason) => return Err(reason),
+                    Err(PushError::Full) if blocking == Blocking::Wait => {}
+                    Err(refused) => return Err(self.refused(refused)),
                 }
             }
             drop(history);

@@ -1,4 +1,6 @@
-//! Joining a room, with a replay of its kept messages.
+//! Joining a room, with a replay of its kept messages, and leaving it.
+
+use std::sync::Arc;
 
 use super::history::History;
 use super::id_turns::IdTurn;
@@ -6,7 +8,7 @@ use super::publish::{AppShared, warn_of_refused};
 use super::replay_frames::ReplayFrames;
 use super::room_entry::{RoomEntry, RoomHistory};
 use super::rooms::NAME_BYTES_MAX;
-use crate::engine::{HistoryForm, Hub, NotJoined, Session, SharedRoom};
+use crate::engine::{HistoryForm, Hub, NotJoined, PushError, Session, SharedRoom};
 use crate::error::{JoinError, JoinErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::report::{Limited, limited};
@@ -17,7 +19,7 @@ impl AppShared {
     pub(super) fn join(
         &self,
         name: Option<&str>,
-        session: Option<&Session>,
+        session: Option<&Arc<Session>>,
     ) -> Result<(), JoinError> {
         let Some(name) = name else {
             return match session {
@@ -39,7 +41,7 @@ impl AppShared {
     pub(super) fn join_since(
         &self,
         name: Option<&str>,
-        session: Option<&Session>,
+        session: Option<&Arc<Session>>,
         since: Option<HistoryId>,
     ) -> Result<usize, JoinError> {
         let Some(name) = name else {
@@ -69,7 +71,7 @@ impl AppShared {
     fn find_and_join<T>(
         &self,
         name: &str,
-        session: Option<&Session>,
+        session: Option<&Arc<Session>>,
         join: impl Fn(&Hub, &RoomEntry, &Session) -> Result<T, JoinFailure>,
     ) -> Result<T, JoinError> {
         let refuse = |reason| Err(join_error(name, reason));
@@ -86,7 +88,11 @@ impl AppShared {
                 return refuse(JoinErrorReason::Broker);
             }
             let reason = match join(hub, &room, session) {
-                Ok(joined) => return Ok(joined),
+                Ok(joined) => {
+                    // Before the caller goes on: it may ask who is in the room.
+                    self.note_presence(&room.members.name, session);
+                    return Ok(joined);
+                }
                 // The last member has just left. The next look-up creates another room with this name.
                 Err(JoinFailure::Refused(NotJoined::Retired)) => continue,
                 Err(JoinFailure::Refused(NotJoined::TooMany)) => JoinErrorReason::ConnectionRooms,
@@ -104,6 +110,19 @@ impl AppShared {
                 self.rooms.forget(&room.members);
             }
             return refuse(reason);
+        }
+    }
+
+    /// Makes a connection leave a room.
+    pub(super) fn leave(&self, name: &str, session: &Arc<Session>) {
+        if let (Some(hub), Some(room)) = (self.running(), self.rooms.find(name)) {
+            if hub.leave(&room.members, session) == Err(PushError::Full) {
+                warn_of_refused("leave a room");
+            }
+            self.note_presence(&room.members.name, session);
+            if room.members.is_unused() || room.members.is_retired() {
+                self.rooms.emptied(&room.members);
+            }
         }
     }
 

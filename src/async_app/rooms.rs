@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::history::{History, HistoryBounds, HistoryPatterns};
+use super::presence::PresenceHandle;
 use super::room_entry::{RoomEntry, RoomHistory};
 use super::room_names::RoomNames;
 use crate::atomic::AtomicU64;
@@ -84,6 +85,8 @@ pub(super) struct RoomSettings {
     /// The node of a cluster that this app is. It is told which rooms exist here.
     #[cfg(feature = "cluster")]
     pub(super) cluster: Option<Arc<ClusterHandle>>,
+    /// The presence of the rooms, if some have it. It is told which rooms exist here.
+    pub(super) presence: Option<Arc<PresenceHandle>>,
 }
 
 impl RoomDirectory {
@@ -182,6 +185,9 @@ impl RoomDirectory {
             Arc::new(RoomHistory::new(history.since_stamp(evicted_stamp)))
         });
         let members = hub.new_room(name.into(), kept.is_some());
+        if let Some(presence) = self.presence() {
+            presence.needed(&members.name);
+        }
         RoomEntry {
             #[cfg(feature = "cluster")]
             interest: self.cluster().map(|cluster| {
@@ -255,6 +261,11 @@ impl RoomDirectory {
         self.setup.get()?.cluster.as_deref()
     }
 
+    /// The presence of the rooms, if some have it. `None` before the app starts.
+    pub(super) fn presence(&self) -> Option<&Arc<PresenceHandle>> {
+        self.setup.get()?.presence.as_ref()
+    }
+
     fn is_pinned(&self, room: &engine::SharedRoom) -> bool {
         let setup = self.setup.get();
         let bounds = setup.and_then(|setup| setup.histories.find(&room.name));
@@ -268,6 +279,9 @@ impl RoomDirectory {
     /// Removes a room that has ended, unless its name belongs to another by now.
     pub(super) fn forget(&self, room: &engine::SharedRoom) {
         let removed = || {
+            if let Some(presence) = self.presence() {
+                presence.unneeded(&room.name);
+            }
             #[cfg(feature = "cluster")]
             if let Some(cluster) = self.cluster() {
                 cluster.unneed(&room.name);

@@ -41,6 +41,7 @@ impl Fixture {
             histories: histories(patterns),
             #[cfg(feature = "cluster")]
             cluster: None,
+            presence: None,
         })
     }
 
@@ -50,6 +51,7 @@ impl Fixture {
             rooms_max: ROOMS_MAX,
             histories: histories(patterns),
             cluster: Some(unconnected_cluster()),
+            presence: None,
         })
     }
 
@@ -283,6 +285,7 @@ fn histories_are_not_served_without_the_broker() {
             rooms_max: ROOMS_MAX,
             histories: histories(patterns),
             cluster,
+            presence: None,
         });
         rooms.are_histories_served()
     };

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::presence::PresenceThreads;
 use super::publish::AppShared;
 use super::sender::AsyncSender;
 use crate::engine::Engine;
@@ -15,6 +16,8 @@ use crate::engine::Engine;
 pub struct RunningApp {
     pub(super) engine: Engine,
     pub(super) shared: Arc<AppShared>,
+    /// `None` if no room has presence.
+    pub(super) presence: Option<PresenceThreads>,
     pub(super) address: Option<SocketAddr>,
 }
 
@@ -32,6 +35,9 @@ impl RunningApp {
     /// Waits until the app has stopped.
     pub fn join(self) {
         self.engine.join();
+        if let Some(presence) = self.presence {
+            presence.join();
+        }
         #[cfg(feature = "cluster")]
         self.shared.end_cluster();
     }

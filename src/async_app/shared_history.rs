@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::cluster::{refused, remote};
+use super::cluster::{delivered, refused, remote};
 use super::connection_id::ConnectionId;
 use super::history::HistoryBounds;
 use super::prepared_message::PreparedMessage;
@@ -248,10 +248,7 @@ impl AppShared {
         let [_, with_ids] = room.members.has_rendered_members();
         let rendered = hub.rendered_frames(None, with_ids.then(|| frame.clone()));
         let to = state_destination(&room.members, &frame, &rendered, &event);
-        match self.broadcast(hub, to, &frame, Blocking::Try) {
-            Err(SendErrorReason::Full) => Delivered::Full,
-            _ => Delivered::Done,
-        }
+        delivered(hub.try_broadcast(&frame, to))
     }
 
     /// Tells the members of a room of a gap after a position. Called with the history locked.
@@ -284,10 +281,7 @@ impl AppShared {
                 hub.try_broadcast_all([(&frame, to), (message.frame(), then)])
             }
         };
-        match told.map_err(|refused| self.refused(refused)) {
-            Err(SendErrorReason::Full) => Delivered::Full,
-            _ => Delivered::Done,
-        }
+        delivered(told)
     }
 
     /// Delivers a message to the members on this node, and adds it to the copy, which it has to follow.
@@ -322,7 +316,7 @@ impl AppShared {
             let mut stamps = self.rooms.stamps();
             let to = prepared.destination(&room, except);
             let frame = prepared.message().frame();
-            if self.broadcast(hub, to, frame, Blocking::Try) == Err(SendErrorReason::Full) {
+            if delivered(hub.try_broadcast(frame, to)) == Delivered::Full {
                 drop((stamps, history));
                 *lock(&self.undelivered) = Some(prepared);
                 return Delivered::Full;

@@ -147,3 +147,24 @@ fn gap_handler_that_panics_is_called_once_and_counted() {
     assert_eq!(scene.sender.room("kept").last_id(), Some(copy.position));
     scene.running.shutdown(Duration::ZERO);
 }
+
+#[test]
+fn message_that_reaches_a_stopping_engine_is_kept_and_not_counted_as_lost() {
+    let scene = Scene::new();
+    assert_eq!(scene.keep(1, 5), Delivered::Done);
+    // From here on the shards take nothing, and still have the client.
+    let mailbox = &scene.hub().shards[0].mailbox;
+    mailbox.close();
+    assert_eq!(scene.keep(2, 5), Delivered::Done);
+    assert_eq!(scene.sender.room("kept").since(None).unwrap().len(), 2);
+    let gap = CopyBeginning {
+        position: HistoryId::new(7, 3),
+        messages: Vec::new(),
+        has_gap: true,
+    };
+    let (shared, hub) = (&scene.sender.0, scene.hub());
+    assert_eq!(shared.tell_silence(hub, "kept", true), Delivered::Done);
+    assert_eq!(shared.begin_copy(hub, "kept", &gap), Delivered::Done);
+    assert_eq!(scene.sender.metrics().dropped.not_running, 0);
+    scene.running.shutdown(Duration::ZERO);
+}

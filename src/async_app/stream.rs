@@ -6,11 +6,14 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use super::connection_id::ConnectionId;
+use super::procedures::Payload;
 use super::publish::{AppShared, Blocking, Recipients};
 use super::room::Room;
 use super::room_join::join_error;
 use crate::engine::Session;
-use crate::error::{JoinError, JoinErrorReason, SendError, SendErrorReason};
+use crate::error::{
+    JoinError, JoinErrorReason, PresenceError, PresenceErrorReason, SendError, SendErrorReason,
+};
 use crate::history_id::HistoryId;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
@@ -310,6 +313,52 @@ where
         } = &self.backend
         {
             shared.leave(room, session);
+        }
+    }
+
+    /// Sets the state of this connection's user in a room, or of the connection if it has no user: any bytes that the app or its
+    /// clients understand, such as JSON. [`Room::presence`] returns it, and clients that watch the room receive it. It replaces
+    /// the state that was set before, on any connection of the user and any node. If it can't be set for a reason that
+    /// [`try_set_presence`](Self::try_set_presence) returns, a warning is logged.
+    ///
+    /// Does nothing on a stream that was made with [`AsyncStream::new`].
+    ///
+    /// ```
+    /// # use humphrey_ws::AsyncWebsocketApp;
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_presence("lobby")
+    ///     .with_connect_handler(|stream, _| {
+    ///         stream.join("lobby");
+    ///         stream.set_presence("lobby", r#"{"status": "away"}"#);
+    ///     });
+    /// ```
+    pub fn set_presence(&self, room: &str, state: impl Into<Payload>) {
+        if let Backend::Engine { shared, .. } = &self.backend {
+            shared.warn_of_presence(self.try_set_presence(room, state));
+        }
+    }
+
+    /// Sets the state of this connection's user in a room ([`set_presence`](Self::set_presence)), or returns why it was not set.
+    /// Never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`NoPresence`](crate::PresenceErrorReason::NoPresence) if the presence of the room is not kept;
+    /// [`NotJoined`](crate::PresenceErrorReason::NotJoined) if the connection is not in the room;
+    /// [`TooLong`](crate::PresenceErrorReason::TooLong).
+    pub fn try_set_presence(
+        &self,
+        room: &str,
+        state: impl Into<Payload>,
+    ) -> Result<(), PresenceError> {
+        match &self.backend {
+            Backend::Engine {
+                session, shared, ..
+            } => shared.set_presence(room, session, state.into()),
+            Backend::Channel(_) => Err(PresenceError {
+                room: room.to_owned(),
+                reason: PresenceErrorReason::NotJoined,
+            }),
         }
     }
 

@@ -167,7 +167,7 @@ pub(crate) enum Kind {
 pub(crate) enum BrokerError {
     /// The server sent something that is not in its protocol.
     Protocol(Arc<str>),
-    /// The server rejected the user or the password.
+    /// The server rejected the user, the password or the token.
     Authentication(Arc<str>),
     /// The server can't be used, for example because it is a replica, or loads its data.
     Unusable(Arc<str>),
@@ -177,13 +177,27 @@ impl fmt::Display for BrokerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Protocol(error) => write!(f, "the broker violates its protocol: {error}"),
-            Self::Authentication(error) => write!(
-                f,
-                "the broker rejects the user or the password of its URL: {error}"
-            ),
+            Self::Authentication(error) => {
+                write!(f, "the broker rejects the credentials of its URL: {error}")
+            }
             Self::Unusable(error) => write!(f, "the broker can't be used: {error}"),
         }
     }
+}
+
+/// The most characters of an error that are reported.
+const REPORTED_CHARS_MAX: usize = 200;
+
+/// Shortens what a server says, for people. `None` if it contains the secret.
+pub(super) fn reported(text: &str, secret: Option<&str>) -> Option<Arc<str>> {
+    if secret.is_some_and(|secret| !secret.is_empty() && text.contains(secret)) {
+        return None;
+    }
+    let text = text.chars().take(REPORTED_CHARS_MAX);
+    let text: String = text
+        .map(|char| if char.is_control() { ' ' } else { char })
+        .collect();
+    Some(text.into())
 }
 
 /// One connection to a broker server.
@@ -191,13 +205,12 @@ pub(crate) trait Broker: Send {
     /// The bytes to send on a new connection. What an earlier connection left unanswered is forgotten.
     fn connect(&mut self, out: &mut Vec<u8>);
 
-    /// Whether TLS begins now, after what the server has sent in plain text first. Asked for each time that bytes were received,
-    /// until it does.
+    /// Whether TLS begins now: on a new connection, or after the server has sent something in plain text first.
     fn begins_tls(&self) -> bool {
         false
     }
 
-    /// The longest envelope that the server takes. Known from [`Event::Ready`] on.
+    /// The longest envelope that the server takes. It is known from [`Event::Ready`] on, and may change.
     fn message_bytes_max(&self) -> usize {
         usize::MAX
     }
@@ -205,7 +218,7 @@ pub(crate) trait Broker: Send {
     /// Encodes a command. Called after [`Event::Ready`] only.
     fn command(&mut self, command: Command, out: &mut Vec<u8>);
 
-    /// Appends what has to follow the commands of this turn, and what was received in it.
+    /// Appends bytes that the protocol demands at the end of a turn, after all commands of the turn.
     fn flush(&mut self, _: &mut Vec<u8>) {}
 
     /// Takes received bytes, in any pieces, and appends the events that they complete. After an error, the connection

@@ -1,15 +1,15 @@
-//! The URLs of a cluster's brokers: which kind they are.
+//! The URLs of a cluster's brokers, of any kind.
 
 use std::str::FromStr;
 
 use super::nats::url::NatsUrl;
 use super::redis::sentinel::SentinelUrl;
 use super::redis::url::RedisUrl;
-use super::url::{Address, InvalidBrokerUrl};
+use super::url::InvalidBrokerUrl;
 
 /// The brokers of a cluster.
 pub(super) enum BrokerUrls {
-    /// Servers of which each has its own rooms.
+    /// Servers among which the rooms are divided.
     Redis(Vec<RedisUrl>),
     /// One server, which another one may replace.
     Sentinel(SentinelUrl),
@@ -24,12 +24,13 @@ impl FromStr for BrokerUrls {
         if is_nats(urls) {
             return urls.parse().map(Self::Nats);
         }
-        if scheme(urls).eq_ignore_ascii_case("redis+sentinel") {
+        if names_sentinels(urls) {
             return urls.parse().map(Self::Sentinel);
         }
-        let urls = urls.split(',').map(|url| match is_nats(url.trim()) {
+        let urls = urls.split(',').map(str::trim);
+        let urls = urls.map(|url| match is_nats(url) || names_sentinels(url) {
             true => Err(InvalidBrokerUrl::Mixed),
-            false => url.trim().parse(),
+            false => url.parse(),
         });
         urls.collect::<Result<_, _>>().map(Self::Redis)
     }
@@ -41,30 +42,30 @@ pub(super) fn is_nats(urls: &str) -> bool {
     scheme.eq_ignore_ascii_case("nats") || scheme.eq_ignore_ascii_case("tls")
 }
 
+fn names_sentinels(urls: &str) -> bool {
+    scheme(urls).eq_ignore_ascii_case("redis+sentinel")
+}
+
 fn scheme(urls: &str) -> &str {
     urls.split_once("://").map_or("", |(scheme, _)| scheme)
 }
 
 impl BrokerUrls {
-    /// All servers that connections lead to, each with whether they are encrypted. For a primary that Sentinels name, the first of
-    /// these.
-    pub(super) fn addresses(&self) -> Vec<(bool, &Address)> {
+    /// Whether some connection is encrypted.
+    pub(super) fn need_tls(&self) -> bool {
         match self {
-            Self::Redis(urls) => urls.iter().map(|url| (url.tls, &url.server)).collect(),
-            Self::Sentinel(url) => vec![(false, &url.sentinels[0])],
-            Self::Nats(url) => {
-                let servers = url.servers.iter();
-                servers.map(|server| (url.tls, server)).collect()
-            }
+            Self::Redis(urls) => urls.iter().any(|url| url.tls),
+            Self::Sentinel(_) => false,
+            Self::Nats(url) => url.tls,
         }
     }
 
-    /// What all nodes call the brokers that share the rooms.
+    /// The names that all nodes give to the brokers among which the rooms are divided.
     pub(super) fn identities(&self) -> Vec<String> {
         match self {
             Self::Redis(urls) => urls.iter().map(RedisUrl::identity).collect(),
             Self::Sentinel(url) => vec![url.name.clone()],
-            // The servers of a NATS cluster are one.
+            // All servers of a NATS cluster have all rooms.
             Self::Nats(_) => vec!["nats".into()],
         }
     }
@@ -78,19 +79,20 @@ mod tests {
     fn urls_of_different_brokers_are_not_mixed() {
         for (urls, error) in [
             ("redis://a,nats://b", InvalidBrokerUrl::Mixed),
+            ("redis://a,redis+sentinel://b/x", InvalidBrokerUrl::Mixed),
             ("redis://a, http://b", InvalidBrokerUrl::Scheme),
             ("", InvalidBrokerUrl::Scheme),
         ] {
             assert_eq!(urls.parse::<BrokerUrls>().err(), Some(error), "{urls}");
         }
-        let urls: BrokerUrls = " redis://a, rediss://b:1".parse().unwrap();
-        let addresses = urls.addresses();
-        let addresses: Vec<_> = addresses
-            .iter()
-            .map(|(tls, address)| (*tls, address.to_string()))
-            .collect();
-        assert_eq!(addresses, [(false, "a:6379".into()), (true, "b:1".into())]);
-        let urls: BrokerUrls = "tls://a,b".parse().unwrap();
-        assert_eq!((urls.addresses().len(), urls.identities().len()), (2, 1));
+        let identities = |urls: &str| {
+            let urls: BrokerUrls = urls.parse().unwrap();
+            (urls.identities(), urls.need_tls())
+        };
+        let both = vec!["a:6379".to_owned(), "b:1".to_owned()];
+        assert_eq!(identities(" redis://a, rediss://b:1"), (both, true));
+        assert_eq!(identities("tls://a,b"), (vec!["nats".to_owned()], true));
+        let sentinels = identities("redis+sentinel://a,b/main");
+        assert_eq!(sentinels, (vec!["main".to_owned()], false));
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct ClusterCounters {
     pub(crate) missed_remote: Counter,
     pub(crate) dropped_broker: Counter,
     pub(crate) dropped_full: Counter,
+    /// Messages that came after the link had ended. They count as messages to an app that does not run.
+    pub(crate) dropped_not_running: Counter,
     pub(crate) bad_envelopes: Counter,
     pub(crate) history_reads: Counter,
     pub(crate) gaps: Counter,
@@ -27,6 +29,7 @@ pub(crate) struct ClusterCounters {
 
 impl ClusterCounters {
     pub(crate) fn add_to(&self, metrics: &mut Metrics) {
+        metrics.dropped.not_running += self.dropped_not_running.get();
         let cluster = &mut metrics.cluster;
         *cluster = ClusterMetrics {
             servers_connected: self.servers_connected.load(Relaxed),

@@ -2,6 +2,7 @@
 
 use super::broker::{Append, Broker, BrokerError, Channel, Command, Event, Read};
 use super::nats::Nats;
+use super::redis::url::RedisUrl;
 use super::redis::{Redis, RedisSettings};
 use super::wire::Envelope;
 
@@ -11,8 +12,8 @@ const READY: &str = "%2\r\n+role\r\n+master\r\n+mode\r\n+standalone\r\n$11\r\nru
 
 /// A connection that waits for the replies to some of each command.
 fn waiting() -> Redis {
-    let url = "redis://localhost?app=app".parse();
-    let mut redis = Redis::new(RedisSettings::new(url.expect("a valid URL"), 1 << 20));
+    let url: RedisUrl = "redis://localhost?app=app".parse().expect("a valid URL");
+    let mut redis = Redis::new(RedisSettings::new(url.login, url.tls, 1 << 20));
     let out = &mut Vec::new();
     redis.connect(out);
     let mut events = Vec::new();
@@ -113,8 +114,10 @@ fn check_pieces<B: Broker>(data: &[u8], waiting: impl Fn() -> B) {
     assert_eq!(received(usize::from(piece).max(1)), whole);
 }
 
-/// Checks that an envelope that can be decoded means the same after it was encoded again.
+/// Checks that an envelope that can be decoded means the same after it was encoded again. The same bytes are also given to a node as
+/// another node's message about presence.
 pub(crate) fn envelope(data: &[u8]) {
+    crate::presence::fuzz(data);
     if let Ok(decoded) = Envelope::decode(data) {
         let again = decoded
             .content

@@ -16,6 +16,7 @@ use super::queries::{Answers, Queries};
 use super::servers::{ServerShared, server_of};
 use super::wire::{Content, DirectAction, OVERHEAD_BYTES_MAX, RemoteConnection};
 use crate::message::Message;
+use crate::report::{Limited, limited};
 use crate::sync::lock;
 use crate::user_threads;
 
@@ -99,11 +100,7 @@ impl ClusterHandle {
 
     /// Whether the cluster carries a message of this length.
     pub(crate) fn carries(&self, message: &Message) -> bool {
-        let servers = self.shared.servers.iter();
-        let max = servers
-            .map(|server| server.message_bytes_max.load(Relaxed))
-            .fold(self.message_bytes_max, usize::min);
-        message.bytes().len() + OVERHEAD_BYTES_MAX <= max
+        message.bytes().len() <= self.message_bytes_max()
     }
 
     fn server(&self, channel: &Channel) -> &ServerShared {
@@ -117,7 +114,12 @@ impl ClusterHandle {
         content: &Outbound,
     ) -> Result<Reservation<'_>, NotQueued> {
         let outgoing = &self.server(channel).outgoing;
-        outgoing.try_reserve(content, Instant::now())
+        let reserved = outgoing.try_reserve(content, Instant::now());
+        reserved.inspect_err(|refused| {
+            if *refused == NotQueued::Stopped {
+                self.shared.counters.dropped_not_running.add(1);
+            }
+        })
     }
 
     /// Queues content for other nodes. Waits while the queue is full. Content that can't be queued is counted as dropped.
@@ -133,7 +135,11 @@ impl ClusterHandle {
                 Ok(())
             }
             Err(refused) => {
-                self.shared.counters.dropped_broker.add(1);
+                let counters = &self.shared.counters;
+                match refused {
+                    NotQueued::Stopped => counters.dropped_not_running.add(1),
+                    NotQueued::Full | NotQueued::Unreachable => counters.dropped_broker.add(1),
+                }
                 Err(refused)
             }
         }
@@ -160,6 +166,54 @@ impl ClusterHandle {
         let reserved = self.try_reserve(&channel, &content)?;
         reserved.push(channel, content, Instant::now());
         Ok(())
+    }
+
+    /// Whether the broker server of a room can be reached.
+    pub(crate) fn reaches(&self, room: &Arc<str>) -> bool {
+        self.server(&Channel::Room(room.clone())).status.is_up()
+    }
+
+    /// Queues what this node tells about the presence of a room. Never waits. Returns whether it was queued.
+    pub(crate) fn tell_presence(&self, room: &Arc<str>, update: &[u8]) -> bool {
+        /// It repeats with each change.
+        static TOO_LONG: Limited = Limited::new();
+        let channel = Channel::Room(room.clone());
+        let content = Outbound::Encoded(Content::Presence(update).encode());
+        if update.len() > self.message_bytes_max() {
+            limited!(
+                TOO_LONG,
+                warning,
+                "the presence of room {room:?} can't be told to other nodes: a state of {} bytes is too long for \
+                 Cluster::message_bytes_max, or for the broker; lower PresenceRooms::state_bytes_max",
+                update.len()
+            );
+            return true;
+        }
+        match self.try_reserve(&channel, &content) {
+            Ok(reserved) => {
+                reserved.push(channel, content, Instant::now());
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Asks a node for the members of all its rooms. Never waits. If it is not queued, nothing happens.
+    pub(crate) fn ask_for_presence(&self, node: u32) {
+        let channel = Channel::Node(node);
+        let content = Outbound::Encoded(Content::Presence(&[]).encode());
+        if let Ok(reserved) = self.try_reserve(&channel, &content) {
+            reserved.push(channel, content, Instant::now());
+        }
+    }
+
+    /// The longest message to other nodes.
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        let servers = self.shared.servers.iter();
+        servers
+            .map(|server| server.message_bytes_max.load(Relaxed))
+            .fold(self.message_bytes_max, usize::min)
+            .saturating_sub(OVERHEAD_BYTES_MAX)
     }
 
     /// Whether this node hears another one.

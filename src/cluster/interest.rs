@@ -20,6 +20,8 @@ pub(crate) struct Interest {
 
 /// Added to the number of a connection.
 const REFUSED: u64 = 1 << 63;
+/// Stands for the number of a connection until the first attempt to connect has ended.
+const FIRST_ATTEMPT: u64 = u64::MAX;
 
 impl Interest {
     pub(super) fn new(server: usize) -> Self {
@@ -31,9 +33,9 @@ impl Interest {
 }
 
 /// The state of the connection to one broker server, for other threads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ServerStatus {
-    /// The number of the current connection; 0 while there is none.
+    /// The number of the current connection; 0 while there is none, and [`FIRST_ATTEMPT`].
     connection: AtomicU64,
     /// Threads that wait for a subscription.
     waiting: AtomicUsize,
@@ -50,6 +52,16 @@ pub(crate) enum Waited {
 }
 
 impl ServerStatus {
+    /// The status of a server at the start of the app, whose first clients wait for the first attempt to connect.
+    pub(super) fn new() -> Self {
+        Self {
+            connection: AtomicU64::new(FIRST_ATTEMPT),
+            waiting: AtomicUsize::new(0),
+            lock: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
     /// Records a new connection, or that there is none (0).
     pub(super) fn set_connection(&self, connection: u64) {
         self.connection.store(connection, SeqCst);
@@ -57,7 +69,7 @@ impl ServerStatus {
     }
 
     pub(crate) fn is_up(&self) -> bool {
-        self.connection.load(Acquire) != 0
+        !matches!(self.connection.load(Acquire), 0 | FIRST_ATTEMPT)
     }
 
     pub(super) fn is_subscribed(&self, interest: &Interest) -> bool {
@@ -95,10 +107,11 @@ impl ServerStatus {
         }
     }
 
-    /// `None` while the subscription is on its way.
+    /// `None` while the subscription, or the first attempt to connect, is on its way.
     pub(super) fn state_of(&self, interest: &Interest) -> Option<Waited> {
         match self.connection.load(Acquire) {
             0 => Some(Waited::Unreachable),
+            FIRST_ATTEMPT => None,
             current => match interest.connection.load(Acquire) {
                 on if on == current => Some(Waited::Subscribed),
                 on if on == current | REFUSED => Some(Waited::Unreachable),

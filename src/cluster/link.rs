@@ -42,22 +42,58 @@ const READ_BYTES: usize = 64 << 10;
 /// The most reads of a connection in one turn, so that a flood doesn't delay what this node sends.
 const READS_PER_TURN: usize = 16;
 
-/// Where a broker server is.
+/// A broker server.
 #[derive(Debug, Clone)]
 pub(super) struct Endpoint {
     pub(super) address: Address,
     /// `None` without TLS.
+    #[cfg_attr(
+        not(feature = "__cluster-tls"),
+        expect(dead_code, reason = "there is none")
+    )]
     pub(super) tls: Option<TlsServer>,
-    /// Whether the server says something before TLS begins.
-    pub(super) greets: bool,
+}
+
+/// The server that a connection leads to.
+pub(super) enum BrokerTarget {
+    /// The first of servers that stand in for each other, at least one.
+    Servers(VecDeque<Endpoint>),
+    /// The primary that Sentinels name, and its address, once it is known.
+    Primary(SentinelUrl, Option<Address>),
+}
+
+impl BrokerTarget {
+    #[cfg(feature = "__cluster-tls")]
+    fn tls(&self) -> Option<&TlsServer> {
+        match self {
+            Self::Servers(servers) => servers[0].tls.as_ref(),
+            Self::Primary(..) => None,
+        }
+    }
+
+    /// Turns to the next server after a connection or an attempt was lost, or asks the next Sentinel first: the last answer may
+    /// have been wrong.
+    fn turn_to_next(&mut self) {
+        match self {
+            Self::Servers(servers) => servers.rotate_left(1),
+            Self::Primary(url, _) => url.sentinels.rotate_left(1),
+        }
+    }
+}
+
+impl std::fmt::Display for BrokerTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Servers(servers) => write!(f, "{}", servers[0].address),
+            Self::Primary(url, None) => write!(f, "{:?}", url.name),
+            Self::Primary(url, Some(address)) => write!(f, "{:?} at {address}", url.name),
+        }
+    }
 }
 
 /// A connection to a broker server, or the wait for one.
 pub(super) struct Connection {
-    /// Servers that stand in for each other, at least one. A connection that was lost is followed by one to the next of them.
-    endpoints: VecDeque<Endpoint>,
-    /// Whom to ask for the address of the server, before each attempt.
-    sentinels: Option<SentinelUrl>,
+    target: BrokerTarget,
     broker: Box<dyn Broker>,
     state: State,
     unsent: Unsent,
@@ -66,7 +102,7 @@ pub(super) struct Connection {
     logged: Limited,
 }
 
-/// Where a server is now.
+/// The result of looking a server up.
 struct Resolved {
     /// The primary that a Sentinel has named.
     primary: Option<Address>,
@@ -92,33 +128,15 @@ enum State {
 }
 
 impl Connection {
-    pub(super) fn new(
-        endpoints: VecDeque<Endpoint>,
-        broker: Box<dyn Broker>,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(target: BrokerTarget, broker: Box<dyn Broker>, now: Instant) -> Self {
         Self {
-            endpoints,
-            sentinels: None,
+            target,
             broker,
             state: State::Waiting(now),
             unsent: Unsent::default(),
             backoff: BACKOFF_MIN,
             logged: Limited::new(),
         }
-    }
-
-    /// Makes the server the primary that Sentinels name, whose address changes.
-    pub(super) fn of_primary(self, sentinels: SentinelUrl) -> Self {
-        Self {
-            sentinels: Some(sentinels),
-            ..self
-        }
-    }
-
-    /// The server of the current connection or attempt.
-    fn endpoint(&self) -> &Endpoint {
-        &self.endpoints[0]
     }
 
     /// How many bytes of messages it takes now.
@@ -169,14 +187,19 @@ impl Connection {
         matches!(self.state, State::Open { .. })
     }
 
-    /// Begins TLS on an open connection, if the broker has come so far.
+    /// Begins TLS on an open connection, if it is time.
+    #[cfg(feature = "__cluster-tls")]
     fn begin_tls(&mut self) -> Result<(), Lost> {
-        if !self.broker.begins_tls() {
-            return Ok(());
-        }
-        let Some(tls) = self.endpoint().tls.clone() else {
+        let State::Open { socket, .. } = &self.state else {
             return Ok(());
         };
+        let Some(tls) = self.target.tls() else {
+            return Ok(());
+        };
+        if !socket.is_plain() || !self.broker.begins_tls() {
+            return Ok(());
+        }
+        let tls = tls.clone();
         let waiting = State::Waiting(Instant::now());
         self.state = match std::mem::replace(&mut self.state, waiting) {
             State::Open {
@@ -192,6 +215,13 @@ impl Connection {
             },
             other => other,
         };
+        Ok(())
+    }
+
+    /// No endpoint has TLS.
+    #[cfg(not(feature = "__cluster-tls"))]
+    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as with TLS")]
+    fn begin_tls(&mut self) -> Result<(), Lost> {
         Ok(())
     }
 }
@@ -213,19 +243,34 @@ struct ReleaseOnEnd(Arc<Shared>);
 impl Drop for ReleaseOnEnd {
     fn drop(&mut self) {
         for server in &self.0.servers {
+            // With a connection, all that was queued before the app stopped has been sent, as far as time allowed.
+            let dropped = match server.status.is_up() {
+                true => &self.0.counters.dropped_not_running,
+                false => &self.0.counters.dropped_broker,
+            };
             server.status.set_connection(0);
-            let left = server.outgoing.stop();
-            self.0.counters.dropped_broker.add(left as u64);
+            dropped.add(server.outgoing.stop() as u64);
         }
     }
 }
 
-/// Finds the addresses of a server, or of the primary that Sentinels name. May take long.
-fn look_up(sentinels: Option<&SentinelUrl>, server: &Address) -> io::Result<Resolved> {
-    let primary = sentinels.map(SentinelUrl::find_primary).transpose()?;
-    let Address { host, port } = primary.as_ref().unwrap_or(server);
-    let addresses = (host.as_str(), *port).to_socket_addrs()?.collect();
-    Ok(Resolved { primary, addresses })
+/// Both functions block, and may take seconds.
+impl Resolved {
+    fn of_server(Address { host, port }: &Address) -> io::Result<Self> {
+        Ok(Self {
+            primary: None,
+            addresses: (host.as_str(), *port).to_socket_addrs()?.collect(),
+        })
+    }
+
+    fn of_primary(url: &SentinelUrl) -> io::Result<Self> {
+        let primary = url.find_primary()?;
+        let resolved = Self::of_server(&primary)?;
+        Ok(Self {
+            primary: Some(primary),
+            ..resolved
+        })
+    }
 }
 
 impl Link {
@@ -357,8 +402,8 @@ impl Link {
             State::Waiting(until) if *until <= now => self.resolve(at, now),
             State::Resolving(resolved) => match resolved.try_recv() {
                 Ok(Ok(resolved)) => {
-                    if let Some(primary) = resolved.primary {
-                        self.connections[at].endpoints[0].address = primary;
+                    if let BrokerTarget::Primary(_, address) = &mut self.connections[at].target {
+                        *address = resolved.primary;
                     }
                     self.connect(at, resolved.addresses, None, now);
                 }
@@ -387,20 +432,26 @@ impl Link {
 
     /// Looks the host up, or asks Sentinels, on a thread of its own, since that may take long.
     fn resolve(&mut self, at: usize, now: Instant) {
-        let connection = &self.connections[at];
-        let sentinels = connection.sentinels.clone();
-        let address = connection.endpoint().address.clone();
-        if sentinels.is_none()
-            && let Ok(host) = address.host.parse::<IpAddr>()
-        {
-            let addresses = [SocketAddr::new(host, address.port)].into();
-            self.connect(at, addresses, None, now);
-            return;
-        }
+        let look_up: Box<dyn FnOnce() -> io::Result<Resolved> + Send> =
+            match &self.connections[at].target {
+                BrokerTarget::Servers(servers) => {
+                    let address = servers[0].address.clone();
+                    if let Ok(host) = address.host.parse::<IpAddr>() {
+                        let addresses = [SocketAddr::new(host, address.port)].into();
+                        self.connect(at, addresses, None, now);
+                        return;
+                    }
+                    Box::new(move || Resolved::of_server(&address))
+                }
+                BrokerTarget::Primary(url, _) => {
+                    let url = url.clone();
+                    Box::new(move || Resolved::of_primary(&url))
+                }
+            };
         let (sender, receiver) = mpsc::channel();
         let waker = self.shared.waker.clone();
         let look_up = move || {
-            let found = look_up(sentinels.as_ref(), &address);
+            let found = look_up();
             // The link may have stopped.
             let _ = sender.send(found);
             LinkWaker::wake_always(&waker);
@@ -478,20 +529,17 @@ impl Link {
         // Without TCP_NODELAY the kernel may hold back a command. If this fails the broker is gone, which the next read
         // shows.
         let _ = stream.set_nodelay(true);
-        let endpoint = connection.endpoint();
-        let tls = endpoint.tls.as_ref().filter(|_| !endpoint.greets);
-        let socket = match Socket::new(stream, tls) {
-            Ok(socket) => socket,
-            Err(lost) => return self.lose(at, &lost, now),
-        };
         connection.unsent.clear();
         connection.broker.connect(connection.unsent.end());
         connection.state = State::Open {
-            socket,
+            socket: Socket::Plain(stream),
             readable: true,
             writable: true,
             ready_by: Some(now + CONNECT_TIMEOUT),
         };
+        if let Err(lost) = connection.begin_tls() {
+            self.lose(at, &lost, now);
+        }
     }
 
     fn read(&mut self, at: usize, now: Instant) {
@@ -530,6 +578,7 @@ impl Link {
             }
             self.events = events;
             self.act(now);
+            self.note_message_bytes_max(at);
             let begun = received.and_then(|()| self.connections[at].begin_tls());
             if let Err(lost) = begun {
                 self.lose(at, &lost, now);
@@ -544,11 +593,17 @@ impl Link {
         if let State::Open { ready_by, .. } = &mut connection.state {
             *ready_by = None;
         }
-        let max = connection.broker.message_bytes_max();
-        self.shared.servers[at]
-            .message_bytes_max
-            .store(max, Relaxed);
-        info!("connected to the broker {}", connection.endpoint().address);
+        info!("connected to the broker {}", connection.target);
+    }
+
+    /// Tells other threads the longest envelope that a server takes.
+    fn note_message_bytes_max(&self, at: usize) {
+        let max = self.connections[at].broker.message_bytes_max();
+        let noted = &self.shared.servers[at].message_bytes_max;
+        // It rarely changes, and a store would evict the caches of the threads that read it.
+        if noted.load(Relaxed) != max {
+            noted.store(max, Relaxed);
+        }
     }
 
     fn write(&mut self, at: usize, now: Instant) {
@@ -601,8 +656,8 @@ impl Link {
             connection.logged,
             warning,
             "the broker {} can't be reached: {lost}; this node serves its own clients meanwhile, and tries again",
-            connection.endpoint().address
+            connection.target
         );
-        connection.endpoints.rotate_left(1);
+        connection.target.turn_to_next();
     }
 }

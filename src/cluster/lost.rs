@@ -55,7 +55,7 @@ impl fmt::Display for Lost {
             ),
             #[cfg(feature = "__cluster-tls")]
             Self::Tls(TlsError::NotTls) => f.write_str(
-                "the server does not speak TLS on this port: use redis:// instead of rediss://, or its port for TLS",
+                "the server does not speak TLS on this port: use redis:// instead of rediss:// (nats:// instead of tls://), or its port for TLS",
             ),
             #[cfg(feature = "__cluster-tls")]
             Self::Tls(error) => write!(f, "{error}"),

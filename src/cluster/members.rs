@@ -6,6 +6,7 @@ use super::broker::Channel;
 use super::wire::{DirectAction, RemoteConnection};
 use crate::history_id::HistoryId;
 use crate::message::{Message, SentMessage};
+use crate::presence::{BadUpdate, NodeEvent};
 
 /// The members of this node, on whom other nodes act. No method may wait.
 pub(crate) trait Members: Send + Sync {
@@ -42,6 +43,9 @@ pub(crate) trait Members: Send + Sync {
 
     /// Closes the connections of a user.
     fn close_user(&self, user: &str, code: u16, reason: &str) -> Delivered;
+
+    /// Handles what concerns the presence of rooms.
+    fn on_presence(&self, event: NodeEvent<'_>) -> Result<(), BadUpdate>;
 
     /// Returns the number of members of a room, or of all clients.
     fn count(&self, room: Option<&str>) -> u64;

@@ -5,6 +5,7 @@
 //!
 //! - `wire`: the envelopes that nodes send to each other;
 //! - `broker`: the seam to a broker server, a state machine without I/O; `redis` and `nats` implement it;
+//! - `broker_urls`, `url`: which broker a URL asks for, and how to reach it;
 //! - `node`: which rooms and nodes this node hears, with `peers`, `counts` and `parked`; also without I/O and clock;
 //! - `replica`: a node's copy of a room's history;
 //! - `outgoing`, `interest`, `handle`: what the app's threads share with the link;

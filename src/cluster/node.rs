@@ -32,6 +32,7 @@ use super::replica::Replica;
 use super::servers::{ServerShared, server_of};
 use super::wire::{self, Content, Envelope, Heartbeat};
 use crate::history_id::HistoryId;
+use crate::presence::NodeEvent;
 use crate::report::{Limited, limited};
 
 /// How often a node sends a heartbeat through each broker server.
@@ -281,12 +282,12 @@ impl Node {
 
     /// Handles the loss of a connection, or a failed attempt to connect.
     pub(crate) fn disconnected(&mut self, at: usize, now: Instant) {
+        self.shared[at].status.set_connection(0);
         let server = &mut self.servers[at];
         if server.incarnation.take().is_none() {
             return;
         }
         server.down_since = now;
-        self.shared[at].status.set_connection(0);
         self.shared[at].outgoing.set_down_since(Some(now));
         self.counters.servers_connected.fetch_sub(1, Relaxed);
         server.reads.disconnected();
@@ -409,6 +410,16 @@ impl Node {
             (Content::Counted { query, members }, Channel::Node(_)) => {
                 self.queries.answer(query, node, members);
             }
+            // Nothing is told about one room.
+            (Content::Presence([]), Channel::Node(_)) => self.on_presence(NodeEvent::AskedForAll),
+            (Content::Presence(update), Channel::Room(room)) => {
+                self.on_presence(NodeEvent::Update {
+                    room: &room,
+                    node,
+                    is_gone: !self.peers.is_present(node),
+                    update,
+                });
+            }
             _ => self.is_bad(&"it is not for this channel"),
         }
     }
@@ -472,6 +483,13 @@ impl Node {
         true
     }
 
+    /// Reports what concerns the presence of rooms.
+    pub(super) fn on_presence(&self, event: NodeEvent<'_>) {
+        if let Err(bad) = self.members.on_presence(event) {
+            self.is_bad(&bad);
+        }
+    }
+
     fn deliver(&mut self, arrived: Arrived) {
         if !self.parked.deliver(arrived, &*self.members) {
             self.counters.dropped_full.add(1);
@@ -532,6 +550,7 @@ impl Node {
         match self.peers.heard(node, now) {
             Heard::Known => {}
             Heard::New => {
+                self.on_presence(NodeEvent::New(node));
                 // Introduce this node, which the new one may not have heard.
                 for server in &mut self.servers {
                     server.heartbeat_due = now;
@@ -564,9 +583,12 @@ impl Node {
             self.peers.excuse_silence(now);
             return;
         }
-        let (has_changed, forgotten) = self.peers.judge(now);
-        if has_changed || self.counters.nodes.load(Relaxed) == 0 {
+        let (gone, forgotten) = self.peers.judge(now);
+        if !gone.is_empty() || self.counters.nodes.load(Relaxed) == 0 {
             self.count_nodes();
+        }
+        for node in gone {
+            self.on_presence(NodeEvent::Gone(node));
         }
         for node in forgotten {
             self.forget(node);
@@ -578,6 +600,7 @@ impl Node {
             return;
         }
         self.count_nodes();
+        self.on_presence(NodeEvent::Gone(node));
         self.everyone.forget(node);
         self.direct.forget(node);
         for room in self.rooms.values_mut() {
@@ -608,6 +631,11 @@ impl Node {
 
     fn publish(&mut self, at: usize, queued: Queued, now: Instant) -> (Published, Command) {
         let (encoded, append) = queued.content.encode();
+        if !encoded.is_message() {
+            let envelope = encoded.envelope(self.id, 0);
+            let channel = queued.channel;
+            return (Published::Own, Command::Publish { channel, envelope });
+        }
         self.counters.published.add(1);
         match (queued.channel, append) {
             (Channel::Room(room), Some(request)) => {

@@ -62,6 +62,11 @@ impl Peers {
         self.0.contains_key(&node)
     }
 
+    /// Whether a node is not gone.
+    pub(super) fn is_present(&self, node: u32) -> bool {
+        self.0.get(&node).is_some_and(|peer| !peer.is_gone)
+    }
+
     /// The nodes that are not gone.
     pub(super) fn present(&self) -> impl Iterator<Item = u32> + '_ {
         let present = self.0.iter().filter(|(_, peer)| !peer.is_gone);
@@ -83,22 +88,22 @@ impl Peers {
         }
     }
 
-    /// Judges the silence of the nodes. Returns whether some are gone since, and those to forget.
-    pub(super) fn judge(&mut self, now: Instant) -> (bool, Vec<u32>) {
-        let mut has_changed = false;
+    /// Judges the silence of the nodes. Returns those that are gone now, and those to forget.
+    pub(super) fn judge(&mut self, now: Instant) -> (Vec<u32>, Vec<u32>) {
+        let mut gone = Vec::new();
         let mut forgotten = Vec::new();
         for (&node, peer) in &mut self.0 {
             let silence = now.saturating_duration_since(peer.heard);
             if silence >= SILENCE_MAX && !peer.is_gone {
                 peer.is_gone = true;
-                has_changed = true;
+                gone.push(node);
             }
             // Until then, the counts of its messages tell what was missed of a node that returns.
             if silence >= COUNTS_KEPT {
                 forgotten.push(node);
             }
         }
-        (has_changed, forgotten)
+        (gone, forgotten)
     }
 }
 
@@ -116,9 +121,9 @@ mod tests {
         assert_eq!(peers.heard(u32::MAX, now), Heard::TooMany);
         assert_eq!(peers.heard(7, now), Heard::Known);
         let later = now + COUNTS_KEPT;
-        let (has_changed, forgotten) = peers.judge(later);
-        assert!(has_changed);
-        assert_eq!((forgotten.len(), peers.present().count()), (NODES_MAX, 0));
+        let (gone, forgotten) = peers.judge(later);
+        assert_eq!((gone.len(), forgotten.len()), (NODES_MAX, NODES_MAX));
+        assert_eq!(peers.present().count(), 0);
         for node in forgotten {
             assert!(peers.forget(node));
         }
@@ -131,9 +136,9 @@ mod tests {
         let mut now = Instant::now();
         peers.heard(1, now);
         now += SILENCE_MAX;
-        assert!(peers.judge(now).0);
+        assert_eq!(peers.judge(now).0, [1]);
         peers.excuse_silence(now);
-        assert!(!peers.judge(now).0);
+        assert!(peers.judge(now).0.is_empty());
         assert_eq!(peers.present().count(), 0);
         assert_eq!(peers.heard(1, now), Heard::New);
         assert_eq!(peers.present().count(), 1);

@@ -22,9 +22,10 @@ use super::broker_urls::is_nats;
 /// that turns this off. Programs that share a broker need different prefixes; the default is `humphrey_ws`.
 ///
 /// Sentinels are asked for the primary before each attempt to connect; a Sentinel that demands a password gets that of the URL.
+/// Connections to Sentinels and to their primary have no TLS.
 /// With several Redis URLs, separated by commas, each room belongs to one of the servers, which its name decides (rendezvous
-/// hashing). The servers of a NATS URL are one NATS cluster: a node is connected to one of them, and turns to another one when it
-/// loses it. NATS keeps no messages: see [`keeps_histories`](Self::keeps_histories).
+/// hashing). The servers of a NATS URL are one NATS cluster: a node is connected to one of them, by chance at first, and turns to
+/// the next one when it loses it. NATS keeps no messages: see [`keeps_histories`](Self::keeps_histories).
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, Cluster};

@@ -6,6 +6,7 @@ mod broker;
 mod changing_rooms;
 mod gaps;
 mod histories;
+mod presence;
 mod recorder;
 mod stored;
 mod world;
@@ -70,7 +71,7 @@ fn room_is_unsubscribed_some_time_after_its_last_member() {
 fn interest_is_live_once_subscribed_and_not_during_an_outage() {
     let mut world = World::new(1, 1);
     let before = world.need(0, "a");
-    assert_eq!(world.waited(0, &before), Waited::Unreachable);
+    assert_eq!(world.settled(0, &before), None, "it may be up");
     world.settle();
     assert_eq!(world.waited(0, &before), Waited::Subscribed);
     let again = world.need(0, "a");
@@ -452,6 +453,13 @@ fn every_message_to_a_subscribed_room_is_delivered() {
 #[test]
 fn every_message_of_a_history_follows_or_a_gap_is_told() {
     for_seeds(300, histories::game);
+}
+
+/// Whatever happens, each node soon knows the members of its rooms on all nodes that are there, and the room handler is told of each
+/// change once.
+#[test]
+fn presence_of_every_room_is_the_set_of_its_members() {
+    for_seeds(200, presence::game);
 }
 
 /// Chance decides what happens. In the end, each message was delivered once to every node that needed its room all the

@@ -25,22 +25,16 @@ pub(super) enum Socket<S: Read + Write = TcpStream> {
 }
 
 impl<S: Read + Write> Socket<S> {
-    /// Takes a stream that is connected. TLS begins with the first [`write`](Self::write).
-    pub(super) fn new(stream: S, tls: Option<&TlsServer>) -> Result<Self, Lost> {
-        match tls {
-            None => Ok(Self::Plain(stream)),
-            #[cfg(feature = "__cluster-tls")]
-            Some(server) => Ok(Self::Tls(Box::new(server.begin(stream)?))),
-            #[cfg(not(feature = "__cluster-tls"))]
-            Some(server) => match *server {},
-        }
+    #[cfg(feature = "__cluster-tls")]
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain(_))
     }
 
-    /// Continues with TLS, after what was said in plain text.
+    /// Continues with TLS. Its handshake begins with the first [`write`](Self::write).
+    #[cfg(feature = "__cluster-tls")]
     pub(super) fn begin_tls(self, server: &TlsServer) -> Result<Self, Lost> {
         match self {
-            Self::Plain(stream) => Self::new(stream, Some(server)),
-            #[cfg(feature = "__cluster-tls")]
+            Self::Plain(stream) => Ok(Self::Tls(Box::new(server.begin(stream)?))),
             Self::Tls(_) => Ok(self),
         }
     }

@@ -1,5 +1,6 @@
 //! Starting a node of a cluster.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
@@ -8,23 +9,25 @@ use std::time::Instant;
 
 use mio::{Poll, Waker};
 
+use super::broker::Broker;
 use super::broker_urls::BrokerUrls;
 use super::counters::ClusterCounters;
 use super::handle::{ClusterHandle, LinkWaker, Shared};
 use super::interest::ServerStatus;
-use super::link::{Connection, Endpoint, Link, WAKER};
+use super::link::{BrokerTarget, Connection, Endpoint, Link, WAKER};
 use super::members::Members;
 use super::nats::Nats;
 use super::node::Node;
 use super::outgoing::{Outgoing, Wake};
 use super::queries::Queries;
+use super::redis::url::RedisLogin;
 use super::redis::{Redis, RedisSettings};
 use super::servers::{ServerShared, server_key};
 use super::settings::{Cluster, invalid};
 #[cfg(not(feature = "__cluster-tls"))]
 use super::socket::TlsServer;
 #[cfg(feature = "__cluster-tls")]
-use super::tls::tls_servers;
+use super::tls::TlsServers;
 use super::url::Address;
 
 /// A node whose settings have been checked, and which does not run yet.
@@ -46,8 +49,7 @@ impl PreparedCluster {
     pub(crate) fn new(settings: &Cluster) -> io::Result<Self> {
         let now = Instant::now();
         let urls: BrokerUrls = settings.urls.parse().map_err(invalid)?;
-        let addresses = urls.addresses();
-        let mut tls = tls_servers(&addresses, settings)?.into_iter();
+        let tls = TlsServers::new(urls.need_tls(), settings)?;
         let poll = Poll::new()?;
         let waker = Arc::new(LinkWaker::new(Waker::new(poll.registry(), WAKER)?));
         let identities = urls.identities();
@@ -61,7 +63,7 @@ impl PreparedCluster {
                     now,
                     waker,
                 ),
-                status: ServerStatus::default(),
+                status: ServerStatus::new(),
                 message_bytes_max: AtomicUsize::new(usize::MAX),
             })
         };
@@ -69,35 +71,12 @@ impl PreparedCluster {
         if has_duplicates(servers.iter().map(|server| server.key)) {
             return Err(invalid("two URLs of the cluster name the same server"));
         }
-        let mut endpoint = |address: &Address, greets| Endpoint {
-            address: address.clone(),
-            tls: tls.next().flatten(),
-            greets,
-        };
-        let bytes_max = settings.message_bytes_max;
-        let connections = match &urls {
-            BrokerUrls::Redis(urls) => urls
-                .iter()
-                .map(|url| {
-                    let endpoints = [endpoint(&url.server, false)];
-                    let redis = Redis::new(RedisSettings::new(url.clone(), bytes_max));
-                    Connection::new(endpoints.into(), Box::new(redis), now)
-                })
-                .collect(),
-            BrokerUrls::Sentinel(url) => {
-                let sentinel = &url.sentinels[0];
-                let settings = RedisSettings::new(url.of_primary(sentinel.clone()), bytes_max);
-                let redis = Box::new(Redis::new(settings));
-                let endpoints = [endpoint(sentinel, false)];
-                vec![Connection::new(endpoints.into(), redis, now).of_primary(url.clone())]
-            }
-            BrokerUrls::Nats(url) => {
-                let servers = url.servers.iter();
-                let endpoints = servers.map(|server| endpoint(server, true)).collect();
-                let nats = Nats::new(url.clone(), bytes_max);
-                vec![Connection::new(endpoints, Box::new(nats), now)]
-            }
-        };
+        let node = random_node();
+        let connections = connections(urls, &tls, settings.message_bytes_max, node)?;
+        let connections = connections.into_iter();
+        let connections = connections
+            .map(|(target, broker)| Connection::new(target, broker, now))
+            .collect();
         let shared = Shared {
             servers,
             interest: Mutex::default(),
@@ -107,7 +86,7 @@ impl PreparedCluster {
             stop_by: Mutex::default(),
         };
         let handle = ClusterHandle {
-            node: random_node(),
+            node,
             message_bytes_max: settings.message_bytes_max,
             shared: Arc::new(shared),
             thread: Mutex::default(),
@@ -142,14 +121,71 @@ impl PreparedCluster {
     }
 }
 
-/// Refuses URLs that need TLS.
+/// Returns where the connections lead, and their brokers: one for each of those among which the rooms are divided.
+fn connections(
+    urls: BrokerUrls,
+    tls: &TlsServers,
+    message_bytes_max: usize,
+    node: u32,
+) -> io::Result<Vec<(BrokerTarget, Box<dyn Broker>)>> {
+    let endpoint = |address: Address, is_encrypted: bool| {
+        let tls = match is_encrypted {
+            true => tls.at(&address)?,
+            false => None,
+        };
+        io::Result::Ok(Endpoint { address, tls })
+    };
+    let redis = |login: RedisLogin, tls: bool| -> Box<dyn Broker> {
+        Box::new(Redis::new(RedisSettings::new(
+            login,
+            tls,
+            message_bytes_max,
+        )))
+    };
+    Ok(match urls {
+        BrokerUrls::Redis(urls) => {
+            let connections = urls.into_iter().map(|url| {
+                let server = endpoint(url.server, url.tls)?;
+                let target = BrokerTarget::Servers([server].into());
+                Ok((target, redis(url.login, url.tls)))
+            });
+            connections.collect::<io::Result<_>>()?
+        }
+        BrokerUrls::Sentinel(url) => {
+            let broker = redis(url.login.clone(), false);
+            vec![(BrokerTarget::Primary(url, None), broker)]
+        }
+        BrokerUrls::Nats(url) => {
+            let servers = url.servers.iter().cloned();
+            let servers = servers.map(|address| endpoint(address, url.tls));
+            let mut servers: VecDeque<_> = servers.collect::<io::Result<_>>()?;
+            // So that the nodes are divided among the servers.
+            let first = node as usize % servers.len();
+            servers.rotate_left(first);
+            let broker = Nats::new(url, message_bytes_max);
+            vec![(BrokerTarget::Servers(servers), Box::new(broker))]
+        }
+    })
+}
+
+/// Without TLS, URLs that need it are refused.
 #[cfg(not(feature = "__cluster-tls"))]
-fn tls_servers(servers: &[(bool, &Address)], _: &Cluster) -> io::Result<Vec<Option<TlsServer>>> {
-    match servers.iter().any(|(tls, _)| *tls) {
-        true => Err(invalid(
-            "rediss:// and tls:// need TLS, which this build lacks: enable the feature 'cluster-tls' of humphrey_ws",
-        )),
-        false => Ok(vec![None; servers.len()]),
+struct TlsServers;
+
+#[cfg(not(feature = "__cluster-tls"))]
+impl TlsServers {
+    fn new(is_needed: bool, _: &Cluster) -> io::Result<Self> {
+        match is_needed {
+            true => Err(invalid(
+                "rediss:// and tls:// need TLS, which this build lacks: enable the feature 'cluster-tls' of humphrey_ws",
+            )),
+            false => Ok(Self),
+        }
+    }
+
+    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as with TLS")]
+    fn at(&self, _: &Address) -> io::Result<Option<TlsServer>> {
+        Ok(None)
     }
 }
 

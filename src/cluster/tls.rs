@@ -34,31 +34,36 @@ impl fmt::Debug for TlsServer {
     }
 }
 
-/// Returns how servers are reached over TLS, each with whether its URL wants that; `None` otherwise. Loads the certificates of
-/// the trusted authorities, if one needs them.
-pub(super) fn tls_servers(
-    servers: &[(bool, &Address)],
-    settings: &Cluster,
-) -> io::Result<Vec<Option<TlsServer>>> {
-    let roots = settings.root_certificates.as_deref();
-    if !servers.iter().any(|(tls, _)| *tls) {
-        // Whoever sets authorities expects encryption.
-        if roots.is_some() {
-            let why = "Cluster::root_certificates is for rediss:// and tls:// URLs, and there is none: redis:// and nats:// are \
-                       not encrypted";
-            return Err(invalid(why));
+/// How broker servers are reached over TLS.
+pub(super) struct TlsServers(Option<Arc<ClientConfig>>);
+
+impl TlsServers {
+    /// Loads the certificates of the trusted authorities, if a URL needs them.
+    pub(super) fn new(is_needed: bool, settings: &Cluster) -> io::Result<Self> {
+        let roots = settings.root_certificates.as_deref();
+        if !is_needed {
+            // Whoever sets authorities expects encryption.
+            if roots.is_some() {
+                let why = "Cluster::root_certificates is for rediss:// and tls:// URLs, and there is none: other URLs are not \
+                           encrypted";
+                return Err(invalid(why));
+            }
+            return Ok(Self(None));
         }
-        return Ok(vec![None; servers.len()]);
+        let config = match roots {
+            Some(path) => trusting_pem_file(path),
+            None => trusting_platform(),
+        };
+        config
+            .map(|config| Self(Some(Arc::new(config))))
+            .map_err(invalid)
     }
-    let config = match roots {
-        Some(path) => trusting_pem_file(path),
-        None => trusting_platform(),
-    };
-    let config = Arc::new(config.map_err(invalid)?);
-    let server = |(tls, address): &(bool, &Address)| {
-        if !tls {
+
+    /// Returns how the server at an address is reached. `None` if no URL needs TLS.
+    pub(super) fn at(&self, address: &Address) -> io::Result<Option<TlsServer>> {
+        let Some(config) = &self.0 else {
             return Ok(None);
-        }
+        };
         let name = ServerName::try_from(address.host.clone()).map_err(|_| {
             let why = "the host of a rediss:// or tls:// URL is neither a DNS name nor an IP address, so no certificate is valid \
                        for it";
@@ -66,8 +71,7 @@ pub(super) fn tls_servers(
         })?;
         let config = config.clone();
         Ok(Some(TlsServer { config, name }))
-    };
-    servers.iter().map(server).collect()
+    }
 }
 
 impl TlsServer {

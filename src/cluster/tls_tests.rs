@@ -101,7 +101,7 @@ impl Ends {
         let mut server_end = ServerConnection::new(config).unwrap();
         server_end.set_buffer_limit(None);
         Self {
-            socket: Some(Socket::new(stream.clone(), Some(server)).unwrap()),
+            socket: Some(Socket::Plain(stream.clone()).begin_tls(server).unwrap()),
             stream,
             unsent: Unsent::default(),
             received: Vec::new(),

@@ -187,8 +187,7 @@ fn split_port(server: &str, default: u16) -> Result<Address, InvalidBrokerUrl> {
     if port.contains(':') {
         return Err(InvalidBrokerUrl::Brackets);
     }
-    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    if host.is_empty() || !host.bytes().all(is_legal) {
+    if !is_plain(host) {
         return Err(InvalidBrokerUrl::Host);
     }
     Ok(Address {
@@ -205,6 +204,12 @@ fn port_of(text: &str, default: u16) -> Result<u16, InvalidBrokerUrl> {
         Some(port) if port > 0 => Ok(port),
         _ => Err(InvalidBrokerUrl::Port),
     }
+}
+
+/// Whether a text consists of letters, digits, '-', '.' and '_', and is not empty.
+pub(super) fn is_plain(text: &str) -> bool {
+    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    !text.is_empty() && text.bytes().all(is_legal)
 }
 
 /// A decimal number; `parse` would accept a sign.
@@ -225,9 +230,8 @@ fn app_of(query: &str) -> Result<String, InvalidBrokerUrl> {
         return Err(InvalidBrokerUrl::Parameter);
     }
     // A colon would let the names of one app be those of another, and braces would be taken for a hash tag.
-    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    match app.len() {
-        1..=APP_BYTES_MAX if app.bytes().all(is_legal) => Ok(app.to_owned()),
-        _ => Err(InvalidBrokerUrl::App),
+    match app.len() <= APP_BYTES_MAX && is_plain(app) {
+        true => Ok(app.to_owned()),
+        false => Err(InvalidBrokerUrl::App),
     }
 }

@@ -11,6 +11,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::message::Message;
+use crate::varint;
 
 /// The version that this code writes.
 pub(crate) const VERSION: u8 = 1;
@@ -32,6 +33,7 @@ const LEAVE: u8 = 8;
 const CLOSE_USER: u8 = 9;
 const COUNT: u8 = 10;
 const COUNTED: u8 = 11;
+const PRESENCE: u8 = 12;
 
 // Tags. Those of later versions must be different.
 const PAYLOAD: u8 = 0;
@@ -123,6 +125,8 @@ pub(crate) enum Content<'a> {
         query: u64,
         members: u64,
     },
+    /// What the node tells about the presence of the channel's room (`crate::presence`).
+    Presence(&'a [u8]),
 }
 
 /// The payload of a message.
@@ -191,7 +195,7 @@ impl<'a> Envelope<'a> {
         if !(VERSION_MIN..=VERSION).contains(version) {
             return Err(BadEnvelope::Version(*version));
         }
-        if !(TEXT..=COUNTED).contains(kind) {
+        if !(TEXT..=PRESENCE).contains(kind) {
             return Err(BadEnvelope::Kind(*kind));
         }
         let fields = Fields::decode(rest)?;
@@ -218,6 +222,11 @@ pub(crate) struct EncodedContent {
 impl EncodedContent {
     pub(crate) fn len(&self) -> usize {
         self.fields.len()
+    }
+
+    /// Whether it is a message of the app, which has a serial and counts in the metrics.
+    pub(crate) fn is_message(&self) -> bool {
+        self.kind != PRESENCE
     }
 
     /// Completes the envelope.
@@ -307,6 +316,10 @@ impl Content<'_> {
                 write_number(&mut fields, MEMBERS, members);
                 COUNTED
             }
+            Self::Presence(update) => {
+                write_payload(&mut fields, update);
+                PRESENCE
+            }
         };
         EncodedContent { kind, fields }
     }
@@ -369,7 +382,7 @@ impl<'a> Fields<'a> {
                 fields.payload = Some(after);
                 break;
             }
-            let (len, after) = read_varint(after).ok_or(BadEnvelope::Truncated)?;
+            let (len, after) = varint::read(after).ok_or(BadEnvelope::Truncated)?;
             let len = usize::try_from(len).map_err(|_| BadEnvelope::Truncated)?;
             let (value, after) = after.split_at_checked(len).ok_or(BadEnvelope::Truncated)?;
             fields.set(*tag, value).ok_or(BadEnvelope::Field(*tag))?;
@@ -382,7 +395,7 @@ impl<'a> Fields<'a> {
     fn set(&mut self, tag: u8, value: &'a [u8]) -> Option<()> {
         match tag {
             NODE => self.node = Some(u32::from_le_bytes(*value.first_chunk()?)),
-            SERIAL => self.serial = read_varint(value)?.0,
+            SERIAL => self.serial = varint::read(value)?.0,
             EXCEPT => self.except = Some(RemoteConnection::decode(value)?),
             UNCOMPRESSED => self.uncompressed = true,
             VERSIONS => {
@@ -393,10 +406,10 @@ impl<'a> Fields<'a> {
             TO => self.to = Some(RemoteConnection::decode(value)?),
             CODE => self.code = Some(u16::from_le_bytes(*value.first_chunk()?)),
             USER => self.user = Some(std::str::from_utf8(value).ok()?),
-            QUERY => self.query = Some(read_varint(value)?.0),
+            QUERY => self.query = Some(varint::read(value)?.0),
             ROOM => self.room = Some(std::str::from_utf8(value).ok()?),
-            MEMBERS => self.members = Some(read_varint(value)?.0),
-            AT => self.at = read_varint(value)?.0,
+            MEMBERS => self.members = Some(varint::read(value)?.0),
+            AT => self.at = varint::read(value)?.0,
             _ => {}
         }
         Some(())
@@ -440,6 +453,7 @@ impl<'a> Fields<'a> {
                 query: query()?,
                 members: self.members.ok_or(BadEnvelope::Missing(MEMBERS))?,
             },
+            PRESENCE => Content::Presence(self.payload.ok_or(BadEnvelope::Missing(PAYLOAD))?),
             kind => return Err(BadEnvelope::Kind(kind)),
         })
     }
@@ -468,40 +482,15 @@ fn write_payload(out: &mut Vec<u8>, payload: &[u8]) {
 }
 
 fn write_number(out: &mut Vec<u8>, tag: u8, number: u64) {
-    let mut value = Vec::with_capacity(10);
-    write_varint(&mut value, number);
+    let mut value = Vec::with_capacity(varint::BYTES_MAX);
+    varint::write(&mut value, number);
     write_field(out, tag, &value);
 }
 
 fn write_field(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
     out.push(tag);
-    write_varint(out, value.len() as u64);
+    varint::write(out, value.len() as u64);
     out.extend_from_slice(value);
-}
-
-fn write_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-/// Returns a number and what follows it. `None` if it is incomplete or longer than 64 bits.
-fn read_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut number = 0_u64;
-    for (index, byte) in bytes.iter().take(10).enumerate() {
-        let bits = u64::from(byte & 0x7f);
-        let shifted = bits << (7 * index);
-        if shifted >> (7 * index) != bits {
-            return None;
-        }
-        number |= shifted;
-        if byte & 0x80 == 0 {
-            return Some((number, &bytes[index + 1..]));
-        }
-    }
-    None
 }
 
 #[cfg(all(test, not(loom)))]

@@ -58,6 +58,7 @@ fn envelopes() -> Vec<Envelope<'static>> {
             query: 300,
             members: 20_000,
         },
+        Content::Presence(b"\xff\0"),
     ];
     let nodes = [0, 1, 0x1234_5678, u32::MAX, 7].into_iter().cycle();
     let serials = [0, 1, 300, u64::MAX].into_iter().cycle();

@@ -10,6 +10,7 @@ mod descriptors;
 mod file_offers;
 mod humphrey;
 mod listener;
+mod rejections;
 mod routes;
 
 pub use self::cors::Cors;

@@ -14,6 +14,7 @@ use humphrey::route::RouteHandler;
 
 use super::cors::Cors;
 use super::file_offers::{FileOffers, OFFER_HEADER, run_with_offers};
+use super::rejections::STATUS_HEADER;
 use crate::engine::{BodyReader, Request, Response};
 use crate::protocol::http::{self, BodyMode, Head, Persistence};
 use crate::report::{Limited, limited};
@@ -294,6 +295,10 @@ impl RouteAnswer {
                 .collect(),
             body: AnswerBody::Whole(response.body),
         };
+        let status = answer.header(STATUS_HEADER);
+        if let Some(Ok(status)) = status.map(str::parse) {
+            answer.status = status;
+        }
         let file = answer
             .header(OFFER_HEADER)
             .and_then(|number| offers.take(number));
@@ -302,9 +307,11 @@ impl RouteAnswer {
         {
             answer.body = AnswerBody::InPieces(file);
         }
-        answer
-            .headers
-            .retain(|(name, _)| !name.eq_ignore_ascii_case(OFFER_HEADER));
+        answer.headers.retain(|(name, _)| {
+            ![OFFER_HEADER, STATUS_HEADER]
+                .iter()
+                .any(|own| own.eq_ignore_ascii_case(name))
+        });
         answer
     }
 

@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::http::{self, Head};
-use super::percent;
+use super::{json_string, percent};
 
 /// The media type of event streams (WHATWG HTML §9.2.5). The charset is always UTF-8, so it has no parameter.
 pub(crate) const MEDIA_TYPE: &str = "text/event-stream";
@@ -105,16 +105,8 @@ pub(crate) fn rooms<'a>(rooms: impl Iterator<Item = (u64, &'a str)>) -> Vec<u8> 
     for (index, (epoch, name)) in rooms.enumerate() {
         let comma = if index == 0 { "" } else { "," };
         // Writing to a String cannot fail.
-        let _ = write!(json, "{comma}\"{epoch:x}\":\"");
-        for char in name.chars() {
-            let _ = match char {
-                '"' | '\\' => write!(json, "\\{char}"),
-                // RFC 8259 §7 requires escaping control characters, which include line ends.
-                '\0'..=' ' => write!(json, "\\u{:04x}", u32::from(char)),
-                _ => write!(json, "{char}"),
-            };
-        }
-        json.push('"');
+        let _ = write!(json, "{comma}\"{epoch:x}\":");
+        json_string::push(&mut json, name);
     }
     json.push('}');
     let mut out = b"event: rooms\n".to_vec();

@@ -22,6 +22,7 @@
 //! | [`encode`] | frames to send (§5.2): a server's unmasked, a client's masked |
 //! | [`cors`] | which pages may read a response (WHATWG Fetch §3.3) |
 //! | [`percent`] | percent-decoding of paths, queries and zones (RFC 3986 §2.1) |
+//! | [`json_string`] | strings of JSON (RFC 8259 §7) |
 //! | [`event_stream`] | server-sent events to send (WHATWG HTML §9.2) |
 //! | [`procedures`] | notifications, calls and their answers in binary messages |
 //! | [`close`], [`close_frame`], [`error`] | close codes and reasons (§7.4), received close frames (§5.5.1), violations |
@@ -44,6 +45,7 @@ pub(crate) mod fuzz;
 pub(crate) mod handshake;
 mod header;
 pub(crate) mod http;
+pub(crate) mod json_string;
 pub(crate) mod mask;
 pub(crate) mod percent;
 pub(crate) mod procedures;

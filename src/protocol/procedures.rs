@@ -235,6 +235,27 @@ pub(crate) fn room_state(room: &str, state: RoomState<'_>) -> Vec<u8> {
     out
 }
 
+/// What a message about the members of a room contains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PresenceFrame {
+    /// All members.
+    All,
+    /// Those members that have changed since the last message.
+    Changes,
+}
+
+/// Encodes members of a room, which are given as JSON.
+pub(crate) fn presence(room: &str, of: PresenceFrame, json: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(4 + room.len() + json.len());
+    let kind = match of {
+        PresenceFrame::All => 5,
+        PresenceFrame::Changes => 6,
+    };
+    push_of_room(&mut out, room, "", kind);
+    out.extend_from_slice(json.as_bytes());
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +275,14 @@ mod tests {
         assert_eq!(
             of_room("", "a-1", MessageKind::Binary, b"\0"),
             b"\x07\x00\x03a-1\x02\0"
+        );
+        assert_eq!(
+            presence("news", PresenceFrame::All, "[]"),
+            b"\x07\x04news\x00\x05[]"
+        );
+        assert_eq!(
+            presence("", PresenceFrame::Changes, "[]"),
+            b"\x07\x00\x00\x06[]"
         );
         #[cfg(feature = "cluster")]
         {

@@ -4,6 +4,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use humphrey_ws::{Accept, AsyncStream, AsyncWebsocketApp, Cluster, HistoryId, HistoryLimits};
 use tungstenite::WebSocket;
@@ -53,9 +54,17 @@ pub(crate) fn nodes<const N: usize>(redis: &RedisServer) -> [Node; N] {
     [0; N].map(|_| node(redis.url()))
 }
 
+/// The time in which a message arrives, also while Sentinels on an overloaded machine put off a failover.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+
 /// Connects a client that receives the ids of messages.
 pub(crate) fn connect_numbered(address: SocketAddr, target: &str) -> NumberedClient {
-    connect_at(address, &format!("/{target}"), V1).0
+    let client = connect_at(address, &format!("/{target}"), V1).0;
+    client
+        .get_ref()
+        .set_read_timeout(Some(SILENCE_MAX))
+        .unwrap();
+    client
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -130,6 +130,20 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Whether a condition holds within this time.
+pub(crate) fn holds_within(time: Duration, condition: impl Fn() -> bool) -> bool {
+    let until = Instant::now() + time;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        thread::yield_now();
+    }
+}
+
 /// A foreign client, tungstenite's, on a socket with a deadline for each operation.
 pub(crate) struct Client(pub(crate) WebSocket<TcpStream>);
 

@@ -59,13 +59,13 @@ impl TcpProxy {
         format!("redis://{}", self.address)
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.address.port()
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
-    /// Whether connections lead through it.
-    pub(crate) fn is_used(&self) -> bool {
-        !self.state.sockets.lock().unwrap().is_empty()
+    /// The number of connections since the last [`cut`](Self::cut).
+    pub(crate) fn connections(&self) -> usize {
+        self.state.sockets.lock().unwrap().len() / 2
     }
 
     /// Breaks all connections. New ones lead to this server.

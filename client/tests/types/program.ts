@@ -40,6 +40,11 @@ try {
   }
 }
 connection.handle("ask", async (data, { name, signal }) => ({ name, text: data.text(), aborted: signal.aborted }));
+await connection.join("room", { onPresence: (members) => console.log(members.map(({ user, connections, state }) => [user, connections, state])) });
+const [first] = await connection.room("room").presence();
+const count: number | undefined = first?.connections;
+// @ts-expect-error
+first.connections = 1;
 const last: string = await connection.join("room", { since: "abc-1", onGap: ({ room, since }) => console.log(room, since) });
 await connection.leave("room");
 connection.reconnect();

@@ -16,6 +16,7 @@ use humphrey::{App, SubApp};
 use super::event_stream::EventStreams;
 use super::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
 use super::history::HistoryPatterns;
+use super::presence::{PresencePatterns, PresenceRooms};
 use super::procedures::{JoinHandler, Procedures};
 use super::publish::AppShared;
 use super::renderer::Renderers;
@@ -87,6 +88,7 @@ where
     route_methods: Vec<(String, String)>,
     histories: HistoryPatterns,
     renderers: Renderers,
+    presence: PresencePatterns,
     event_streams: EventStreams<State>,
     origins: Option<Origins>,
     hosts: Option<AllowedHosts>,
@@ -214,6 +216,7 @@ where
             route_methods: Vec::new(),
             histories: HistoryPatterns::default(),
             renderers: Renderers::default(),
+            presence: PresencePatterns::default(),
             event_streams: Vec::new(),
             origins: None,
             hosts: None,
@@ -434,6 +437,39 @@ where
     /// ```
     pub fn with_history(mut self, pattern: &str, limits: HistoryLimits) -> Self {
         self.histories.add(pattern, limits);
+        self
+    }
+
+    /// Keeps the presence of rooms: who is in them, on all nodes of a cluster, with a state that the app sets
+    /// ([`AsyncStream::set_presence`](crate::AsyncStream::set_presence)). [`Room::presence`](crate::Room::presence) returns it. `rooms`
+    /// is a pattern of names, in which `*` stands for any run of characters, or [`PresenceRooms`] with
+    /// settings. The first pattern that matches a room is used. By default, no presence is kept.
+    ///
+    /// All connections of a user ([`Accept::user`](crate::Accept::user)) count as one member, and connections without a user as one
+    /// each. A user whose last connection has ended stays for the grace period, so a reload is no change. The users of a node of a
+    /// cluster that has died are gone after four seconds.
+    ///
+    /// In such rooms, the room handler ([`with_room_handler`](Self::with_room_handler)) is called once for each member of this node
+    /// that comes or goes, with a connection that has joined, or the one that has left last. It is called on a thread of its own: the
+    /// changes of all rooms follow each other there. A client of [procedures](crate::procedures) can ask for the list and its changes
+    /// if the [join handler](Self::with_join_handler) admits it to the room.
+    ///
+    /// ```
+    /// use humphrey_ws::{Accept, AsyncWebsocketApp, Reject};
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_presence("lobby/*")
+    ///     .with_handshake_handler(|request, _| {
+    ///         let name = request.query_param("name").ok_or(Reject::new(400))?;
+    ///         Ok(Accept::new().user(name))
+    ///     })
+    ///     .with_connect_handler(|stream, _| {
+    ///         stream.join("lobby/1");
+    ///         stream.send(format!("{} are here", stream.room("lobby/1").presence().members.len()));
+    ///     });
+    /// ```
+    pub fn with_presence(mut self, rooms: impl Into<PresenceRooms>) -> Self {
+        self.presence.add(rooms.into());
         self
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::{AsyncWebsocketApp, HumphreyLink};
 #[cfg(feature = "cluster")]
 use crate::async_app::cluster::LocalMembers;
+use crate::async_app::presence::{PresenceHandle, PresenceThreads, PresentConnection};
 use crate::async_app::procedures::Serving;
 use crate::async_app::program::AppProgram;
 use crate::async_app::publish::AppShared;
@@ -19,6 +20,7 @@ use crate::async_app::running::RunningApp;
 use crate::cluster::PreparedCluster;
 use crate::engine::{Prepared, Settings};
 use crate::host::{self, Routes};
+use crate::presence::Announced;
 use crate::proxies::{Proxies, TrustedProxies};
 use crate::report;
 
@@ -138,16 +140,30 @@ where
             serving,
             routes,
         };
-        let engine = Prepared::new(settings, self.listener, Arc::new(program))?;
+        let program = Arc::new(program);
+        let engine = Prepared::new(settings, self.listener, program.clone())?;
         // Before anything runs: the first handler may send.
         #[cfg(feature = "cluster")]
         if let Some(cluster) = &cluster {
             let _ = self.shared.cluster.set(cluster.handle.clone());
         }
+        let announces = program.on_room.is_some();
+        let presence = (!self.presence.is_empty()).then(|| {
+            let node = self.shared.as_node();
+            Arc::new(PresenceHandle::new(self.presence, announces, node))
+        });
+        let hub = engine.hub.clone();
         self.shared
-            .started(engine.hub.clone(), self.histories, self.renderers);
+            .started(hub, self.histories, self.renderers, presence.clone());
         let engine = engine.start()?;
+        let mut threads = None;
         let helpers = || {
+            if let Some(presence) = presence {
+                let announce =
+                    move |announced: Announced<PresentConnection>| program.announce(announced);
+                let announce = announces.then_some(announce);
+                threads = Some(PresenceThreads::start(&self.shared, presence, announce)?);
+            }
             #[cfg(feature = "cluster")]
             if let Some(cluster) = cluster {
                 cluster.start(LocalMembers::new(&self.shared))?;
@@ -161,12 +177,13 @@ where
             }
         };
         if let Err(error) = helpers() {
-            engine.hub.stop(Duration::ZERO);
+            self.shared.shutdown(Duration::ZERO);
             return Err(error);
         }
         Ok(RunningApp {
             engine,
             shared: self.shared,
+            presence: threads,
             address,
         })
     }

@@ -28,6 +28,14 @@ impl Payload {
         &self.0
     }
 
+    pub(in crate::async_app) fn of_bytes(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
+    pub(in crate::async_app) fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
     /// Returns the bytes as text.
     ///
     /// # Errors

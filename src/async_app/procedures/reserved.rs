@@ -34,6 +34,8 @@ where
         "$ping" => Some(|_, payload| Ok(payload.into())),
         "$join" => Some(join),
         "$leave" => Some(leave),
+        "$watch" => Some(watch),
+        "$presence" => Some(presence),
         _ => None,
     }
 }
@@ -123,4 +125,39 @@ where
     check_open(asker, room)?;
     asker.stream.leave(room);
     Ok(Payload::default())
+}
+
+/// Joins a room, and begins to tell the client who is in it.
+fn watch<StreamState>(asker: &Asker<'_, StreamState>, payload: &[u8]) -> CallOutcome
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    let (name, _) = parse_join(payload)?;
+    let stream = asker.stream;
+    let was_member = stream.room(name).contains(stream.id());
+    let joined = join(asker, payload)?;
+    let (session, shared) = stream.session().ok_or("the connection has gone")?;
+    if let Err(refused) = shared.watch_presence(name, session) {
+        if !was_member {
+            stream.leave(name);
+        }
+        return Err(CallError::refused(refused.to_string()));
+    }
+    Ok(joined)
+}
+
+/// Returns who is in a room.
+fn presence<StreamState>(asker: &Asker<'_, StreamState>, payload: &[u8]) -> CallOutcome
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    let room = std::str::from_utf8(payload).map_err(|_| "the room's name is not UTF-8")?;
+    if room.len() > procedures::NAME_BYTES_MAX {
+        return Err("the room's name is longer than 255 bytes".into());
+    }
+    check_open(asker, room)?;
+    if !asker.shared.keeps_presence(room) {
+        return Err(CallError::refused("the presence of this room is not kept"));
+    }
+    Ok(asker.shared.presence_of(room).to_json().into())
 }

@@ -1,44 +1,46 @@
-//! What a NATS server sends, in any pieces: lines, and after some of them the bytes of a message.
+//! Decodes what a NATS server sends: lines, some of which are followed by the payload of a message.
 
 use std::ops::Range;
 
 /// The longest line that is read. A server's line of control has 4 KiB at most, but its INFO lists the other servers of its
 /// cluster.
 const LINE_BYTES_MAX: usize = 64 << 10;
+/// No server takes longer messages: `max_payload` has 32 bits.
+const PAYLOAD_BYTES_MAX: u64 = i32::MAX as u64;
 /// The memory of a burst beyond this is released.
 const KEPT_BYTES_MAX: usize = 256 << 10;
 
-/// Something that a server has sent completely.
+/// A line of a server, with the message that follows it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NatsFrame<'a> {
     /// The server describes itself, in JSON.
     Info(&'a [u8]),
-    /// A message for the subscription with this number. `None` if it is longer than what is received.
+    /// A message for the subscription `sid`. The payload is `None` if it has more bytes than the decoder buffers.
     Message {
         sid: u64,
         payload: Option<&'a [u8]>,
     },
     Ping,
     Pong,
-    /// Why the server refuses something, without quotes.
+    /// The text of an error, without quotes.
     Error(&'a [u8]),
-    /// A command is correct. Sent on request only.
-    Correct,
+    /// Confirms a command. A server sends it only if CONNECT asks for it.
+    Ok,
 }
 
 /// The reason why bytes are not in the protocol.
 pub(super) type Violation = &'static str;
 
-/// Finds the frames in what was received.
+/// Splits received bytes into frames.
 #[derive(Debug)]
 pub(super) struct NatsDecoder {
     payload_bytes_max: usize,
     buffer: Vec<u8>,
-    /// The first byte of the buffer that was not read.
+    /// Where the next frame begins in the buffer.
     from: usize,
-    /// Up to here, there is no end of a line.
+    /// The buffer has no line feed between `from` and here.
     searched: usize,
-    /// A message whose line was read.
+    /// A message whose line was decoded, and whose payload is not complete.
     message: Option<Payload>,
 }
 
@@ -46,18 +48,18 @@ pub(super) struct NatsDecoder {
 struct Payload {
     sid: u64,
     len: usize,
-    /// How many bytes of a message that is too long were dropped.
+    /// The number of bytes that were dropped, since the payload is too long.
     dropped: usize,
 }
 
-/// What a line says; ranges are within it.
+/// A decoded line. Ranges are within the line.
 enum Line {
     Info(Range<usize>),
     Message { sid: u64, len: usize },
     Ping,
     Pong,
     Error(Range<usize>),
-    Correct,
+    Ok,
 }
 
 impl NatsDecoder {
@@ -88,7 +90,7 @@ impl NatsDecoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Whether everything that was received is read.
+    /// Whether all received bytes are decoded.
     pub(super) fn is_empty(&self) -> bool {
         self.from == self.buffer.len() && self.message.is_none()
     }
@@ -115,7 +117,7 @@ impl NatsDecoder {
                 Line::Error(error) => Ok(Some(NatsFrame::Error(&self.buffer[start..][error]))),
                 Line::Ping => Ok(Some(NatsFrame::Ping)),
                 Line::Pong => Ok(Some(NatsFrame::Pong)),
-                Line::Correct => Ok(Some(NatsFrame::Correct)),
+                Line::Ok => Ok(Some(NatsFrame::Ok)),
             };
         }
         self.payload()
@@ -187,7 +189,7 @@ fn read_line(line: &[u8]) -> Result<Line, Violation> {
     } else if is(b"PONG") {
         Line::Pong
     } else if is(b"+OK") {
-        Line::Correct
+        Line::Ok
     } else if is(b"-ERR") {
         let quotes =
             (line[start..end].len() > 1 && line[start] == b'\'' && line[end - 1] == b'\'') as usize;
@@ -215,11 +217,11 @@ fn message(rest: &[u8]) -> Option<Line> {
     }
     Some(Line::Message {
         sid: number(sid)?,
-        len: usize::try_from(number(len)?).ok()?,
+        len: number(len).filter(|&len| len <= PAYLOAD_BYTES_MAX)? as usize,
     })
 }
 
-/// A decimal number that is far from overflowing.
+/// A decimal number of at most 18 digits.
 fn number(digits: &[u8]) -> Option<u64> {
     let is_number = (1..=18).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
     let digits = is_number.then_some(digits)?;
@@ -271,7 +273,7 @@ mod tests {
                 message(7, Some(b"")),
                 "Ping".into(),
                 "Pong".into(),
-                "Correct".into(),
+                "Ok".into(),
                 // Too long.
                 message(1, None),
                 format!("Error({})", text(b"It''s no")),
@@ -301,6 +303,7 @@ mod tests {
             "MSG a 1 +1\r\n",
             "MSG a 1 b 1 1\r\n",
             "MSG a 1 9999999999999999999\r\n",
+            "MSG a 1 2147483648\r\n",
             "MSG a 1 1\r\nabc",
             "MSG a 1 6\r\nabcdefgh",
             "HTTP/1.1 400 Bad Request\r\n",

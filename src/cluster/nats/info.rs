@@ -1,4 +1,4 @@
-//! How a NATS server describes itself (`INFO`).
+//! The description that a NATS server sends first (`INFO`).
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::cluster::broker::BrokerError;
 /// Messages have this limit if a server does not name one.
 const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 
-/// What matters of it.
+/// The fields of an `INFO` that a node needs.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ServerInfo {
     /// Random, and new after each start of the server.

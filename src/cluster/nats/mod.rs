@@ -1,11 +1,10 @@
 //! A connection to a NATS server (the protocol of NATS clients, without JetStream), as a state machine.
 //!
-//! A server answers neither subscriptions nor messages. So what was sent in one turn is followed by a `PING`, and confirmed by
-//! its `PONG`: a server handles the commands of a connection in their order. Errors name the subject, and arrive before that
-//! `PONG`.
+//! A server confirms neither subscriptions nor messages. So a `PING` follows the commands of a turn, and its `PONG` confirms them:
+//! a server executes the commands of a connection in their order. Errors arrive before that `PONG`, and name a subject.
 //!
-//! This node's own messages do not come back (`echo: false`). Its heartbeats are reported nevertheless, once they are confirmed:
-//! they show the node that the server is alive.
+//! The server does not send this node's own messages back (`echo: false`). The node's heartbeats are reported nevertheless, once
+//! they are confirmed: they show that the server is alive.
 //!
 //! A user of the server needs the rights to publish and to subscribe to `prefix.>`.
 
@@ -22,14 +21,16 @@ use serde_json::json;
 
 use self::decoder::{NatsDecoder, NatsFrame};
 use self::info::ServerInfo;
-use self::subjects::put_subject;
+use self::subjects::{channel_of, put_subject};
 use self::url::NatsUrl;
-use super::broker::{Broker, BrokerError, Channel, Command, Event, Incarnation, Kind, Refused};
+use super::broker::{
+    Broker, BrokerError, Channel, Command, Event, Incarnation, Kind, Refused, reported,
+};
 
-/// The most bytes of messages between two `PING`s.
-const CONFIRMED_BYTES: usize = 64 << 10;
-/// The most characters of an error that are reported.
-const REPORTED_CHARS_MAX: usize = 200;
+/// The most bytes of messages between two `PING`s, so that confirmations do not wait for the end of a long turn.
+const BATCH_BYTES_MAX: usize = 64 << 10;
+/// Stands for an error that contains a secret.
+const NOT_REPORTED: &str = "an error that is not shown, since it contains a secret of the URL";
 
 /// A connection to a server.
 #[derive(Debug)]
@@ -38,51 +39,66 @@ pub(crate) struct Nats {
     session: NatsSession,
 }
 
-/// What is known of a connection, except received bytes.
+/// The state of a connection, without the received bytes that are not decoded.
 #[derive(Debug)]
 struct NatsSession {
     url: NatsUrl,
     state: State,
-    /// The subscriptions of this connection. Their numbers are not used again, since messages for ended ones may still arrive.
-    channels: HashMap<u64, Channel>,
-    numbers: HashMap<Channel, u64>,
-    subscriptions: u64,
-    /// What was sent, each part with a `PING`, oldest first.
-    unconfirmed: VecDeque<Part>,
-    /// What was sent since the last `PING`.
-    part: Part,
-    /// `PING`s of the server that were not answered.
-    pings: usize,
+    /// The subscriptions by their number (sid). Numbers are not used again, since messages for ended subscriptions may still
+    /// arrive.
+    subscriptions: HashMap<u64, Subscription>,
+    sids: HashMap<Channel, u64>,
+    last_sid: u64,
+    /// The commands in front of each `PING` that has no `PONG`, oldest first.
+    unconfirmed: VecDeque<Batch>,
+    /// The commands since the last `PING`.
+    batch: Batch,
+    /// Whether a `PING` of the server is not answered.
+    has_ping: bool,
     /// The longest message that the server takes.
     payload_bytes_max: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
-    /// The server describes itself first.
+    /// The server has not sent its `INFO`.
     Greeting,
-    /// It is described; TLS begins now, if the URL asks for it.
+    /// The server has sent its `INFO`. TLS begins now, if the URL asks for it.
     Greeted(Incarnation),
-    /// The credentials were sent.
+    /// `CONNECT` was sent.
     Connecting(Incarnation),
     Ready,
 }
 
-/// Commands that are confirmed together.
+#[derive(Debug)]
+struct Subscription {
+    channel: Channel,
+    is_confirmed: bool,
+}
+
+/// Commands that one `PONG` confirms.
 #[derive(Debug, Default)]
-struct Part {
-    subscribed: Vec<Channel>,
-    published: Vec<Sent>,
+struct Batch {
+    /// The sids.
+    subscribed: Vec<u64>,
+    published: Vec<Publish>,
+    /// Of the messages.
     bytes: usize,
+    /// The first message that the next error can be about: errors arrive in the order of the messages.
+    next_error: usize,
+    /// Why a subscription was refused.
+    subscription_error: Option<Arc<str>>,
+    /// How many subscriptions exceed the limit of the server. They are the last ones.
+    subscriptions_exceeding: usize,
 }
 
 /// A message that is not confirmed.
 #[derive(Debug)]
-struct Sent {
+struct Publish {
     channel: Channel,
-    /// A message to the nodes, which is reported when it is confirmed.
+    /// The envelope of a message to all nodes.
     echo: Option<Bytes>,
-    refused: Option<Arc<str>>,
+    error: Option<Arc<str>>,
 }
 
 impl Nats {
@@ -120,7 +136,7 @@ impl Broker for Nats {
     fn received(&mut self, bytes: &[u8], events: &mut Vec<Event>) -> Result<(), BrokerError> {
         self.decoder.push(bytes);
         while let Some(frame) = self.decoder.next().map_err(protocol)? {
-            self.session.frame(frame, events)?;
+            self.session.on_frame(frame, events)?;
         }
         if self.begins_tls() && !self.decoder.is_empty() {
             return Err(protocol("it sends something before TLS"));
@@ -135,12 +151,12 @@ impl NatsSession {
         Self {
             url,
             state: State::Greeting,
-            channels: HashMap::new(),
-            numbers: HashMap::new(),
-            subscriptions: 0,
+            subscriptions: HashMap::new(),
+            sids: HashMap::new(),
+            last_sid: 0,
             unconfirmed: VecDeque::new(),
-            part: Part::default(),
-            pings: 0,
+            batch: Batch::default(),
+            has_ping: false,
             payload_bytes_max: usize::MAX,
         }
     }
@@ -172,62 +188,64 @@ impl NatsSession {
             }
             Command::Unsubscribe(channels) => {
                 for channel in channels {
-                    if let Some(number) = self.numbers.remove(&channel) {
-                        self.channels.remove(&number);
-                        out.extend_from_slice(format!("UNSUB {number}\r\n").as_bytes());
+                    if let Some(sid) = self.sids.remove(&channel) {
+                        self.subscriptions.remove(&sid);
+                        out.extend_from_slice(format!("UNSUB {sid}\r\n").as_bytes());
                     }
                 }
             }
             Command::Publish { channel, envelope } => self.publish(channel, envelope, out),
-            // Refused at once, though an app with histories does not start with this broker.
-            Command::Append(_) | Command::Read(_) => {}
+            // An app with histories does not start with this broker.
+            Command::Append(_) | Command::Read(_) => debug_assert!(false, "NATS keeps nothing"),
         }
     }
 
     fn subscribe(&mut self, channel: Channel, out: &mut Vec<u8>) {
-        if !self.numbers.contains_key(&channel) {
-            self.subscriptions += 1;
-            let number = self.subscriptions;
+        let sid = self.sids.get(&channel).copied().unwrap_or_else(|| {
+            self.last_sid += 1;
+            let sid = self.last_sid;
             out.extend_from_slice(b"SUB ");
             put_subject(out, &self.url.app, &channel);
-            out.extend_from_slice(format!(" {number}\r\n").as_bytes());
-            self.numbers.insert(channel.clone(), number);
-            self.channels.insert(number, channel.clone());
-        }
-        self.part.subscribed.push(channel);
+            out.extend_from_slice(format!(" {sid}\r\n").as_bytes());
+            self.sids.insert(channel.clone(), sid);
+            let subscription = Subscription {
+                channel,
+                is_confirmed: false,
+            };
+            self.subscriptions.insert(sid, subscription);
+            sid
+        });
+        self.batch.subscribed.push(sid);
     }
 
     fn publish(&mut self, channel: Channel, envelope: Bytes, out: &mut Vec<u8>) {
-        let mut refused = None;
-        if envelope.len() > self.payload_bytes_max {
-            // The server would close the connection.
-            let max = self.payload_bytes_max;
-            let why = format!("it takes messages of {max} bytes at most (its max_payload)");
-            refused = Some(why.into());
-        } else {
+        let max = self.payload_bytes_max;
+        let is_too_long = envelope.len() > max;
+        // The server would close the connection.
+        if !is_too_long {
             out.reserve(envelope.len() + 512);
             out.extend_from_slice(b"PUB ");
             put_subject(out, &self.url.app, &channel);
             out.extend_from_slice(format!(" {}\r\n", envelope.len()).as_bytes());
             out.extend_from_slice(&envelope);
             out.extend_from_slice(b"\r\n");
-            self.part.bytes += envelope.len();
+            self.batch.bytes += envelope.len();
         }
-        let echo = (channel == Channel::Nodes).then_some(envelope);
-        self.part.published.push(Sent {
+        let why = || format!("it takes messages of {max} bytes at most (its max_payload)").into();
+        self.batch.published.push(Publish {
+            echo: (channel == Channel::Nodes && !is_too_long).then_some(envelope),
             channel,
-            echo,
-            refused,
+            error: is_too_long.then(why),
         });
-        if self.part.bytes >= CONFIRMED_BYTES {
+        if self.batch.bytes >= BATCH_BYTES_MAX {
             self.put_ping(out);
         }
     }
 
-    /// Asks the server to confirm what was sent.
+    /// Asks the server to confirm the batch.
     fn put_ping(&mut self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"PING\r\n");
-        self.unconfirmed.push_back(std::mem::take(&mut self.part));
+        self.unconfirmed.push_back(std::mem::take(&mut self.batch));
     }
 
     fn flush(&mut self, out: &mut Vec<u8>) {
@@ -235,10 +253,11 @@ impl NatsSession {
             self.put_connect(out);
             self.state = State::Connecting(incarnation.clone());
         }
-        for _ in 0..std::mem::take(&mut self.pings) {
+        // Servers send one PING at a time.
+        if std::mem::take(&mut self.has_ping) {
             out.extend_from_slice(b"PONG\r\n");
         }
-        if !self.part.subscribed.is_empty() || !self.part.published.is_empty() {
+        if !self.batch.subscribed.is_empty() || !self.batch.published.is_empty() {
             self.put_ping(out);
         }
     }
@@ -246,7 +265,11 @@ impl NatsSession {
 
 /// Receiving.
 impl NatsSession {
-    fn frame(&mut self, frame: NatsFrame<'_>, events: &mut Vec<Event>) -> Result<(), BrokerError> {
+    fn on_frame(
+        &mut self,
+        frame: NatsFrame<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), BrokerError> {
         match (&self.state, &frame) {
             (_, NatsFrame::Info(_) | NatsFrame::Error(_))
             | (State::Connecting(_) | State::Ready, _) => {}
@@ -254,10 +277,10 @@ impl NatsSession {
         }
         match frame {
             NatsFrame::Message { sid, payload } => {
-                // Otherwise it was unsubscribed meanwhile.
-                if let Some(channel) = self.channels.get(&sid) {
+                // Otherwise the subscription has ended meanwhile.
+                if let Some(subscription) = self.subscriptions.get(&sid) {
                     events.push(Event::Message {
-                        channel: channel.clone(),
+                        channel: subscription.channel.clone(),
                         id: None,
                         envelope: Bytes::copy_from_slice(payload.unwrap_or_default()),
                     });
@@ -265,21 +288,17 @@ impl NatsSession {
                 Ok(())
             }
             NatsFrame::Ping => {
-                self.pings += 1;
-                // A server sends one at a time.
-                match self.pings > 100 {
-                    true => Err(protocol("it sends many PINGs at once")),
-                    false => Ok(()),
-                }
+                self.has_ping = true;
+                Ok(())
             }
-            NatsFrame::Pong => self.pong(events),
-            NatsFrame::Correct => Ok(()),
-            NatsFrame::Info(json) => self.is_described(json),
-            NatsFrame::Error(error) => self.error(error, events),
+            NatsFrame::Pong => self.on_pong(events),
+            NatsFrame::Ok => Ok(()),
+            NatsFrame::Info(json) => self.on_info(json),
+            NatsFrame::Error(error) => self.on_error(&String::from_utf8_lossy(error)),
         }
     }
 
-    fn is_described(&mut self, json: &[u8]) -> Result<(), BrokerError> {
+    fn on_info(&mut self, json: &[u8]) -> Result<(), BrokerError> {
         let info = ServerInfo::parse(json).ok_or_else(|| protocol("its INFO is malformed"))?;
         self.payload_bytes_max = info.payload_bytes_max;
         // Later ones report changes, such as further servers.
@@ -290,25 +309,24 @@ impl NatsSession {
         Ok(())
     }
 
-    fn pong(&mut self, events: &mut Vec<Event>) -> Result<(), BrokerError> {
+    fn on_pong(&mut self, events: &mut Vec<Event>) -> Result<(), BrokerError> {
         if let State::Connecting(incarnation) = &self.state {
             events.push(Event::Ready(incarnation.clone()));
             self.state = State::Ready;
             return Ok(());
         }
-        let part = self.unconfirmed.pop_front();
-        let part = part.ok_or_else(|| protocol("it sends a PONG without a PING"))?;
-        events.extend(part.subscribed.into_iter().map(Event::Subscribed));
-        for sent in part.published {
-            events.push(match sent.refused {
+        let batch = self.unconfirmed.pop_front();
+        let batch = batch.ok_or_else(|| protocol("it sends a PONG without a PING"))?;
+        self.confirm_subscriptions(&batch, events);
+        // To the node, its own heartbeat is the proof that it hears the others. Without a subscription it hears none.
+        let hears_nodes = self.sids.contains_key(&Channel::Nodes);
+        for publish in batch.published {
+            events.push(match publish.error {
                 None => Event::Published { receivers: 0 },
-                Some(error) => Event::Refused(Refused {
-                    command: Kind::Publish,
-                    error,
-                    passes: false,
-                }),
+                Some(error) => refused(Kind::Publish, error),
             });
-            events.extend(sent.echo.map(|envelope| Event::Message {
+            let echo = publish.echo.filter(|_| hears_nodes);
+            events.extend(echo.map(|envelope| Event::Message {
                 channel: Channel::Nodes,
                 id: None,
                 envelope,
@@ -317,100 +335,127 @@ impl NatsSession {
         Ok(())
     }
 
-    fn error(&mut self, error: &[u8], events: &mut Vec<Event>) -> Result<(), BrokerError> {
-        let text = self.reported(error);
-        let is = |begins: &str| {
-            let begin = text.get(..begins.len()).unwrap_or_default();
-            begin.eq_ignore_ascii_case(begins)
-        };
-        if is("Permissions Violation for Publish") {
-            self.publish_is_refused(&text);
-            return Ok(());
-        }
-        if is("Permissions Violation for Subscription") || is("Maximum Subscriptions Exceeded") {
-            self.subscription_is_refused(&text, events);
-            return Ok(());
-        }
-        if is("Invalid Subject") {
-            return Ok(());
-        }
-        Err(
-            match is("Authorization Violation")
-                || is("Authentication")
-                || is("User Authentication")
-                || is("Account Authentication")
+    /// Reports the subscriptions of a batch, and once if some of them were refused.
+    fn confirm_subscriptions(&mut self, batch: &Batch, events: &mut Vec<Event>) {
+        let mut exceeding = batch.subscriptions_exceeding;
+        for sid in batch.subscribed.iter().rev() {
+            if exceeding > 0
+                && self
+                    .subscriptions
+                    .get(sid)
+                    .is_some_and(|of| !of.is_confirmed)
             {
-                true => BrokerError::Authentication(text),
-                false => BrokerError::Unusable(text),
-            },
-        )
-    }
-
-    /// An error as it may be reported.
-    fn reported(&self, error: &[u8]) -> Arc<str> {
-        let text = String::from_utf8_lossy(error);
-        let secrets = [&self.url.password, &self.url.user];
-        let has_secret = secrets
-            .into_iter()
-            .flatten()
-            .any(|secret| text.contains(secret.as_str()));
-        let text: String = match has_secret {
-            true => text.split('"').next().unwrap_or_default().to_owned(),
-            false => text.into(),
-        };
-        let text = text.chars().take(REPORTED_CHARS_MAX);
-        let text: String = text
-            .map(|char| if char.is_control() { ' ' } else { char })
-            .collect();
-        text.into()
-    }
-
-    /// Marks the oldest message that an error can be about. Errors name the subject in quotes.
-    fn publish_is_refused(&mut self, text: &Arc<str>) {
-        let app = &self.url.app;
-        let parts = self.unconfirmed.iter_mut();
-        let sent = parts.flat_map(|part| &mut part.published);
-        let refused = sent
-            .filter(|sent| sent.refused.is_none())
-            .find(|sent| names(text, app, &sent.channel));
-        if let Some(sent) = refused {
-            sent.refused = Some(text.clone());
-            sent.echo = None;
-        }
-    }
-
-    fn subscription_is_refused(&mut self, text: &Arc<str>, events: &mut Vec<Event>) {
-        let app = &self.url.app;
-        for part in &mut self.unconfirmed {
-            if let Some(at) = part
-                .subscribed
-                .iter()
-                .position(|channel| names(text, app, channel))
-            {
-                let channel = part.subscribed.swap_remove(at);
-                if let Some(number) = self.numbers.remove(&channel) {
-                    self.channels.remove(&number);
-                }
-                break;
+                exceeding -= 1;
+                self.forget(*sid);
             }
         }
-        events.push(Event::Refused(Refused {
-            command: Kind::Subscribe,
-            error: text.clone(),
-            passes: true,
-        }));
+        for sid in &batch.subscribed {
+            // Otherwise it was refused, or has ended meanwhile.
+            if let Some(subscription) = self.subscriptions.get_mut(sid) {
+                subscription.is_confirmed = true;
+                events.push(Event::Subscribed(subscription.channel.clone()));
+            }
+        }
+        let error = batch.subscription_error.clone();
+        events.extend(error.map(|error| refused(Kind::Subscribe, error)));
+    }
+
+    fn forget(&mut self, sid: u64) {
+        if let Some(subscription) = self.subscriptions.remove(&sid) {
+            self.sids.remove(&subscription.channel);
+        }
+    }
+
+    fn on_error(&mut self, text: &str) -> Result<(), BrokerError> {
+        // A user is a secret only if it is a token.
+        let secret = self.url.password.as_deref().or(self.url.user.as_deref());
+        let error = reported(text, secret).unwrap_or_else(|| NOT_REPORTED.into());
+        let is = |begin: &str| {
+            let of_text = text.get(..begin.len());
+            of_text.is_some_and(|of_text| of_text.eq_ignore_ascii_case(begin))
+        };
+        // Errors about a command arrive before the PONG of its batch.
+        if is("Permissions Violation for Publish") {
+            return self.on_publish_error(text, error);
+        }
+        if is("Permissions Violation for Subscription") {
+            return self.on_subscription_error(text, error);
+        }
+        if is("Maximum Subscriptions Exceeded")
+            && let Some(batch) = self.unconfirmed.front_mut()
+        {
+            batch.subscriptions_exceeding += 1;
+            batch.subscription_error = Some(error);
+            return Ok(());
+        }
+        let has_credentials = self.url.user.is_some() || self.url.password.is_some();
+        if is("Authorization Violation") && !has_credentials {
+            return Err(BrokerError::Authentication(
+                "it requires some: write them in the URL, as in nats://user:password@host or nats://token@host".into(),
+            ));
+        }
+        let rejects_credentials = is("Authorization Violation")
+            || is("Authentication Expired")
+            || is("Authentication Revoked")
+            || is("User Authentication")
+            || is("Account Authentication");
+        Err(match rejects_credentials {
+            true => BrokerError::Authentication(error),
+            false => BrokerError::Unusable(error),
+        })
+    }
+
+    fn on_publish_error(&mut self, text: &str, error: Arc<str>) -> Result<(), BrokerError> {
+        let channel = self.channel_in(text)?;
+        let Some(batch) = self.unconfirmed.front_mut() else {
+            return Ok(());
+        };
+        let from = batch.next_error;
+        let is_about = |publish: &Publish| publish.error.is_none() && publish.channel == channel;
+        if let Some(at) = batch.published[from..].iter().position(is_about) {
+            let publish = &mut batch.published[from + at];
+            publish.error = Some(error);
+            publish.echo = None;
+            batch.next_error = from + at + 1;
+        }
+        Ok(())
+    }
+
+    fn on_subscription_error(&mut self, text: &str, error: Arc<str>) -> Result<(), BrokerError> {
+        let channel = self.channel_in(text)?;
+        // Otherwise it has ended meanwhile.
+        if let Some(&sid) = self.sids.get(&channel) {
+            if self
+                .subscriptions
+                .get(&sid)
+                .is_some_and(|of| of.is_confirmed)
+            {
+                let text = format!("it has revoked a permission of the user: {error}");
+                return Err(BrokerError::Unusable(text.into()));
+            }
+            self.forget(sid);
+            if let Some(batch) = self.unconfirmed.front_mut() {
+                batch.subscription_error = Some(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The channel whose subject an error names in quotes.
+    fn channel_in(&self, text: &str) -> Result<Channel, BrokerError> {
+        let subject = text.split('"').nth(1);
+        let channel = subject.and_then(|subject| channel_of(subject, &self.url.app));
+        channel.ok_or_else(|| protocol("an error names no subject of this app"))
     }
 }
 
-/// Whether an error names the subject of a channel.
-fn names(error: &str, app: &str, channel: &Channel) -> bool {
-    let mut subject = vec![b'"'];
-    put_subject(&mut subject, app, channel);
-    subject.push(b'"');
-    let error = error.as_bytes();
-    error
-        .windows(subject.len())
-        .any(|part| part.eq_ignore_ascii_case(&subject))
+/// Subscriptions are tried again.
+fn refused(command: Kind, error: Arc<str>) -> Event {
+    Event::Refused(Refused {
+        command,
+        error,
+        passes: command == Kind::Subscribe,
+    })
 }
 
 fn protocol(violation: &'static str) -> BrokerError {

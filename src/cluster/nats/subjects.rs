@@ -29,6 +29,23 @@ pub(super) fn put_subject(out: &mut Vec<u8>, app: &str, channel: &Channel) {
     }
 }
 
+/// Returns the channel with this subject. `None` if it is not one of this app.
+pub(super) fn channel_of(subject: &str, app: &str) -> Option<Channel> {
+    let rest = subject.strip_prefix(app)?.strip_prefix('.')?;
+    match rest {
+        "everyone" => return Some(Channel::Everyone),
+        "nodes" => return Some(Channel::Nodes),
+        "room._" => return Some(Channel::Room("".into())),
+        _ => {}
+    }
+    if let Some(node) = rest.strip_prefix("node.") {
+        return u32::from_str_radix(node, 16).ok().map(Channel::Node);
+    }
+    let name = rest.strip_prefix("room.").filter(|name| !name.is_empty())?;
+    let name = URL_SAFE_NO_PAD.decode(name).ok()?;
+    Some(Channel::Room(String::from_utf8(name).ok()?.into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,12 +58,33 @@ mod tests {
             (Channel::Node(0xfe), "app.node.000000fe"),
             (Channel::Room("".into()), "app.room._"),
             (Channel::Room("_".into()), "app.room.Xw"),
+            (Channel::Room("aaa".into()), "app.room.YWFh"),
+            (Channel::Room("aaG".into()), "app.room.YWFH"),
             (Channel::Room("a.b > *\r\n".into()), "app.room.YS5iID4gKg0K"),
             (Channel::Room("ÿ?".into()), "app.room.w78_"),
         ] {
             let mut out = Vec::new();
             put_subject(&mut out, "app", &channel);
             assert_eq!(String::from_utf8(out).unwrap(), subject);
+            assert_eq!(channel_of(subject, "app"), Some(channel));
+        }
+    }
+
+    #[test]
+    fn foreign_subjects_are_no_channels() {
+        for subject in [
+            "",
+            "app",
+            "app.",
+            "app2.nodes",
+            "app.room",
+            "app.room.",
+            "app.room.%",
+            "app.room._w",
+            "app.node.x",
+            "x.app.nodes",
+        ] {
+            assert_eq!(channel_of(subject, "app"), None, "{subject}");
         }
     }
 }

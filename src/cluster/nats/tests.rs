@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use super::Nats;
+use super::subjects::put_subject;
+use super::{NOT_REPORTED, Nats};
 use crate::cluster::broker::{
     Broker, BrokerError, Channel, Command, Event, Incarnation, Kind, Refused,
 };
@@ -34,7 +35,11 @@ fn send(nats: &mut Nats, commands: impl IntoIterator<Item = Command>) -> String 
 }
 
 fn ready() -> Nats {
-    let mut nats = nats_of("nats://me:hunter2@localhost?app=app");
+    ready_of("nats://me:hunter2@localhost?app=app")
+}
+
+fn ready_of(url: &str) -> Nats {
+    let mut nats = nats_of(url);
     assert_eq!(receive(&mut nats, INFO).unwrap(), []);
     assert!(send(&mut nats, []).starts_with("CONNECT "));
     let events = receive(&mut nats, "PONG\r\n").unwrap();
@@ -107,21 +112,21 @@ fn commands_are_confirmed_by_the_pong_of_their_turn() {
     let sent = send(
         &mut nats,
         [
-            Command::Subscribe(vec![Channel::Everyone, room("a")]),
+            Command::Subscribe(vec![Channel::Nodes, room("a")]),
             publish(room("a"), "x\r\ny"),
             publish(Channel::Node(0xfe), ""),
         ],
     );
     assert_eq!(
         sent,
-        "SUB app.everyone 1\r\nSUB app.room.YQ 2\r\nPUB app.room.YQ 4\r\nx\r\ny\r\nPUB app.node.000000fe 0\r\n\r\nPING\r\n"
+        "SUB app.nodes 1\r\nSUB app.room.YQ 2\r\nPUB app.room.YQ 4\r\nx\r\ny\r\nPUB app.node.000000fe 0\r\n\r\nPING\r\n"
     );
     let sent = send(&mut nats, [publish(Channel::Nodes, "beat")]);
     assert_eq!(sent, "PUB app.nodes 4\r\nbeat\r\nPING\r\n");
     assert_eq!(
         receive(&mut nats, "PONG\r\nPONG\r\n").unwrap(),
         [
-            Event::Subscribed(Channel::Everyone),
+            Event::Subscribed(Channel::Nodes),
             Event::Subscribed(room("a")),
             published(),
             published(),
@@ -131,6 +136,17 @@ fn commands_are_confirmed_by_the_pong_of_their_turn() {
         ]
     );
     assert!(receive(&mut nats, "PONG\r\n").is_err());
+}
+
+#[test]
+fn heartbeat_is_not_reported_to_a_node_that_does_not_hear_others() {
+    let mut nats = ready();
+    let nodes = || Command::Subscribe(vec![Channel::Nodes]);
+    send(&mut nats, [nodes(), publish(Channel::Nodes, "beat")]);
+    let error = "Permissions Violation for Subscription to \"app.nodes\"";
+    let received = format!("-ERR '{error}'\r\nPONG\r\n");
+    let events = receive(&mut nats, &received).unwrap();
+    assert_eq!(events, [refused(Kind::Subscribe, error), published()]);
 }
 
 #[test]
@@ -197,6 +213,9 @@ fn message_beyond_the_servers_limit_is_refused_without_being_sent() {
     assert_eq!(events, [refused(Kind::Publish, why), published()]);
 }
 
+const NO_PUBLISH: &str = "Permissions Violation for Publish to";
+const NO_SUBSCRIPTION: &str = "Permissions Violation for Subscription to";
+
 #[test]
 fn violated_permissions_refuse_the_commands_that_they_name() {
     let mut nats = ready();
@@ -209,18 +228,18 @@ fn violated_permissions_refuse_the_commands_that_they_name() {
             Command::Subscribe(vec![room("a"), room("b")]),
         ],
     );
-    let publishing = "Permissions Violation for Publish to \"app.room.Yg\"";
-    let subscribing = "Permissions Violation for Subscription to \"app.room.YQ\"";
+    let publishing = format!("{NO_PUBLISH} \"app.room.Yg\"");
+    let subscribing = format!("{NO_SUBSCRIPTION} \"app.room.YQ\"");
     let received =
         format!("-ERR '{publishing}'\r\n-ERR '{subscribing}'\r\n-ERR '{publishing}'\r\nPONG\r\n");
     assert_eq!(
         receive(&mut nats, &received).unwrap(),
         [
-            refused(Kind::Subscribe, subscribing),
             Event::Subscribed(room("b")),
+            refused(Kind::Subscribe, &subscribing),
             published(),
-            refused(Kind::Publish, publishing),
-            refused(Kind::Publish, publishing),
+            refused(Kind::Publish, &publishing),
+            refused(Kind::Publish, &publishing),
         ]
     );
     // It is tried again.
@@ -229,33 +248,147 @@ fn violated_permissions_refuse_the_commands_that_they_name() {
 }
 
 #[test]
-fn errors_that_end_a_connection_say_why_without_secrets() {
-    for (error, expected) in [
+fn refused_commands_are_found_whatever_the_names_are() {
+    let long = "x".repeat(255);
+    for (url, name, subject) in [
+        // The user is in the subject, and names may differ in the case of their encoding only.
+        ("nats://app:pw@h?app=app", "aaG", "app.room.YWFH".to_owned()),
         (
-            "Authorization Violation",
-            BrokerError::Authentication("Authorization Violation".into()),
+            "nats://me:pw@h?app=app",
+            &long,
+            format!("app.room.{}", "eHh4".repeat(85)),
         ),
-        (
-            "User Authentication Expired",
-            BrokerError::Authentication("User Authentication Expired".into()),
-        ),
-        (
-            "Slow Consumer",
-            BrokerError::Unusable("Slow Consumer".into()),
-        ),
-        ("it is \"hunter2\"", BrokerError::Unusable("it is ".into())),
     ] {
-        let lost = receive(&mut ready(), &format!("-ERR '{error}'\r\n"));
-        assert_eq!(lost, Err(expected));
+        let mut nats = ready_of(url);
+        let both = || vec![room("aaa"), room(name)];
+        send(
+            &mut nats,
+            [
+                Command::Subscribe(both()),
+                publish(room("aaa"), "x"),
+                publish(room(name), "y"),
+            ],
+        );
+        let received = format!(
+            "-ERR '{NO_SUBSCRIPTION} \"{subject}\"'\r\n-ERR '{NO_PUBLISH} \"{subject}\"'\r\nPONG\r\n"
+        );
+        let events = receive(&mut nats, &received).unwrap();
+        let kinds: Vec<_> = events.iter().map(kind).collect();
+        assert_eq!(events[0], Event::Subscribed(room("aaa")));
+        assert_eq!(
+            kinds,
+            [None, Some(Kind::Subscribe), None, Some(Kind::Publish)]
+        );
+    }
+}
+
+/// The kind of a refused command.
+fn kind(event: &Event) -> Option<Kind> {
+    match event {
+        Event::Refused(refused) => Some(refused.command),
+        _ => None,
     }
 }
 
 #[test]
-fn pings_of_the_server_are_answered() {
+fn subscriptions_beyond_the_servers_limit_are_refused_once() {
+    let mut nats = ready();
+    send(&mut nats, [Command::Subscribe(vec![room("a")])]);
+    receive(&mut nats, "PONG\r\n").unwrap();
+    let all = ["b", "c", "d", "a"].map(room).to_vec();
+    send(&mut nats, [Command::Subscribe(all)]);
+    let error = "maximum subscriptions exceeded";
+    let received = format!("-ERR '{error}'\r\n-ERR '{error}'\r\nPONG\r\n");
+    assert_eq!(
+        receive(&mut nats, &received).unwrap(),
+        [
+            Event::Subscribed(room("b")),
+            Event::Subscribed(room("a")),
+            refused(Kind::Subscribe, error),
+        ]
+    );
+    let sent = send(&mut nats, [Command::Subscribe(vec![room("c"), room("b")])]);
+    assert_eq!(sent, "SUB app.room.Yw 5\r\nPING\r\n");
+}
+
+#[test]
+fn revoked_subscription_ends_the_connection() {
+    let mut nats = ready();
+    send(&mut nats, [Command::Subscribe(vec![room("a")])]);
+    receive(&mut nats, "PONG\r\n").unwrap();
+    let revoked = format!("-ERR '{NO_SUBSCRIPTION} \"app.room.YQ\" (sid \"1\")'\r\n");
+    let error = receive(&mut nats, &revoked).unwrap_err();
+    assert!(error.to_string().contains("revoked"), "{error}");
+}
+
+#[test]
+fn many_refused_commands_are_all_found() {
+    const COMMANDS: usize = 20_000;
+    let mut nats = ready();
+    let name = |n: usize| format!("room {n}");
+    let rooms: Vec<_> = (0..COMMANDS).map(|n| room(&name(n))).collect();
+    let publishes = rooms.iter().cloned().map(|room| publish(room, ""));
+    let commands: Vec<_> = publishes
+        .chain([Command::Subscribe(rooms.clone())])
+        .collect();
+    send(&mut nats, commands);
+    let mut received = String::new();
+    for room in &rooms {
+        let mut subject = Vec::new();
+        put_subject(&mut subject, "app", room);
+        let subject = String::from_utf8(subject).unwrap();
+        received += &format!("-ERR '{NO_PUBLISH} \"{subject}\"'\r\n");
+        received += &format!("-ERR '{NO_SUBSCRIPTION} \"{subject}\"'\r\n");
+    }
+    let events = receive(&mut nats, &(received + "PONG\r\n")).unwrap();
+    let kinds = events.iter().filter_map(kind);
+    assert_eq!(
+        kinds.filter(|kind| *kind == Kind::Publish).count(),
+        COMMANDS
+    );
+    assert_eq!(events.len(), COMMANDS + 1);
+}
+
+#[test]
+fn errors_that_end_a_connection_say_why_without_secrets() {
+    let authentication = |text: &str| BrokerError::Authentication(text.into());
+    let unusable = |text: &str| BrokerError::Unusable(text.into());
+    for (error, expected) in [
+        (
+            "Authorization Violation",
+            authentication("Authorization Violation"),
+        ),
+        (
+            "User Authentication Expired",
+            authentication("User Authentication Expired"),
+        ),
+        ("Authentication Timeout", unusable("Authentication Timeout")),
+        ("Slow Consumer", unusable("Slow Consumer")),
+        ("it is hunter2", unusable(NOT_REPORTED)),
+    ] {
+        let lost = receive(&mut ready(), &format!("-ERR '{error}'\r\n"));
+        assert_eq!(lost, Err(expected));
+    }
+    let mut anonymous = nats_of("nats://h");
+    receive(&mut anonymous, INFO).unwrap();
+    let error = receive(&mut anonymous, "-ERR 'Authorization Violation'\r\n").unwrap_err();
+    assert!(
+        error.to_string().contains("nats://user:password@host"),
+        "{error}"
+    );
+    let mut token = ready_of("nats://t0ken@h");
+    let error = receive(&mut token, "-ERR 'bad t0ken'\r\n");
+    assert_eq!(error, Err(unusable(NOT_REPORTED)));
+}
+
+#[test]
+fn ping_of_the_server_is_answered_once() {
     let mut nats = ready();
     receive(&mut nats, "PING\r\n").unwrap();
     assert_eq!(send(&mut nats, []), "PONG\r\n");
-    assert!(receive(&mut nats, &"PING\r\n".repeat(101)).is_err());
+    receive(&mut nats, &"PING\r\n".repeat(1_000)).unwrap();
+    assert_eq!(send(&mut nats, []), "PONG\r\n");
+    assert_eq!(send(&mut nats, []), "");
 }
 
 #[test]

@@ -47,7 +47,8 @@ impl FromStr for NatsUrl {
         // Every server may be given as a URL of its own, as other clients of NATS want it.
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
         let repeated = format!(",{scheme}://");
-        let parts = UrlParts::split(&url.replace(&repeated, ","), PORT)?;
+        let servers: Vec<&str> = url.split(',').map(str::trim).collect();
+        let parts = UrlParts::split(&servers.join(",").replace(&repeated, ","), PORT)?;
         let tls = match &*parts.scheme {
             "nats" => false,
             "tls" => true,
@@ -98,6 +99,7 @@ mod tests {
         for url in [
             "tls://me:p%2C@a,[::1]:4223,b:1?app=x.y",
             "tls://me:p%2C@a,tls://[::1]:4223,tls://b:1?app=x.y",
+            "tls://me:p%2C@a, tls://[::1]:4223, b:1?app=x.y",
         ] {
             let url = parse(url);
             assert_eq!(url.to_string(), "tls://a:4222,[::1]:4223,b:1?app=x.y");

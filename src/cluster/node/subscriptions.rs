@@ -9,6 +9,7 @@ use crate::cluster::broker::{Channel, Command};
 use crate::cluster::counts::Counts;
 use crate::cluster::replica::Replica;
 use crate::cluster::servers::server_of;
+use crate::presence::NodeEvent;
 
 impl Node {
     /// All channels of a server that this node needs.
@@ -31,6 +32,9 @@ impl Node {
 
     /// Handles the confirmation of a subscription.
     pub(super) fn subscribed(&mut self, server: usize, channel: &Channel) {
+        if let Channel::Room(room) = channel {
+            self.on_presence(NodeEvent::Subscribed { room });
+        }
         if let Channel::Room(name) = channel
             && let Some(room) = self.rooms.get_mut(name)
         {
@@ -86,6 +90,10 @@ impl Node {
                 history_bytes_max,
             } => {
                 let server = interest.server;
+                if self.rooms.contains_key(&name) {
+                    // No confirmation of a subscription follows.
+                    self.on_presence(NodeEvent::Subscribed { room: &name });
+                }
                 let shared = &self.shared[server];
                 match self.rooms.get_mut(&name) {
                     Some(room) => {

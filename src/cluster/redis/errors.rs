@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::cluster::broker::BrokerError;
-
-/// The most characters of an error that are reported.
-const REPORTED_CHARS_MAX: usize = 200;
+use crate::cluster::broker::{BrokerError, reported};
 
 /// What a server says about a command that it did not execute.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,18 +46,9 @@ impl ServerError {
             .and_then(|text| text.split(" -").find(|part| has_code(part)));
         let text = inner.unwrap_or(&text);
         let code = if has_code(text) { word(text) } else { "ERR" };
-        let has_secret = password.is_some_and(|secret| !secret.is_empty() && text.contains(secret));
-        let text = match has_secret {
-            true => code.to_owned(),
-            false => text
-                .chars()
-                .take(REPORTED_CHARS_MAX)
-                .map(|char| if char.is_control() { ' ' } else { char })
-                .collect(),
-        };
         Self {
             code: code.into(),
-            text: text.into(),
+            text: reported(text, password).unwrap_or_else(|| code.into()),
         }
     }
 
@@ -135,12 +123,12 @@ pub(super) const LOADING: &str = "it is still loading its data";
 /// Why a server is not used whose version is too old.
 pub(super) const VERSION: &str = "it does not know HELLO 3: Redis 6 or Valkey 7.2 or a later version is required, and a \
                                   proxy in between must support RESP3";
-pub(super) const REPLICA: &str =
-    "it is a replica of another server: write the address of the primary in the URL";
+pub(super) const REPLICA: &str = "it is a replica of another server: write the address of the primary in the URL; if Sentinels \
+                                  name the primary, they have not noticed yet that it is another one";
 pub(super) const CLUSTER: &str = "it is a node of a Redis Cluster, which is not supported: use a single server, or several \
                                   single ones, whose URLs are separated by commas";
-pub(super) const SENTINEL: &str =
-    "it is a Sentinel: write the address of the Redis server that it watches in the URL";
+pub(super) const SENTINEL: &str = "it is a Sentinel: write redis+sentinel://host/name in the URL, with the name that it gives to the \
+                                   primary";
 
 /// Whether a text begins with a word in capitals.
 fn has_code(text: &str) -> bool {

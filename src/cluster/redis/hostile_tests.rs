@@ -4,6 +4,7 @@ use super::tests::{
     append, command, conversation, encode, history, message, push, read, ready, ready_of, receive,
     room,
 };
+use super::url::RedisUrl;
 use super::{Redis, RedisSettings};
 use crate::cluster::broker::{Broker, BrokerError, Channel, Command, Event};
 use crate::history_id::HistoryId;
@@ -182,8 +183,8 @@ fn endless_values_end_the_connection_before_memory_grows() {
         ("*100000\r\n", "+aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n"),
         ("*100\r\n", &format!("$60000\r\n{}\r\n", "a".repeat(60_000))),
     ] {
-        let url = "redis://localhost".parse().unwrap();
-        let mut settings = RedisSettings::new(url, 1000);
+        let url: RedisUrl = "redis://localhost".parse().unwrap();
+        let mut settings = RedisSettings::new(url.login, url.tls, 1000);
         settings.history_read_bytes_max = 1 << 20;
         let mut redis = Redis::new(settings);
         redis.connect(&mut Vec::new());

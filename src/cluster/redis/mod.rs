@@ -37,6 +37,8 @@ mod history_tests;
 #[cfg(all(test, not(loom)))]
 mod hostile_tests;
 #[cfg(all(test, not(loom)))]
+mod read_tests;
+#[cfg(all(test, not(loom)))]
 mod server_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -51,7 +53,7 @@ use self::errors::{CLUSTER, Consequence, LOADING, REPLICA, SENTINEL, ServerError
 use self::names::RedisNames;
 use self::resp::{Decimal, RespDecoder, RespFrame, RespValue, put_argument, put_command};
 use self::scripts::{APPEND, READ, RedisScript};
-use self::url::RedisUrl;
+use self::url::RedisLogin;
 use super::broker::{
     Append, Appended, Broker, BrokerError, Channel, Command, Event, History, Incarnation, Kind,
     READ_SHARED_BYTES_MAX, Read, Refused,
@@ -74,7 +76,9 @@ const ID_BYTES_MAX: usize = 16 + 1 + 20 + 1;
 /// The settings of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct RedisSettings {
-    pub(crate) url: RedisUrl,
+    pub(crate) login: RedisLogin,
+    /// Whether the connection is encrypted.
+    pub(crate) tls: bool,
     /// The longest envelope that is received. Longer ones are reported as empty; their bytes are not buffered. At least
     /// 64 KiB are received.
     pub(crate) message_bytes_max: usize,
@@ -89,9 +93,10 @@ pub(crate) struct RedisSettings {
 }
 
 impl RedisSettings {
-    pub(crate) fn new(url: RedisUrl, message_bytes_max: usize) -> Self {
+    pub(crate) fn new(login: RedisLogin, tls: bool, message_bytes_max: usize) -> Self {
         Self {
-            url,
+            login,
+            tls,
             message_bytes_max,
             // Far less than `client-output-buffer-limit pubsub`, at which a server disconnects a subscriber.
             history_read_bytes_max: HISTORY_READ_BYTES_MAX,
@@ -149,7 +154,7 @@ impl Redis {
             settings.history_read_bytes_max,
         );
         let session = RedisSession {
-            names: RedisNames::new(&settings.url.app),
+            names: RedisNames::new(&settings.login.app),
             append: RedisScript::new(APPEND),
             read: RedisScript::new(READ),
             unanswered: VecDeque::new(),
@@ -163,6 +168,10 @@ impl Redis {
 }
 
 impl Broker for Redis {
+    fn begins_tls(&self) -> bool {
+        self.session.settings.tls
+    }
+
     fn connect(&mut self, out: &mut Vec<u8>) {
         self.decoder.reset();
         self.session.connect(out);
@@ -188,23 +197,26 @@ impl RedisSession {
         self.incarnation = None;
         self.has_loaded = false;
         self.load_error = None;
-        let url = &self.settings.url;
-        let has_credentials = url.user.is_some() || url.password.is_some();
+        let login = &self.settings.login;
+        let has_credentials = login.user.is_some() || login.password.is_some();
         put_command(out, if has_credentials { 7 } else { 4 });
         put_argument(out, &[b"HELLO"]);
         put_argument(out, &[b"3"]);
         if has_credentials {
             put_argument(out, &[b"AUTH"]);
-            put_argument(out, &[url.user.as_deref().unwrap_or("default").as_bytes()]);
-            put_argument(out, &[url.password.as_deref().unwrap_or("").as_bytes()]);
+            put_argument(
+                out,
+                &[login.user.as_deref().unwrap_or("default").as_bytes()],
+            );
+            put_argument(out, &[login.password.as_deref().unwrap_or("").as_bytes()]);
         }
         put_argument(out, &[b"SETNAME"]);
-        put_argument(out, &[url.app.as_bytes()]);
+        put_argument(out, &[login.app.as_bytes()]);
         self.unanswered.push_back(Unanswered::Setup(Setup::Hello));
-        if url.database != 0 {
+        if login.database != 0 {
             put_command(out, 2);
             put_argument(out, &[b"SELECT"]);
-            put_argument(out, &[Decimal::new(url.database.into()).bytes()]);
+            put_argument(out, &[Decimal::new(login.database.into()).bytes()]);
             self.unanswered.push_back(Unanswered::Setup(Setup::Select));
         }
         put_command(out, 2);
@@ -455,7 +467,7 @@ impl RedisSession {
                 Some(RespValue::Array(4)) => history(room, &mut frame),
                 Some(RespValue::Null) if at > 0 => Some(Event::ReadPostponed),
                 Some(RespValue::Error(error)) => {
-                    let error = ServerError::new(error, self.settings.url.password.as_deref());
+                    let error = ServerError::new(error, self.settings.login.password.as_deref());
                     let passes = match error.consequence() {
                         Consequence::GiveUp(error) => return Err(error),
                         Consequence::Refused { passes } => passes,
@@ -506,7 +518,7 @@ impl RedisSession {
     }
 
     fn error(&mut self, error: &[u8], events: &mut Vec<Event>) -> Result<(), BrokerError> {
-        let mut error = ServerError::new(error, self.settings.url.password.as_deref());
+        let mut error = ServerError::new(error, self.settings.login.password.as_deref());
         let mut refusals = 1;
         let command = match self.unanswered.pop_front() {
             Some(Unanswered::Setup(setup)) => return Err(error.setup_failure(setup)),

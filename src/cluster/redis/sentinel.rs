@@ -9,8 +9,8 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use super::resp::{RespDecoder, RespValue, put_argument, put_command};
-use super::url::{RedisUrl, database_of};
-use crate::cluster::url::{Address, InvalidBrokerUrl, UrlParts};
+use super::url::{RedisLogin, database_of};
+use crate::cluster::url::{Address, InvalidBrokerUrl, UrlParts, is_plain};
 
 const PORT: u16 = 26379;
 /// How long one Sentinel may take to answer.
@@ -27,10 +27,7 @@ pub(crate) struct SentinelUrl {
     pub(crate) sentinels: Vec<Address>,
     /// What the Sentinels call the primary.
     pub(crate) name: String,
-    pub(crate) user: Option<String>,
-    pub(crate) password: Option<String>,
-    pub(crate) database: u32,
-    pub(crate) app: String,
+    pub(crate) login: RedisLogin,
 }
 
 impl fmt::Debug for SentinelUrl {
@@ -52,36 +49,24 @@ impl FromStr for SentinelUrl {
         }
         let path = parts.path.strip_prefix('/').unwrap_or_default();
         let (name, database) = path.split_once('/').unwrap_or((path, ""));
-        let is_legal =
-            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-        if name.is_empty() || !name.bytes().all(is_legal) {
+        if !is_plain(name) {
             return Err(InvalidBrokerUrl::Primary);
         }
         Ok(Self {
             sentinels: parts.servers,
             name: name.to_owned(),
-            user: parts.user,
-            password: parts.password,
-            database: database_of(database)?,
-            app: parts.app,
+            login: RedisLogin {
+                user: parts.user,
+                password: parts.password,
+                database: database_of(database)?,
+                app: parts.app,
+            },
         })
     }
 }
 
 impl SentinelUrl {
-    /// The URL of the primary at an address.
-    pub(crate) fn of_primary(&self, server: Address) -> RedisUrl {
-        RedisUrl {
-            tls: false,
-            server,
-            user: self.user.clone(),
-            password: self.password.clone(),
-            database: self.database,
-            app: self.app.clone(),
-        }
-    }
-
-    /// Asks the Sentinels in turn until one knows the primary. Waits up to half a second for each.
+    /// Asks the Sentinels in turn until one knows the primary. Waits up to half a second for each of their addresses.
     pub(crate) fn find_primary(&self) -> io::Result<Address> {
         let mut failures = Vec::new();
         for sentinel in &self.sentinels {
@@ -97,11 +82,10 @@ impl SentinelUrl {
     }
 
     fn ask(&self, sentinel: &Address) -> io::Result<Address> {
-        let until = Instant::now() + ANSWER_MAX;
         let addresses = (sentinel.host.as_str(), sentinel.port).to_socket_addrs()?;
         let mut failure = io::Error::other("its name has no address");
         for address in addresses {
-            match self.ask_at(address, until) {
+            match self.ask_at(address, Instant::now() + ANSWER_MAX) {
                 Ok(primary) => return Ok(primary),
                 Err(error) => failure = error,
             }
@@ -132,7 +116,7 @@ impl SentinelUrl {
                 Answer::Primary(primary) => return Ok(primary),
                 Answer::Authenticated if has_authenticated => stream.write_all(&question)?,
                 Answer::Authenticated => return Err(io::Error::other("its answer is no address")),
-                Answer::Credentials if !has_authenticated && self.password.is_some() => {
+                Answer::Credentials if !has_authenticated && self.login.password.is_some() => {
                     has_authenticated = true;
                     stream.write_all(&self.authentication())?;
                 }
@@ -151,9 +135,12 @@ impl SentinelUrl {
 
     fn authentication(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        put_command(&mut out, 2 + usize::from(self.user.is_some()));
+        put_command(&mut out, 2 + usize::from(self.login.user.is_some()));
         put_argument(&mut out, &[b"AUTH"]);
-        for secret in [&self.user, &self.password].into_iter().flatten() {
+        for secret in [&self.login.user, &self.login.password]
+            .into_iter()
+            .flatten()
+        {
             put_argument(&mut out, &[secret.as_bytes()]);
         }
         out
@@ -265,14 +252,12 @@ mod tests {
         let url = parse("redis+sentinel://me:p%40@a,[::1]:7000/my-main.1/3?app=x");
         let sentinels: Vec<_> = url.sentinels.iter().map(Address::to_string).collect();
         assert_eq!(sentinels, ["a:26379", "[::1]:7000"]);
-        assert_eq!((&*url.name, url.database, &*url.app), ("my-main.1", 3, "x"));
-        let server = Address {
-            host: "b".into(),
-            port: 1,
-        };
-        let primary = url.of_primary(server);
-        assert_eq!(primary.to_string(), "redis://b:1/3?app=x");
-        assert_eq!(primary.password.as_deref(), Some("p@"));
+        let login = &url.login;
+        assert_eq!(
+            (&*url.name, login.database, &*login.app),
+            ("my-main.1", 3, "x")
+        );
+        assert_eq!(login.password.as_deref(), Some("p@"));
         assert!(!format!("{url:?}").contains("p@"));
         for (url, error) in [
             ("redis+sentinel://a", InvalidBrokerUrl::Primary),

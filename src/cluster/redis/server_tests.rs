@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::url::RedisUrl;
 use super::{Redis, RedisSettings};
 use crate::cluster::broker::{
     Append, Appended, Broker, BrokerError, Channel, Command, Event, History, Kind, Read,
@@ -138,7 +139,8 @@ impl Client {
 pub(super) fn settings(server: &RedisServer, credentials: &str, target: &str) -> RedisSettings {
     let port = server.port();
     let url = format!("redis://{credentials}127.0.0.1:{port}{target}");
-    RedisSettings::new(url.parse().unwrap(), 1 << 20)
+    let url: RedisUrl = url.parse().unwrap();
+    RedisSettings::new(url.login, url.tls, 1 << 20)
 }
 
 /// An append to [`ROOM`] with generous bounds.

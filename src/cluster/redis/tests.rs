@@ -20,7 +20,7 @@ const INFO: &str = "=60\r\ntxt:# Server\r\nredis_version:7.0.15\r\nrun_id:012345
 
 pub(super) fn redis_of(url: &str, message_bytes_max: usize) -> Redis {
     let url: RedisUrl = url.parse().unwrap();
-    Redis::new(RedisSettings::new(url, message_bytes_max))
+    Redis::new(RedisSettings::new(url.login, url.tls, message_bytes_max))
 }
 
 /// Returns a connection that has sent its first commands.

@@ -17,6 +17,12 @@ pub(crate) struct RedisUrl {
     /// Whether the connection is encrypted.
     pub(crate) tls: bool,
     pub(crate) server: Address,
+    pub(crate) login: RedisLogin,
+}
+
+/// What a connection tells the server first, whichever server that is.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct RedisLogin {
     /// `None` for the user `default`.
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
@@ -33,10 +39,19 @@ impl RedisUrl {
     }
 }
 
+impl fmt::Debug for RedisLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisLogin")
+            .field("database", &self.database)
+            .field("app", &self.app)
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.tls { "rediss" } else { "redis" };
-        let Self { database, app, .. } = self;
+        let RedisLogin { database, app, .. } = &self.login;
         write!(f, "{scheme}://{}/{database}?app={app}", self.server)
     }
 }
@@ -63,10 +78,12 @@ impl FromStr for RedisUrl {
         Ok(Self {
             tls,
             server,
-            user: parts.user,
-            password: parts.password,
-            database: database_of(&parts.path)?,
-            app: parts.app,
+            login: RedisLogin {
+                user: parts.user,
+                password: parts.password,
+                database: database_of(&parts.path)?,
+                app: parts.app,
+            },
         })
     }
 }
@@ -96,10 +113,12 @@ mod tests {
                 host: "localhost".into(),
                 port: 6379,
             },
-            user: None,
-            password: None,
-            database: 0,
-            app: "humphrey_ws".into(),
+            login: RedisLogin {
+                user: None,
+                password: None,
+                database: 0,
+                app: "humphrey_ws".into(),
+            },
         };
         for url in [
             "redis://localhost",
@@ -121,17 +140,18 @@ mod tests {
         let url = parse("rediss://me:p%40ss%3A%2f%C3%BC:x@[2001:DB8::0:1]:7000/15?app=My-app_1.0");
         assert!(url.tls);
         assert_eq!((&*url.server.host, url.server.port), ("2001:db8::1", 7000));
-        assert_eq!(url.user.as_deref(), Some("me"));
-        assert_eq!(url.password.as_deref(), Some("p@ss:/ü:x"));
-        assert_eq!((url.database, &*url.app), (15, "My-app_1.0"));
+        let login = &url.login;
+        assert_eq!(login.user.as_deref(), Some("me"));
+        assert_eq!(login.password.as_deref(), Some("p@ss:/ü:x"));
+        assert_eq!((login.database, &*login.app), (15, "My-app_1.0"));
         assert_eq!(url.identity(), "[2001:db8::1]:7000");
     }
 
     #[test]
     fn user_and_password_may_be_given_alone() {
         let both = |url| {
-            let url = parse(url);
-            (url.user, url.password)
+            let login = parse(url).login;
+            (login.user, login.password)
         };
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(both("redis://:secret@host"), (None, some("secret")));

@@ -11,6 +11,7 @@ use crate::cluster::members::{CopyBeginning, Delivered, Members};
 use crate::cluster::wire::{DirectAction, RemoteConnection};
 use crate::history_id::{HistoryId, random_epoch};
 use crate::message::{Message, SentMessage};
+use crate::presence::{BadUpdate, NodeEvent};
 use crate::sync::lock;
 
 #[derive(Default)]
@@ -18,6 +19,34 @@ pub(super) struct Recorder {
     pub(super) delivered: Mutex<Vec<String>>,
     pub(super) full: AtomicBool,
     copies: Mutex<Copies>,
+    pub(super) presence: Mutex<Vec<PresenceHeard>>,
+}
+
+/// What a node has reported of the presence of rooms.
+#[derive(Debug)]
+pub(super) enum PresenceHeard {
+    Subscribed(String),
+    Update(String, u32, bool, Vec<u8>),
+    AskedForAll,
+    Gone(u32),
+    New(u32),
+}
+
+impl PresenceHeard {
+    pub(super) fn event(&self) -> NodeEvent<'_> {
+        match self {
+            Self::Subscribed(room) => NodeEvent::Subscribed { room },
+            Self::Update(room, node, is_gone, update) => NodeEvent::Update {
+                room,
+                node: *node,
+                is_gone: *is_gone,
+                update,
+            },
+            Self::AskedForAll => NodeEvent::AskedForAll,
+            Self::Gone(node) => NodeEvent::Gone(*node),
+            Self::New(node) => NodeEvent::New(*node),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -212,6 +241,23 @@ impl Members for Recorder {
     }
 
     /// The length of the name stands for the number of members.
+    fn on_presence(&self, event: NodeEvent<'_>) -> Result<(), BadUpdate> {
+        let heard = match event {
+            NodeEvent::Subscribed { room } => PresenceHeard::Subscribed(room.to_owned()),
+            NodeEvent::Update {
+                room,
+                node,
+                is_gone,
+                update,
+            } => PresenceHeard::Update(room.to_owned(), node, is_gone, update.to_vec()),
+            NodeEvent::AskedForAll => PresenceHeard::AskedForAll,
+            NodeEvent::Gone(node) => PresenceHeard::Gone(node),
+            NodeEvent::New(node) => PresenceHeard::New(node),
+        };
+        lock(&self.presence).push(heard);
+        Ok(())
+    }
+
     fn count(&self, room: Option<&str>) -> u64 {
         room.map_or(1_000, |room| room.len() as u64)
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::broker::Server;
-use super::recorder::{Copy, Recorder, Seen};
+use super::recorder::{Copy, PresenceHeard, Recorder, Seen};
 use super::stored::{Deletion, Refusal, Restart, Stored};
 use crate::cluster::broker::{Channel, Event};
 use crate::cluster::counters::ClusterCounters;
@@ -70,7 +70,7 @@ impl World {
                         now,
                         Arc::new(NoWaker),
                     ),
-                    status: ServerStatus::default(),
+                    status: ServerStatus::new(),
                     message_bytes_max: AtomicUsize::new(usize::MAX),
                 })
             };
@@ -185,6 +185,32 @@ impl World {
             }
             Err(NotQueued::Full | NotQueued::Unreachable | NotQueued::Stopped) => false,
         }
+    }
+
+    /// Queues what a node tells about the presence of a room. Returns whether it was queued.
+    pub(super) fn tell_presence(&mut self, node: usize, name: &str, update: &[u8]) -> bool {
+        let content = Outbound::Encoded(Content::Presence(update).encode());
+        self.send(node, room(name), content)
+    }
+
+    /// Queues the question to a node for the members of all its rooms.
+    pub(super) fn ask_for_presence(&mut self, node: usize, of: u32) {
+        let content = Outbound::Encoded(Content::Presence(&[]).encode());
+        self.send(node, Channel::Node(of), content);
+    }
+
+    /// Takes what a node has reported of the presence of rooms.
+    pub(super) fn take_presence(&self, node: usize) -> Vec<PresenceHeard> {
+        std::mem::take(&mut *lock(&self.nodes[node].members.presence))
+    }
+
+    pub(super) fn is_up(&self, node: usize, name: &str) -> bool {
+        let shared = &self.nodes[node].shared;
+        shared[server_of(&room(name), shared)].status.is_up()
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.now
     }
 
     /// Acts on a connection as a thread of the app does.

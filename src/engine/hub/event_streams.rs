@@ -40,7 +40,7 @@ const KEEP_ALIVE_MIN: Duration = Duration::from_secs(1);
 impl Hub {
     /// The room of the event streams that receive broadcasts to everyone, if there are any.
     pub(crate) fn everyone_streams(&self) -> Option<&Arc<SharedRoom>> {
-        Some(&self.everyone_streams).filter(|streams| streams.len() > 0)
+        Some(&self.everyone_streams).filter(|streams| streams.is_held())
     }
 
     /// Counts a new event stream of a room, unless the room is retired. See [`SharedRoom::follow`].
@@ -98,13 +98,16 @@ impl Hub {
             return Err(NotJoined::Closed);
         }
         of_all.map(|room| room.enter());
-        for room in rooms {
-            room.add(session.id);
-            memberships.change(&room);
+        for room in &rooms {
+            room.reach(session.id.shard);
+            memberships.change(room);
         }
         // Pushed under the session's lock, as for joining a room. Refused only while the engine stops, which ends all
         // streams.
         let _ = reserved.push(command, job_port::when(self));
+        for room in rooms {
+            room.add(session.id);
+        }
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use crate::atomic::AtomicU64;
 use crate::engine::hub::Hub;
 use crate::engine::model::job::{Job, Work};
 use crate::engine::model::program::Program;
+use crate::engine::model::session::Session;
 use crate::engine::model::verdict::{Attachment, DropOnHandler};
 use crate::engine::parts::job_queue::JobQueue;
 use crate::engine::parts::mailbox::When;
@@ -85,6 +86,25 @@ impl DropOnHandler for HandlersOf {
             Err(Work::Drop(attachment)) => Err(attachment),
             _ => Ok(()),
         }
+    }
+}
+
+impl Hub {
+    /// Drops a session that has ended on a handler thread, since dropping its attachment runs user code.
+    pub(crate) fn release_session(&self, session: Arc<Session>) {
+        let job = Job {
+            to: None,
+            work: Work::Release(session, false),
+        };
+        if let Err(job) = self.jobs.queue.try_leave(job) {
+            // The handler threads have ended.
+            catch_panic(|| drop(job));
+        }
+    }
+
+    /// Whether the last shard has ended, so that no connection is left.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.jobs.program().is_none()
     }
 }
 

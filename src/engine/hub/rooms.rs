@@ -24,6 +24,12 @@ impl Hub {
         Arc::new(SharedRoom::new(number, name, permanent, self.shards.len()))
     }
 
+    /// Creates a room that keeps no history, and of whose joins and leaves the program is not told.
+    pub(crate) fn new_unreported_room(&self, name: Arc<str>) -> Arc<SharedRoom> {
+        let room = SharedRoom::new(self.next_channel(), name, false, self.shards.len());
+        Arc::new(room.unreported())
+    }
+
     /// Reserves space in the mailbox of a connection's shard for a join with a replay of this many messages and bytes.
     /// Blocks while the mailbox is full.
     pub(crate) fn reserve_join(
@@ -58,7 +64,8 @@ impl Hub {
             Some(Err(NotJoined::Closed))
         } else if rooms.wants(room) {
             Some(Ok(false))
-        } else if rooms.wanted() >= self.settings.limits.connection_rooms_max {
+        } else if room.is_reported() && rooms.wanted() >= self.settings.limits.connection_rooms_max
+        {
             Some(Err(NotJoined::TooMany))
         } else if !room.enter() {
             Some(Err(NotJoined::Retired))
@@ -69,15 +76,16 @@ impl Hub {
             return refused;
         }
         room.count_form(session.history_form());
-        room.add(session.id);
+        room.reach(session.id.shard);
         rooms.change(room);
-        self.common.room_members.add(1);
         // Pushed under the session's lock, so that the shard receives changes in the order they were made.
-        if reserved.push(command, job_port::when(self)).is_err() {
-            // The engine stops, which ends all memberships.
-            return Err(NotJoined::Closed);
+        let pushed = reserved.push(command, job_port::when(self));
+        room.add(session.id);
+        if room.is_reported() {
+            self.common.room_members.add(1);
         }
-        Ok(true)
+        // Refused only while the engine stops, which ends all memberships.
+        pushed.map(|()| true).map_err(|_| NotJoined::Closed)
     }
 
     /// Makes a connection leave a room: it receives the messages that were sent to the room so far. Returns whether it
@@ -99,11 +107,12 @@ impl Hub {
             return Ok(false);
         }
         rooms.change(room);
-        room.remove(session.id, session.history_form());
-        self.common.room_members.sub(1);
         // Refused only while the engine stops, which ends all memberships.
         let _ = reserved.push(command, job_port::when(self));
-        drop(rooms);
+        room.remove(session.id, session.history_form());
+        if room.is_reported() {
+            self.common.room_members.sub(1);
+        }
         room.exit();
         Ok(true)
     }

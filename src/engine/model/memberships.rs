@@ -63,10 +63,14 @@ impl Memberships {
         }
     }
 
-    /// The number of rooms that the connection has joined, and not left.
+    /// The number of rooms that the connection has joined, and not left, without those that are not reported.
     pub(crate) fn wanted(&self) -> usize {
         let (settled, changing) = self.parts();
-        settled.len() + changing.iter().filter(|of| of.wanted).count()
+        let settled = settled.iter().filter(|room| room.is_reported());
+        let changing = changing
+            .iter()
+            .filter(|of| of.wanted && of.room.is_reported());
+        settled.count() + changing.count()
     }
 
     pub(crate) fn wants(&self, room: &Arc<SharedRoom>) -> bool {

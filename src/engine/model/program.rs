@@ -69,8 +69,8 @@ pub(crate) enum PeerEnd {
 
 /// The program, as the engine calls it.
 ///
-/// `entered`, `left`, `emptied`, `received` and `ending` are called on the shard's thread and must return at once. The
-/// others may block: they are called on a handler thread, or on the shard's own while the shard is lent out. For one
+/// `entered`, `left`, `ended_in`, `stream_ended`, `emptied`, `received` and `ending` are called on the shard's thread and must return at
+/// once. The others may block: they are called on a handler thread, or on the shard's own while the shard is lent out. For one
 /// session, calls never overlap. Their order is `open`, `message` for each message in the order sent, and `close`, each
 /// exactly once. `room` is called in between, once for each change, in order. `handshake` is called before the session
 /// exists.
@@ -79,6 +79,10 @@ pub(crate) trait Program: Send + Sync + 'static {
 
     fn entered(&self, session: &Arc<Session>);
     fn left(&self, session: &Session);
+    /// Called when a connection has ended that was in this room.
+    fn ended_in(&self, _session: &Session, _room: &SharedRoom) {}
+    /// Called when an event stream has ended, or when the request for one has.
+    fn stream_ended(&self, _session: &Session) {}
     /// Called when a message arrives, possibly while handlers run for its session. Only for sessions with a protocol
     /// state (`Session::set_protocol_state`). `outbox_has_room`: a reply would fit into the outbox.
     fn received(

@@ -18,7 +18,10 @@ pub(crate) struct SharedRoom {
     number: u64,
     /// The name of the room, which the engine does not use.
     pub(crate) name: Arc<str>,
-    /// The number of members, or `RETIRED`.
+    /// The number of members and event streams, and of those that are about to join; or `RETIRED`.
+    holders: AtomicU32,
+    /// The number of members. Each is counted when its join is in its shard's mailbox, and until its leave is. So what
+    /// is sent by a thread that has seen this number reaches as many.
     len: AtomicU32,
     /// The number of members that receive its messages with ids and as they were sent. `NO_HISTORY` if it keeps no
     /// messages: such a room is retired when it is empty.
@@ -32,6 +35,8 @@ pub(crate) struct SharedRoom {
     followed: Weak<SharedRoom>,
     /// Whether the room is in the queue of rooms to be retired.
     queued: AtomicBool,
+    /// Whether the program is told of its joins and leaves.
+    is_reported: bool,
 }
 
 const RETIRED: u32 = u32::MAX;
@@ -147,6 +152,7 @@ impl SharedRoom {
         Self {
             number,
             name,
+            holders: AtomicU32::new(0),
             len: AtomicU32::new(0),
             members_with_ids: AtomicU32::new(if permanent { 0 } else { NO_HISTORY }),
             members_rendered: Default::default(),
@@ -154,7 +160,18 @@ impl SharedRoom {
             streams: OnceLock::new(),
             followed: Weak::new(),
             queued: AtomicBool::new(false),
+            is_reported: true,
         }
+    }
+
+    /// Makes it a room of whose joins and leaves the program is not told.
+    pub(crate) fn unreported(mut self) -> Self {
+        self.is_reported = false;
+        self
+    }
+
+    pub(crate) fn is_reported(&self) -> bool {
+        self.is_reported
     }
 
     /// The room for this room's event streams, made if there is none yet.
@@ -177,7 +194,7 @@ impl SharedRoom {
 
     /// The room of the event streams that follow this one, if there are any.
     pub(crate) fn streams(&self) -> Option<&Arc<SharedRoom>> {
-        self.streams.get().filter(|streams| streams.len() > 0)
+        self.streams.get().filter(|streams| streams.is_held())
     }
 
     /// The channel of the members that receive messages as they were sent. It is also the room's number.
@@ -245,11 +262,7 @@ impl SharedRoom {
     }
 
     pub(crate) fn len(&self) -> usize {
-        match self.len.load(SeqCst) {
-            RETIRED => 0,
-            // A stream leaves one count before the other, so this may be one too low for a moment.
-            len => (len as usize).saturating_sub(self.streams_len()),
-        }
+        self.len.load(SeqCst) as usize
     }
 
     pub(crate) fn contains(&self, id: LocalId) -> bool {
@@ -277,20 +290,25 @@ impl SharedRoom {
         self.shards[usize::from(shard)].reached.fetch_sub(1, SeqCst);
     }
 
-    /// Counts a new member. Returns false if the room is retired.
+    /// Holds the room for a member that is about to join. Returns false if the room is retired.
     pub(crate) fn enter(&self) -> bool {
-        let count = |len| (len != RETIRED).then(|| len + 1);
-        self.len.fetch_update(SeqCst, SeqCst, count).is_ok()
+        let count = |holders| (holders != RETIRED).then(|| holders + 1);
+        self.holders.fetch_update(SeqCst, SeqCst, count).is_ok()
+    }
+
+    /// Whether the room has members or event streams, or some are about to join.
+    pub(crate) fn is_held(&self) -> bool {
+        !matches!(self.holders.load(SeqCst), 0 | RETIRED)
     }
 
     pub(crate) fn is_retired(&self) -> bool {
-        self.len.load(SeqCst) == RETIRED
+        self.holders.load(SeqCst) == RETIRED
     }
 
-    /// Counts a member that leaves. Returns whether the room is empty now: it is retired then, unless it keeps a
-    /// history.
+    /// Releases the room for a member that has left. Returns whether nothing holds it now: it is retired then, unless it
+    /// keeps a history.
     pub(crate) fn exit(&self) -> bool {
-        self.len.fetch_sub(1, SeqCst) == 1 && (self.stays() || self.retire())
+        self.holders.fetch_sub(1, SeqCst) == 1 && (self.stays() || self.retire())
     }
 
     /// Marks the room as queued for retirement. Returns whether it was not queued before.
@@ -303,7 +321,7 @@ impl SharedRoom {
         self.queued.store(false, SeqCst);
     }
 
-    /// Counts a new event stream, unless the room is retired. Returns the room of its event streams. [`SharedRoom::leave`]
+    /// Holds the room for a new event stream, unless it is retired. Returns the room of its event streams. [`SharedRoom::leave`]
     /// must be called on it when the stream ends, or by the caller if no stream begins.
     pub(crate) fn follow(
         self: &Arc<Self>,
@@ -318,12 +336,12 @@ impl SharedRoom {
         None
     }
 
-    /// Whether the room has no members and no event streams.
+    /// Whether the room could be retired: nothing holds it, and it is not retired yet.
     pub(crate) fn is_unused(&self) -> bool {
-        self.len.load(SeqCst) == 0
+        self.holders.load(SeqCst) == 0
     }
 
-    /// Counts a member that leaves. Returns the room that is empty now, if one is: for a room of event streams, the
+    /// Releases the room for a member that has left. Returns the room that is empty now, if one is: for a room of event streams, the
     /// room that they follow.
     pub(crate) fn leave(self: &Arc<Self>) -> Option<Arc<SharedRoom>> {
         let is_empty = self.exit();
@@ -340,20 +358,28 @@ impl SharedRoom {
 
     /// Retires the room if it is empty, even if it keeps a history.
     pub(crate) fn retire_if_empty(&self) -> bool {
-        self.len
+        self.holders
             .compare_exchange(0, RETIRED, SeqCst, SeqCst)
             .is_ok()
     }
 
-    pub(crate) fn add(&self, id: LocalId) {
-        let on = &self.shards[usize::from(id.shard)];
-        lock(&on.members).insert(id.key());
-        // Counted before the room's next message is put into any mailbox.
-        on.reached.fetch_add(1, SeqCst);
+    /// Records that a command for one of its members is about to be put into the shard's mailbox.
+    pub(crate) fn reach(&self, shard: u16) {
+        self.shards[usize::from(shard)].reached.fetch_add(1, SeqCst);
     }
 
+    /// Shows a new member to all threads. Its join must be in its shard's mailbox, since whoever sees the member may send it
+    /// a message.
+    pub(crate) fn add(&self, id: LocalId) {
+        lock(&self.shards[usize::from(id.shard)].members).insert(id.key());
+        self.len.fetch_add(1, SeqCst);
+    }
+
+    /// Hides a member from all threads. Its leave must be in its shard's mailbox, since whoever does not see the member may
+    /// send what it must not receive.
     pub(crate) fn remove(&self, id: LocalId, form: HistoryForm) {
         lock(&self.shards[usize::from(id.shard)].members).remove(id.key());
+        self.len.fetch_sub(1, SeqCst);
         self.uncount_form(form);
     }
 }

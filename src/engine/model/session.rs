@@ -172,14 +172,18 @@ impl Session {
         }
     }
 
-    /// Assigns the open connection to a user. Returns a close reason if the user's connections were closed since this
-    /// one was accepted.
-    pub(crate) fn set_user(&mut self, mut slot: UserSlot) -> Option<CloseReason> {
-        let closed = slot.open(self.id, self.encoding);
+    /// Assigns the connection to a user.
+    pub(crate) fn set_user(&mut self, slot: UserSlot) {
         let cold = self.cold.get_or_insert_default();
         cold.user = Some(slot.user());
         cold.user_slot = Mutex::new(Some(slot));
-        closed
+    }
+
+    /// Lists the connection, which is open now, as one of its user. Returns a close reason if the user's connections were
+    /// closed since this one was accepted.
+    pub(crate) fn open_for_user(&self) -> Option<CloseReason> {
+        let mut slot = lock(&self.cold.as_ref()?.user_slot);
+        slot.as_mut()?.open(self.id, self.encoding)
     }
 
     /// The user that the connection belongs to.

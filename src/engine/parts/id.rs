@@ -19,7 +19,6 @@ impl LocalId {
         },
     };
 
-    #[cfg(feature = "cluster")]
     pub(crate) fn new(shard: u16, slot: u32, generation: u32) -> Self {
         let key = Key { slot, generation };
         Self { shard, key }

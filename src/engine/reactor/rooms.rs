@@ -171,7 +171,7 @@ impl WebSocket {
         change: Presence,
         room: Arc<SharedRoom>,
     ) {
-        if cx.shard.subscriptions.room {
+        if cx.shard.subscriptions.room && room.is_reported() {
             self.keep_event(
                 SessionEvent::Room(change, room),
                 &mut cx.shard.receive_budget,
@@ -195,15 +195,16 @@ impl WebSocket {
             }
             if wanted {
                 room.remove(self.session.id, self.session.history_form());
-                if !is_stream {
+                if !is_stream && room.is_reported() {
                     shard.hub.common.room_members.sub(1);
+                    shard.program.ended_in(&self.session, &room);
                 }
                 if let Some(empty) = room.leave() {
                     shard.program.emptied(&empty);
                 }
             }
             // Report no leave for a session whose join was not reported.
-            if held && shard.subscriptions.room && !is_stream {
+            if held && shard.subscriptions.room && room.is_reported() && !is_stream {
                 let event = SessionEvent::Room(Presence::Left, room);
                 self.keep_event(event, &mut shard.receive_budget);
             }

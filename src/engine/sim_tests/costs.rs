@@ -309,6 +309,7 @@ fn room_broadcast_wakes_only_shards_with_members() {
             slot,
             generation: 0,
         };
+        room.reach(1);
         room.add(LocalId { shard: 1, key });
     }
     let to = Destination {

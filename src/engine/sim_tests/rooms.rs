@@ -484,6 +484,8 @@ fn assert_balanced(told: &[(usize, Presence)]) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::engine::model::room::NotJoined;
     use crate::engine::sim_tests::wire::text;
@@ -548,6 +550,36 @@ mod tests {
         to_room(&world, &room, "late");
         world.run_handlers();
         assert_eq!(world.frames(client), []);
+    }
+
+    /// What any thread sees of a room's members may decide what it sends, so it must not be ahead of the mailboxes.
+    #[test]
+    fn members_are_seen_after_their_join_and_until_their_leave_is_queued() {
+        let mut world = World::new(Setup::default());
+        let (room, first) = with_room(&mut world);
+        let client = world.join();
+        let (first, id) = (world.session(first).id, world.session(client).id);
+        let seen = Arc::<Mutex<Vec<_>>>::default();
+        let (on_wake, of) = (seen.clone(), (room.clone(), world.hub.clone()));
+        let look = move || {
+            let (room, hub) = &of;
+            let members = hub.common.room_members.get();
+            (room.len(), room.members(), room.contains(id), members)
+        };
+        let looks = look.clone();
+        world.when_woken(move || on_wake.lock().unwrap().push(looks()));
+        let (alone, both) = ((1, vec![first], false, 1), (2, vec![first, id], true, 2));
+        let assert_changes = |before, after| {
+            assert_eq!(*seen.lock().unwrap(), [before]);
+            assert_eq!(look(), after);
+            seen.lock().unwrap().clear();
+        };
+        join(&world, &room, client).unwrap();
+        assert_changes(alone.clone(), both.clone());
+        world.run_handlers();
+        seen.lock().unwrap().clear();
+        world.hub.leave(&room, &world.session(client)).unwrap();
+        assert_changes(both, alone);
     }
 
     #[test]

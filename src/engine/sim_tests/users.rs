@@ -6,14 +6,16 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::handshakes::head;
 use super::streams::Scene;
 use super::wire::{Frame, UPGRADE, client_close, client_text, text};
-use super::world::{Setup, Told, World, echo, panic_quietly};
+use super::world::{Setup, Told, World, echo, panic_quietly, send};
 use crate::engine::handlers::pre_admission::authorize;
+use crate::engine::hub::Destination;
 use crate::engine::model::command::{Command, Upgraded};
 use crate::engine::model::program::{HandshakeAccept, Subscriptions};
 use crate::engine::model::verdict::Verdict;
 use crate::engine::parts::expiry::Expiry;
 use crate::engine::reactor::EXPIRED_PER_TURN;
 use crate::limits::{Limits, SlowConsumer};
+use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::request::{Reject, RequestHead};
 
@@ -246,6 +248,34 @@ fn close_user_closes_all_connections_of_that_user_only() {
     }
     world.client_resets(other);
     world.assert_empty();
+}
+
+/// Whoever finds a connection may send to it, or to everyone.
+#[test]
+fn connection_that_can_be_found_receives_broadcasts() {
+    let mut world = World::new(Setup {
+        subscriptions: Subscriptions {
+            handshake: true,
+            ..Subscriptions::default()
+        },
+        handler: Box::new(|hub, session, told| {
+            if *told == Told::Entered {
+                // Its id can be looked up now, so it must be known to no thread earlier.
+                assert_eq!(hub.users.connections_of("ada"), []);
+                assert_eq!(hub.members(), 1);
+                let message = Message::new("hello");
+                let to = Destination::default();
+                assert_eq!(hub.try_broadcast(message.frame(), to), Ok(true));
+                send(hub, session, "Ada");
+            }
+        }),
+        gate: Box::new(gate),
+        ..Setup::default()
+    });
+    let client = enter(&mut world, "/?ada").unwrap();
+    let id = world.session(client).id;
+    assert_eq!(world.hub.users.connections_of("ada"), [id]);
+    assert_eq!(world.frames(client), [text("hello"), text("Ada")]);
 }
 
 #[test]

@@ -155,7 +155,7 @@ impl Program for TestProgram {
 
     fn entered(&self, session: &Arc<Session>) {
         self.sessions.lock().unwrap().push(session.clone());
-        self.note(session, Told::Entered);
+        self.handle(session, Told::Entered);
     }
 
     fn left(&self, session: &Session) {
@@ -232,11 +232,21 @@ impl Program for TestProgram {
 }
 
 /// The shard's waker.
-struct Alarm(Arc<AtomicBool>);
+#[derive(Default)]
+struct Bell {
+    rung: AtomicBool,
+    /// Called when it rings: while a thread puts something into the mailbox of the sleeping shard.
+    listener: Mutex<Option<Box<dyn Fn() + Send>>>,
+}
+
+struct Alarm(Arc<Bell>);
 
 impl Wake for Alarm {
     fn wake(&self) {
-        self.0.store(true, SeqCst);
+        self.0.rung.store(true, SeqCst);
+        if let Some(listener) = &*lock(&self.0.listener) {
+            listener();
+        }
     }
 }
 
@@ -255,7 +265,7 @@ pub(super) struct World {
     program: Arc<TestProgram>,
     base: Instant,
     now: Duration,
-    rung: Arc<AtomicBool>,
+    bell: Arc<Bell>,
     /// The time until which the shard sleeps. `None` if it sleeps until it is woken.
     asleep_until: Option<Duration>,
     clients: Vec<SimClient>,
@@ -311,10 +321,10 @@ impl World {
             sessions: Mutex::default(),
             requests: Mutex::default(),
         });
-        let rung = Arc::new(AtomicBool::new(false));
+        let bell = Arc::<Bell>::default();
         let hub = Hub::new(
             settings,
-            vec![Box::new(Alarm(rung.clone()))],
+            vec![Box::new(Alarm(bell.clone()))],
             program.clone(),
         );
         hub.jobs.queue.starting_first();
@@ -327,7 +337,7 @@ impl World {
             program,
             base,
             now: Duration::ZERO,
-            rung,
+            bell,
             asleep_until: Some(Duration::ZERO),
             clients: Vec::new(),
             come_from: [127, 0, 0, 1],
@@ -404,6 +414,11 @@ impl World {
 
     pub(super) fn joined(&mut self, clients: usize) -> Vec<usize> {
         (0..clients).map(|_| self.join()).collect()
+    }
+
+    /// Has a closure called whenever the sleeping shard is woken.
+    pub(super) fn when_woken(&self, listener: impl Fn() + Send + 'static) {
+        *lock(&self.bell.listener) = Some(Box::new(listener));
     }
 
     /// Creates rooms whose names are their numbers.
@@ -691,7 +706,7 @@ impl World {
     /// Returns whether the shard would wake now.
     pub(super) fn is_due(&self) -> bool {
         self.core.as_ref().is_some_and(|core| !core.is_finished())
-            && (self.rung.load(SeqCst)
+            && (self.bell.rung.load(SeqCst)
                 || self.asleep_until.is_some_and(|until| until <= self.now)
                 || self
                     .clients
@@ -706,7 +721,7 @@ impl World {
 
     fn begin_turn(&mut self) {
         self.turns += 1;
-        self.rung.store(false, SeqCst);
+        self.bell.rung.store(false, SeqCst);
         let now = self.base + self.now;
         self.core().collect(now);
         for index in 0..self.clients.len() {

@@ -432,14 +432,15 @@ impl Work {
         let member = &mut self.members[index];
         match (call, member.stage) {
             (JOIN_KEPT, Stage::JoiningKept) => {
-                ensure!(last.is_some(), "the room has no history");
-                let position = member.kept.position;
-                // A client without a position begins with the messages after this one.
+                let last = last.ok_or_else(|| Failure::new("the room has no history"))?;
+                // A client without a position begins with the messages after this one. Messages that were sent while the
+                // answer was on its way may have arrived before it.
+                let position = member.kept.position.unwrap_or(last);
                 ensure!(
-                    position.is_none() || position == last,
-                    "the replay ended with {position:?} instead of {last:?}"
+                    position.epoch() == last.epoch() && position.sequence() >= last.sequence(),
+                    "the replay ended with {position} instead of {last}"
                 );
-                member.kept.position = last;
+                member.kept.position = Some(position);
                 self.times.kept.push(member.begun.elapsed());
                 self.after_join(index, Stage::Live);
             }

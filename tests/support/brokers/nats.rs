@@ -2,10 +2,10 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,6 +16,8 @@ use super::process::{DEADLINE, ServerProcess, on_free_port};
 pub(crate) struct NatsServer {
     process: ServerProcess,
     port: u16,
+    /// In the configuration: a server that has it from its command line can't be reloaded.
+    name: String,
     config: PathBuf,
 }
 
@@ -24,24 +26,40 @@ impl NatsServer {
     /// on standard error, so that the test can pass without.
     pub(crate) fn start(config: &str) -> Option<Self> {
         let program = ServerProcess::program("nats-server", "HUMPHREY_WS_NATS_SERVER")?;
-        let file = new_file();
-        fs::write(&file, config).expect("the directory for tests can be written");
+        let name = new_name();
+        let file = env::temp_dir().join(format!("{name}.conf"));
+        write(&file, &name, config);
         Some(on_free_port(|port| {
             let (program, config) = (program.clone(), file.clone());
             let command = move || {
                 let mut command = Command::new(&program);
                 command
-                    .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c"])
+                    .args(["-a", "127.0.0.1", "-p", &port.to_string()])
+                    .arg("-c")
                     .arg(&config);
                 command
             };
-            let is_ready = move |_: &_| greets(address(port)).is_ok_and(|greets| greets);
+            // Another server may have the port.
+            let sign = format!("\"server_name\":\"{name}\"");
+            let is_ready = move |_: &_| info(address(port)).is_ok_and(|info| info.contains(&sign));
             Some(Self {
                 process: ServerProcess::run(command, is_ready)?,
                 port,
+                name: name.clone(),
                 config: file.clone(),
             })
         }))
+    }
+
+    /// Replaces the configuration that the next start reads.
+    pub(crate) fn configure(&mut self, config: &str) {
+        write(&self.config, &self.name, config);
+    }
+
+    /// Makes the server read another configuration, without breaking connections.
+    pub(crate) fn reload(&mut self, config: &str) {
+        self.configure(config);
+        self.process.signal("-HUP");
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -84,22 +102,26 @@ impl Drop for NatsServer {
     }
 }
 
-/// Whether a NATS server listens at an address: it speaks first.
-fn greets(address: SocketAddr) -> io::Result<bool> {
-    let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+fn write(file: &Path, name: &str, config: &str) {
+    let config = format!("server_name: \"{name}\"\n{config}\n");
+    fs::write(file, config).expect("the directory for tests can be written");
+}
+
+/// What the server at an address says first.
+fn info(address: SocketAddr) -> io::Result<String> {
+    let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
     stream.set_read_timeout(Some(DEADLINE))?;
-    let mut first = [0; 5];
-    stream.read_exact(&mut first)?;
-    Ok(&first == b"INFO ")
+    let mut info = String::new();
+    BufReader::new(stream).read_line(&mut info)?;
+    Ok(info)
 }
 
 fn address(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-fn new_file() -> PathBuf {
+fn new_name() -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("humphrey_ws-nats-{}-{number}.conf", std::process::id());
-    env::temp_dir().join(name)
+    format!("humphrey_ws-nats-{}-{number}", std::process::id())
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// How often a server is asked: nothing reports that it is ready.
 const ASK_INTERVAL: Duration = Duration::from_millis(5);
-/// Another process may take a port before the server does, and, before a restart, for a moment.
+/// Another process may take a port before the server does.
 const ATTEMPTS: usize = 20;
 
 /// A process that runs, unless it was killed. It is killed when this is dropped.
@@ -85,11 +85,11 @@ impl ServerProcess {
         }
     }
 
-    /// Kills the process if it runs, and starts it again, with the port and the files of before.
+    /// Kills the process if it runs, and starts it again, with the port and the files of before. Meanwhile another process may
+    /// have taken the port for a moment.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let is_running = (0..ATTEMPTS).any(|_| self.try_run());
-        assert!(is_running, "the server ends at once");
+        eventually("the server is running", || self.try_run());
     }
 
     /// Stops the process; its connections stay open.
@@ -121,7 +121,7 @@ impl ServerProcess {
         self.child.as_ref().expect("the server runs").id()
     }
 
-    fn signal(&self, signal: &str) {
+    pub(super) fn signal(&self, signal: &str) {
         let status = Command::new("kill")
             .args([signal, &self.id().to_string()])
             .status();

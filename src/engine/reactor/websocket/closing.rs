@@ -179,7 +179,10 @@ impl WebSocket {
                 counters.connections.sub(1);
                 cx.shard.program.left(&session);
             }
-            Encoding::Events => counters.event_streams.sub(u64::from(is_served)),
+            Encoding::Events => {
+                counters.event_streams.sub(u64::from(is_served));
+                cx.shard.program.stream_ended(&session);
+            }
         }
         session
     }

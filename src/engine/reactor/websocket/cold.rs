@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::engine::parts::pace::Pace;
 use crate::engine::parts::timers::Tick;
-use crate::engine::parts::users::CloseReason;
 use crate::engine::parts::write_progress::WriteProgress;
 use crate::engine::reactor::websocket::WebSocket;
 #[cfg(feature = "deflate")]
@@ -33,8 +32,6 @@ pub(super) struct Cold {
     pub(super) close_reply: Option<Box<[u8]>>,
     /// `None` for a WebSocket, and for an event stream whose response has yet to begin.
     pub(super) stream: Option<Stream>,
-    /// Set if its user's connections were closed before it began: it is closed with this when it begins.
-    pub(super) closed_with: Option<CloseReason>,
 }
 
 /// State of an event stream, in addition to a WebSocket's.
@@ -67,7 +64,6 @@ impl Cold {
             pace,
             close_reply,
             stream,
-            closed_with,
         } = self;
         #[cfg(feature = "deflate")]
         if parked.is_some() {
@@ -81,7 +77,6 @@ impl Cold {
             && pace.is_none()
             && close_reply.is_none()
             && stream.is_none()
-            && closed_with.is_none()
     }
 }
 

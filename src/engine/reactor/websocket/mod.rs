@@ -362,7 +362,9 @@ impl WebSocket {
         let compression = granted.compression();
         let mut session = Session::new(id, &request, granted.subprotocol, form, encoding);
         session.compression = compression;
-        let closed_with = granted.user_slot.and_then(|slot| session.set_user(slot));
+        if let Some(slot) = granted.user_slot {
+            session.set_user(slot);
+        }
         let session = Arc::new(session);
         if granted.expiry.is_some() {
             let expiries = &cx.shard.handle().expiries;
@@ -378,13 +380,7 @@ impl WebSocket {
         session
             .span
             .within(|| debug!("connection {id} of {peer} opened"));
-        if encoding == Encoding::Frames {
-            cx.shard.program.entered(&session);
-        }
         let mut ws = Self::new(session, cx.shard.tick);
-        if let Some(closed_with) = closed_with {
-            ws.cold().closed_with = Some(closed_with);
-        }
         if let Some(preface) = preface {
             ws.outbox.push_preface(preface);
         }
@@ -411,18 +407,20 @@ impl WebSocket {
         handed_over: Option<Box<Upgraded>>,
         mut early: Vec<u8>,
     ) {
-        // Before its handler runs, so that the handler's broadcasts reach it too.
+        // Before any thread can find it, and before its handler runs: what they broadcast must reach it.
         self.join(cx);
         if self.encoding() == Encoding::Frames {
+            cx.shard.program.entered(&self.session);
             cx.shard.counters().connections.add(1);
             cx.shard.counters().connections_opened.add(1);
         }
+        let closed_with = self.session.open_for_user();
         self.advance(cx);
         self.want_write(cx);
         if let Some(handed_over) = handed_over {
             self.resume(cx, *handed_over);
         }
-        if let Some((code, reason)) = self.clear(|cold| &mut cold.closed_with) {
+        if let Some((code, reason)) = closed_with {
             self.close(cx, code, &reason);
         }
         if early.is_empty() {
