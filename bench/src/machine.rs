@@ -10,6 +10,7 @@ use rustix::process::{
     Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Pins this thread, and those that it starts later, to these CPUs.
 pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
@@ -158,16 +159,30 @@ pub(crate) fn resident(pid: u32) -> io::Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     rollup
         .lines()
-        .find_map(|line| {
-            line.strip_prefix("Rss:")?
-                .trim()
-                .strip_suffix("kB")?
-                .trim()
-                .parse::<u64>()
-                .ok()
-        })
-        .map(|kib| kib * 1024)
+        .find_map(|line| kib(line, "Rss:"))
         .ok_or_else(|| io::Error::other(format!("/proc/{pid}/smaps_rollup has an unknown format")))
+}
+
+/// Memory that the kernel has allocated for its own objects, such as sockets, in bytes: `Slab` in `/proc/meminfo`.
+pub(crate) fn slab() -> io::Result<u64> {
+    parse_slab(&fs::read_to_string("/proc/meminfo")?)
+        .ok_or_else(|| io::Error::other("/proc/meminfo has an unknown format"))
+}
+
+fn parse_slab(meminfo: &str) -> Option<u64> {
+    meminfo.lines().find_map(|line| kib(line, "Slab:"))
+}
+
+/// Parses a line like `Rss:  100 kB`; returns bytes.
+fn kib(line: &str, name: &str) -> Option<u64> {
+    let kib = line.strip_prefix(name)?.trim().strip_suffix("kB")?;
+    Some(kib.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// Nanoseconds of the clock that all processes of the machine share.
+pub(crate) fn monotonic_nanos() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Voluntary context switches of all threads of a process: how often they slept and were woken.
@@ -287,6 +302,13 @@ mod tests {
     }
 
     #[test]
+    fn slab_is_found_among_the_lines_of_meminfo() {
+        let meminfo = "MemTotal: 9 kB\nSlab:           2048 kB\nSReclaimable: 7 kB\n";
+        assert_eq!(parse_slab(meminfo), Some(2 << 20));
+        assert_eq!(parse_slab("MemTotal: 9 kB\n"), None);
+    }
+
+    #[test]
     fn own_process_is_found_in_proc() {
         let pid = std::process::id();
         assert!(cpu_time(pid).is_ok());
@@ -296,6 +318,7 @@ mod tests {
         assert_eq!(cpu_seconds_of_threads(pid, "none").ok(), Some(0.0));
         assert!(resident(pid).is_ok_and(|bytes| bytes > 100_000));
         assert!(wake_ups(pid).is_ok());
+        assert!(slab().is_ok_and(|bytes| bytes > 0));
         assert!(all_cpus().is_ok_and(|all| all.all > 0.0));
         assert!(!allowed_cpus().unwrap_or_default().is_empty());
     }

@@ -81,6 +81,13 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       --replay-p99-max  also fails if the 99th percentile of the time of a replay is
                    longer
 
+  bench size [--quick] [--nodes 11] [--clients 200000] [--broadcasts 11]
+            [--redis PROGRAM|--nats PROGRAM] [--out PATH] [--page FILE]
+      connects idle clients to the nodes of one cluster, and measures their memory
+      and broadcasts to all of them; fails if a client does not receive each once
+      --quick      3 nodes and 3,000 clients: its figures mean little
+      --page       inserts the table between the marks of FILE
+
   bench report FILE.json [--out PATH] [--readme FILE] [--targets FILE]
       renders table and plot of an earlier run
 
@@ -93,7 +100,11 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       runs one server until it is killed; prints READY and its address
 
   bench node [--address 127.0.0.1:0] [--cpu N] [--cluster URL] [--history]
-      runs a node for `cluster` and `jitter`, which takes commands on standard input
+      runs a node for `cluster`, `jitter` and `size`, which takes commands on
+      standard input
+
+  bench members --address 127.0.0.1:PORT [--source 127.0.1.1] [--cpu N]
+      runs the clients of a node for `size`, which takes commands on standard input
 
   bench load echo|fanout|rooms|churn|blocked|lines|idle --address 127.0.0.1:PORT
             [--clients N] [--size 32] [--window 1] [--rooms N] [--members N]
@@ -116,10 +127,13 @@ fn main() -> ExitCode {
         "tls" => Options::parse(args, run::ALTERNATING_OPTIONS).and_then(|o| run::tls(&o)),
         "cluster" => Options::parse(args, run::CLUSTER_OPTIONS).and_then(|o| run::cluster(&o)),
         "jitter" => Options::parse(args, run::JITTER_OPTIONS).and_then(|o| run::jitter(&o)),
+        "size" => Options::parse(args, run::SIZE_OPTIONS).and_then(|o| run::size(&o)),
         "report" => Options::parse(args, run::REPORT_OPTIONS).and_then(|o| run::report(&o)),
         "floor" => Options::parse(args, floor::OPTIONS).and_then(|o| serve_floor(&o)),
         "subject" => Options::parse(args, subject::OPTIONS).and_then(|o| serve_subject(&o)),
         "node" => Options::parse(args, node::OPTIONS).and_then(|o| node::serve(&o, settle(&o)?)),
+        "members" => Options::parse(args, run::MEMBERS_OPTIONS)
+            .and_then(|o| run::serve_members(&o, settle(&o)?)),
         "load" => Options::parse(args, load::OPTIONS).and_then(|o| load::command(&o)),
         "exec" => Options::parse(args, EXEC_OPTIONS).and_then(|o| exec(&o)),
         "help" | "--help" | "-h" => {
@@ -166,7 +180,7 @@ fn serve_subject(options: &Options) -> io::Result<()> {
     subject::serve(job, settle(options)?, &settings)
 }
 
-/// Applies the options that all servers share; returns the address to listen on.
+/// Applies the options that all servers and `members` share; returns the address to listen on, or to connect to.
 fn settle(options: &Options) -> io::Result<SocketAddrV4> {
     let address = options.number("address", SocketAddrV4::new([127, 0, 0, 1].into(), 0))?;
     if options.flag("child") {

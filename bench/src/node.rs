@@ -1,5 +1,5 @@
 //! `bench node`: a node of a cluster, or a server on its own. Its clients join rooms, and it broadcasts what the commands on
-//! its standard input request. `bench cluster` and `bench jitter` start it.
+//! its standard input request. `bench cluster`, `bench jitter` and `bench size` start it.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddrV4;
@@ -13,6 +13,7 @@ use humphrey_ws::{
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::args::{self, OptionSpec, Options};
+use crate::machine;
 use crate::wire;
 
 pub(crate) const OPTIONS: &[OptionSpec] = &[
@@ -46,6 +47,9 @@ pub(crate) enum NodeCommand {
     /// Broadcasts `count` messages like `Burst`, and waits until the broker has confirmed all of them. Answers with the time
     /// in nanoseconds.
     Publish { count: u64, rooms: u64 },
+    /// Broadcasts the message `number` to room 0. Answers with the time before the call, that of
+    /// [`machine::monotonic_nanos`].
+    Broadcast { number: u64 },
     /// Broadcasts a text to a room, whose name contains no space.
     Say { room: String, text: String },
     /// Waits until this node hears as many nodes, itself included. Answers with their number.
@@ -68,6 +72,7 @@ impl NodeCommand {
                 rooms,
             } => format!("burst {first} {count} {rooms}\n"),
             Self::Publish { count, rooms } => format!("publish {count} {rooms}\n"),
+            Self::Broadcast { number } => format!("broadcast {number}\n"),
             Self::Say { room, text } => format!("say {room} {text}\n"),
             Self::Hear { nodes } => format!("hear {nodes}\n"),
             Self::Open { rooms } => format!("open {rooms}\n"),
@@ -94,6 +99,7 @@ impl NodeCommand {
                 count: number(1)?,
                 rooms: number(2)?,
             },
+            ["broadcast", _] => Self::Broadcast { number: number(1)? },
             ["hear", _] => Self::Hear { nodes: number(1)? },
             ["open", _] => Self::Open { rooms: number(1)? },
             ["reads", _] => Self::Reads { count: number(1)? },
@@ -167,7 +173,7 @@ fn join_rooms_of_path(stream: AsyncStream, _: Arc<()>) {
 }
 
 /// Prints a line for the process that sends the commands.
-fn answer(line: std::fmt::Arguments<'_>) -> io::Result<()> {
+pub(crate) fn answer(line: std::fmt::Arguments<'_>) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
@@ -202,6 +208,11 @@ impl CommandLoop {
                     self.sender.metrics().cluster.confirmed >= confirmed + count
                 })?;
                 answer(format_args!("{}", begun.elapsed().as_nanos()))
+            }
+            NodeCommand::Broadcast { number } => {
+                let begun = machine::monotonic_nanos();
+                self.broadcast(number, 1, 1);
+                answer(format_args!("{begun}"))
             }
             NodeCommand::Say { room, text } => {
                 self.sender.room(&room).broadcast(text);
@@ -302,6 +313,7 @@ mod tests {
                 rooms: 3,
             },
             NodeCommand::Publish { count: 7, rooms: 8 },
+            NodeCommand::Broadcast { number: 9 },
             NodeCommand::Say {
                 room: "news".into(),
                 text: "it rains".into(),

@@ -141,18 +141,59 @@ fn jitter_beyond_the_history_reports_gaps_and_fails() {
     );
 }
 
-#[test]
+/// Returns the Redis server to start, or `None` if there is none.
 #[cfg(feature = "cluster")]
-fn cluster_scenarios_receive_what_was_sent() {
+fn redis_server() -> Option<String> {
     // If the variable is set, the test fails without the server, like those of the library.
     let required = std::env::var("HUMPHREY_WS_REDIS_SERVER").ok();
     let redis = required.as_deref().unwrap_or("redis-server");
     if required.is_none() && Command::new(redis).arg("--version").output().is_err() {
-        let text = b"NOT TESTED: the scenarios of a cluster need redis-server\n";
+        let text = b"NOT TESTED: the commands for clusters need redis-server\n";
         std::io::stderr().write_all(text).unwrap();
-        return;
+        return None;
     }
-    let (out, _) = run_with_out("cluster", &["cluster", "--quick", "--redis", redis]);
+    Some(redis.into())
+}
+
+#[test]
+#[cfg(feature = "cluster")]
+fn size_counts_each_broadcast_at_every_client() {
+    let Some(redis) = redis_server() else {
+        return;
+    };
+    let (out, run) = run_with_out("size", &["size", "--quick", "--redis", &redis]);
+    let report = json(&out);
+    assert_eq!(
+        report["connections"],
+        serde_json::json!([1_000, 1_000, 1_000])
+    );
+    // Twenty broadcasts to the first 64 clients of each node, and three to all.
+    assert_eq!(report["expected"], 20 * 3 * 64 + 3 * 3_000);
+    assert_eq!(report["received"], report["expected"]);
+    for figure in report["figures"].as_array().unwrap() {
+        let mut rounds = figure["rounds"].as_array().unwrap().iter();
+        assert!(rounds.len() > 0 && rounds.all(Value::is_number), "{figure}");
+    }
+    let table = fs::read_to_string(out.with_extension("md")).unwrap();
+    assert_eq!(table, String::from_utf8_lossy(&run.stdout));
+}
+
+#[test]
+fn size_with_more_clients_than_descriptors_fails() {
+    let run = bench(&["size", "--nodes", "1", "--clients", "2000000"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(!run.status.success() && said.contains("--nodes"), "{said}");
+}
+
+#[test]
+#[cfg(feature = "cluster")]
+fn cluster_scenarios_receive_what_was_sent() {
+    let Some(redis) = redis_server() else {
+        return;
+    };
+    let (out, _) = run_with_out("cluster", &["cluster", "--quick", "--redis", &redis]);
     let report = json(&out);
     for scenario in report["scenarios"].as_array().unwrap() {
         let figures = scenario["figures"].as_array().unwrap();

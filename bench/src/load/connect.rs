@@ -1,13 +1,15 @@
 //! Opens many WebSocket connections in batches: all requests of a batch are sent before responses are read.
 
 use std::io;
+use std::iter;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::sockopt::{
-    Timeout, set_socket_recv_buffer_size, set_socket_timeout, set_tcp_nodelay,
+    Timeout, set_socket_linger, set_socket_recv_buffer_size, set_socket_timeout, set_tcp_nodelay,
 };
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, recv, send,
@@ -19,7 +21,10 @@ use crate::wire;
 /// Handshakes per batch: fewer than the backlog of any listener.
 pub(super) const BATCH: usize = 64;
 /// Connections per source address, which has some 28,000 ephemeral ports.
-const PER_SOURCE: usize = 20_000;
+pub(crate) const PER_SOURCE: usize = 20_000;
+/// The first of the [`PER_SOURCE`] ports of [`ConnectionSpec::source`], and the ports that replace those in use.
+const SOURCE_PORT_FIRST: u16 = 10_000;
+const SPARE_SOURCE_PORTS: Range<u16> = 30_000..32_768;
 const PATIENCE: Duration = Duration::from_secs(10);
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
@@ -39,6 +44,9 @@ pub(crate) struct ConnectionSpec {
     pub(crate) offers: bool,
     /// The subprotocol that it offers.
     pub(crate) subprotocol: Option<&'static str>,
+    /// The source address, for up to [`PER_SOURCE`] connections; by default the kernel chooses it. They take no ephemeral
+    /// ports, and are reset when they are closed, so that other programs still find ports to listen on.
+    pub(crate) source: Option<Ipv4Addr>,
 }
 
 impl Default for ConnectionSpec {
@@ -48,6 +56,7 @@ impl Default for ConnectionSpec {
             small: false,
             offers: false,
             subprotocol: None,
+            source: None,
         }
     }
 }
@@ -115,7 +124,7 @@ pub(crate) fn open_with_messages(
         let first = opened.len();
         for at in first..count.min(first + BATCH) {
             let spec = spec(at);
-            let socket = socket(address, from + at, spec.small)?;
+            let socket = socket(address, from + at, &spec)?;
             let request = request(address, &spec);
             // The send buffer of a new socket is many times larger.
             if send(&socket, request.as_bytes(), SendFlags::NOSIGNAL)? != request.len() {
@@ -147,7 +156,11 @@ pub(crate) fn request(address: SocketAddrV4, spec: &ConnectionSpec) -> String {
 }
 
 /// Connects a blocking socket with timeouts. `at` connections were opened before and use up source ports.
-pub(super) fn socket(address: SocketAddrV4, at: usize, small: bool) -> io::Result<OwnedFd> {
+pub(super) fn socket(
+    address: SocketAddrV4,
+    at: usize,
+    spec: &ConnectionSpec,
+) -> io::Result<OwnedFd> {
     let socket = socket_with(
         AddressFamily::INET,
         SocketType::STREAM,
@@ -156,10 +169,13 @@ pub(super) fn socket(address: SocketAddrV4, at: usize, small: bool) -> io::Resul
     )?;
     set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
     set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-    if small {
+    if spec.small {
         set_socket_recv_buffer_size(&socket, SMALL)?;
     }
-    if at >= PER_SOURCE {
+    if let Some(source) = spec.source {
+        set_socket_linger(&socket, Some(Duration::ZERO))?;
+        bind_below_ephemeral_ports(&socket, source, at)?;
+    } else if at >= PER_SOURCE {
         let host = u8::try_from(1 + at / PER_SOURCE)
             .map_err(|_| io::Error::other("too many connections"))?;
         bind(
@@ -171,6 +187,20 @@ pub(super) fn socket(address: SocketAddrV4, at: usize, small: bool) -> io::Resul
         .map_err(|e| io::Error::other(format!("connection {at} to {address}: {e}")))?;
     set_tcp_nodelay(&socket, true)?;
     Ok(socket)
+}
+
+/// Binds the connection with the number `at` of a source address.
+fn bind_below_ephemeral_ports(socket: &OwnedFd, source: Ipv4Addr, at: usize) -> io::Result<()> {
+    let own = (at < PER_SOURCE).then(|| SOURCE_PORT_FIRST + at as u16);
+    let own = own.ok_or_else(|| io::Error::other("too many connections of one source address"))?;
+    for port in iter::once(own).chain(SPARE_SOURCE_PORTS) {
+        match bind(socket, &SocketAddrV4::new(source, port)) {
+            // Another program listens on this port of all addresses.
+            Err(Errno::ADDRINUSE) => {}
+            bound => return Ok(bound?),
+        }
+    }
+    Err(io::Error::other(format!("{source} has no free port left")))
 }
 
 /// Reads the response, which must be valid, and must accept compression exactly if the client offered it. Returns the bytes

@@ -123,7 +123,7 @@ impl TlsConnection {
     /// Connects and sends the ClientHello. `at` connections were opened before and use up source ports. The socket is
     /// blocking.
     fn start(address: SocketAddrV4, at: usize, config: Arc<ClientConfig>) -> io::Result<Self> {
-        let socket = connect::socket(address, at, false)?;
+        let socket = connect::socket(address, at, &ConnectionSpec::default())?;
         let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
         let session = ClientConnection::new(config, name).map_err(io::Error::other)?;
         let mut connection = Self { socket, session };

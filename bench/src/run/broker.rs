@@ -8,10 +8,19 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::args::Options;
 use crate::machine;
 
 /// The server, unless `--redis` names another.
 pub(super) const REDIS: &str = "redis-server";
+
+/// The broker that `--redis` or `--nats` names, and its server.
+pub(super) fn chosen(options: &Options) -> (BrokerKind, String) {
+    match (options.text("nats"), options.text("redis")) {
+        (Some(server), _) => (BrokerKind::Nats, server.into()),
+        (None, server) => (BrokerKind::Redis, server.unwrap_or(REDIS).into()),
+    }
+}
 
 /// The kinds of brokers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

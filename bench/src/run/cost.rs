@@ -66,6 +66,39 @@ pub(super) fn foreign_since(before: AllCpus, ours: f64) -> io::Result<f64> {
     })
 }
 
+/// Accounts for the CPU time of other programs during a whole run.
+pub(super) struct ForeignLoad {
+    begun: Instant,
+    machine: AllCpus,
+    own_seconds: f64,
+}
+
+impl ForeignLoad {
+    pub(super) fn begin() -> io::Result<Self> {
+        Ok(Self {
+            begun: Instant::now(),
+            machine: machine::all_cpus()?,
+            own_seconds: own_cpu_seconds()?,
+        })
+    }
+
+    /// Describes it in one line. All processes that the run started must have ended.
+    pub(super) fn line(self) -> io::Result<String> {
+        let foreign = foreign_since(self.machine, own_cpu_seconds()? - self.own_seconds)?;
+        Ok(format!(
+            "Other processes used {:.1} % of all CPUs during the measurements. It took {:.1} minutes.",
+            foreign * 100.0,
+            self.begun.elapsed().as_secs_f64() / 60.0
+        ))
+    }
+}
+
+/// CPU time in seconds of this process and of all its children that have ended.
+fn own_cpu_seconds() -> io::Result<f64> {
+    let own = machine::cpu_time(std::process::id())?.total();
+    Ok(own + machine::cpu_time_of_ended_children()?.total())
+}
+
 /// A server with its connected load client.
 pub(super) struct ServerUnderLoad {
     pub(super) server: Server,

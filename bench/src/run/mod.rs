@@ -8,8 +8,11 @@ mod catalog;
 mod cluster;
 mod compression;
 mod cost;
+mod figures;
 mod jitter;
+mod line_process;
 mod markdown;
+mod members;
 mod node_process;
 mod peers;
 mod plot;
@@ -18,6 +21,7 @@ mod results;
 mod scenario;
 mod server;
 mod single;
+mod size;
 mod target;
 mod tls;
 mod workload;
@@ -40,6 +44,7 @@ pub(crate) use cluster::{OPTIONS as CLUSTER_OPTIONS, command as cluster};
 pub(crate) use compression::command as compression;
 pub(crate) use jitter::{OPTIONS as JITTER_OPTIONS, command as jitter};
 pub(crate) use report::{OPTIONS as REPORT_OPTIONS, command as report};
+pub(crate) use size::{MEMBERS_OPTIONS, OPTIONS as SIZE_OPTIONS, command as size, serve_members};
 pub(crate) use tls::command as tls;
 
 pub(crate) const OPTIONS: &[OptionSpec] = &[
@@ -324,7 +329,9 @@ fn idle_share_now() -> io::Result<f64> {
     let before = machine::all_cpus()?;
     std::thread::sleep(Duration::from_secs(1));
     let AllCpus { busy, all } = machine::all_cpus()? - before;
-    Ok(if all > 0.0 { 1.0 - busy / all } else { 0.0 })
+    // Some counters of the kernel may decrease.
+    let idle = (1.0 - busy / all).max(0.0);
+    Ok(if all > 0.0 { idle } else { 0.0 })
 }
 
 /// Whether a run continues without this server: peers, and io_uring, which kernels and containers may forbid.

@@ -2,22 +2,17 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io;
 use std::net::SocketAddrV4;
-use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
+use super::line_process::LineProcess;
 use crate::machine;
 use crate::node::NodeCommand;
 
-/// Maximum time for an answer. A node itself gives up earlier.
-const PATIENCE: Timespec = Timespec {
-    tv_sec: 60,
-    tv_nsec: 0,
-};
+/// Maximum time for an answer, in seconds. A node itself gives up earlier.
+const PATIENCE: u32 = 60;
 
 /// The name of the library's thread for the link to Redis, as the kernel shortens it.
 const LINK: &str = "humphrey_ws clu";
@@ -35,9 +30,7 @@ pub(super) struct NodeSpec<'a> {
 }
 
 pub(super) struct NodeProcess {
-    child: Child,
-    commands: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    process: LineProcess,
     pub(super) address: SocketAddrV4,
     /// The thread that runs the commands.
     command_thread: u32,
@@ -82,83 +75,53 @@ impl NodeProcess {
         if spec.has_history {
             command.arg("--history");
         }
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let (Some(commands), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(io::Error::other("no pipe").into());
-        };
-        let mut node = Self {
-            child,
-            commands,
-            answers: BufReader::new(answers),
-            address: SocketAddrV4::new([127, 0, 0, 1].into(), 0),
-            command_thread: 0,
-        };
-        let line = node.answer()?;
+        let mut process = LineProcess::start("a node", &mut command, PATIENCE)?;
+        let line = process.answer()?;
         if let Some(reason) = line.strip_prefix("REFUSED ") {
             return Err(StartError::Refused(reason.into()));
         }
-        (node.address, node.command_thread) =
+        let (address, command_thread) =
             ready(&line).ok_or_else(|| io::Error::other(format!("it said {line:?}")))?;
-        Ok(node)
+        Ok(Self {
+            process,
+            address,
+            command_thread,
+        })
     }
 
     /// Sends a command that has no answer.
     pub(super) fn command(&mut self, command: &NodeCommand) -> io::Result<()> {
-        self.commands.write_all(command.line().as_bytes())
+        self.process.send(&command.line())
     }
 
     /// Sends a command, and returns the number in its answer.
     pub(super) fn ask(&mut self, command: &NodeCommand) -> io::Result<u64> {
         self.command(command)?;
-        let line = self.answer()?;
-        let number = line.parse();
-        number.map_err(|_| io::Error::other(format!("a node said {line:?}")))
-    }
-
-    fn answer(&mut self) -> io::Result<String> {
-        // Nothing is left in the buffer, since each command has at most one line of answer.
-        let mut waits = [PollFd::new(self.answers.get_ref(), PollFlags::IN)];
-        if poll(&mut waits, Some(&PATIENCE))? == 0 {
-            let text = "a node did not answer";
-            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-        }
-        let mut line = String::new();
-        self.answers.read_line(&mut line)?;
-        match line.strip_suffix('\n') {
-            Some(line) => Ok(line.into()),
-            None => Err(io::Error::other("a node has ended")),
-        }
+        self.process.number()
     }
 
     /// Returns another handle of the pipe of the commands, for another thread.
     pub(super) fn command_pipe(&self) -> io::Result<File> {
-        Ok(self.commands.as_fd().try_clone_to_owned()?.into())
+        self.process.command_pipe()
     }
 
     /// CPU time in seconds that the node has used so far, without the thread that runs the commands.
     pub(super) fn serving_cpu_seconds(&self) -> io::Result<f64> {
-        machine::cpu_seconds_without(self.child.id(), self.command_thread)
+        machine::cpu_seconds_without(self.process.pid(), self.command_thread)
     }
 
     /// CPU time in seconds that the node's link to Redis has used so far.
     pub(super) fn link_cpu_seconds(&self) -> io::Result<f64> {
-        machine::cpu_seconds_of_threads(self.child.id(), LINK)
+        machine::cpu_seconds_of_threads(self.process.pid(), LINK)
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// CPU time in seconds that the node has used so far.
     pub(super) fn cpu_seconds(&self) -> io::Result<f64> {
-        machine::cpu_seconds(self.child.id())
-    }
-}
-
-impl Drop for NodeProcess {
-    fn drop(&mut self) {
-        // Both fail only if the process has already been waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        machine::cpu_seconds(self.process.pid())
     }
 }
 

@@ -157,7 +157,14 @@ fn program(setup: &Setup) -> io::Result<Vec<PathBuf>> {
         return Err(io::Error::other(format!("there is no {}", path.display())));
     }
     // A welcome message would be unexpected.
-    let words = ["--listen", "127.0.0.1:0", "--no-welcome"].map(PathBuf::from);
+    // All servers of the table keep nothing, and lose nothing.
+    let words = [
+        "--listen=127.0.0.1:0",
+        "--no-welcome",
+        "--history=0",
+        "--slow-client=pace",
+    ]
+    .map(PathBuf::from);
     Ok([path].into_iter().chain(words).collect())
 }
 

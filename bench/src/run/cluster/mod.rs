@@ -1,21 +1,21 @@
 //! `bench cluster` measures the costs of a cluster: of the nodes, which are processes of their own, and of the broker server
 //! between them.
 
-mod members;
 mod rates;
 mod remote;
 mod report;
 mod restart;
 mod scenarios;
 mod shares;
+mod traffic;
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use self::report::{ClusterReport, ScenarioReport};
 use self::scenarios::Scenario;
 use super::broker::{self, Broker, BrokerKind};
+use super::cost::ForeignLoad;
 use super::node_process::{NodeProcess, NodeSpec, StartError};
 use super::report::machine_line;
 use crate::args::{self, OptionSpec, Options};
@@ -66,12 +66,11 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
         return Ok(());
     }
     let setup = setup(options)?;
-    let begun = Instant::now();
     let mut report = ClusterReport {
         head: head(&setup)?,
         ..ClusterReport::default()
     };
-    let (machine, used) = (machine::all_cpus()?, own_cpu_seconds()?);
+    let foreign = ForeignLoad::begin()?;
     for scenario in scenarios {
         let outcome = measure(&setup, scenario)?;
         if !setup.quick {
@@ -79,12 +78,7 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
         }
         report.scenarios.push(outcome);
     }
-    let foreign = super::cost::foreign_since(machine, own_cpu_seconds()? - used)?;
-    report.head.push(format!(
-        "Other processes used {:.1} % of all CPUs during the measurements. It took {:.1} minutes.",
-        foreign * 100.0,
-        begun.elapsed().as_secs_f64() / 60.0
-    ));
+    report.head.push(foreign.line()?);
     report::write(&report, options)
 }
 
@@ -92,18 +86,12 @@ fn setup(options: &Options) -> io::Result<Setup> {
     let quick = options.flag("quick");
     let cpus = machine::allowed_cpus()?;
     let names: Vec<String> = cpus.iter().map(usize::to_string).collect();
-    let nats = options.text("nats");
+    let (broker, server) = broker::chosen(options);
     let setup = Setup {
         quick,
         program: super::cluster_program()?,
-        broker: match nats {
-            Some(_) => BrokerKind::Nats,
-            None => BrokerKind::Redis,
-        },
-        server: nats
-            .or(options.text("redis"))
-            .unwrap_or(broker::REDIS)
-            .into(),
+        broker,
+        server,
         rounds: options.number("rounds", if quick { 1 } else { 3 })?,
         cpu_seconds: options.number("cpu-seconds", if quick { 0.02 } else { 1.0 })?,
         server_cpu: options.number("server-cpu", cpus[0])?.to_string(),
@@ -120,12 +108,6 @@ fn setup(options: &Options) -> io::Result<Setup> {
     }
     machine::raise_descriptor_limit()?;
     Ok(setup)
-}
-
-/// CPU time in seconds of this process and of all servers that have ended.
-fn own_cpu_seconds() -> io::Result<f64> {
-    let own = machine::cpu_time(std::process::id())?.total();
-    Ok(own + machine::cpu_time_of_ended_children()?.total())
 }
 
 /// Describes the machine and the method.

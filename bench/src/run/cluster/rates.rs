@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use super::members::{Members, Traffic};
+use super::traffic::Traffic;
 use super::{Setup, Site};
 use crate::node::NodeCommand;
+use crate::run::members::Members;
 use crate::run::node_process::StartError;
 
 /// Number of rooms, to which the messages go in turn.

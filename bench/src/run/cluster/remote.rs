@@ -3,9 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use super::members::{Members, Traffic};
+use super::traffic::Traffic;
 use super::{Setup, Site};
 use crate::node::NodeCommand;
+use crate::run::members::Members;
 use crate::run::node_process::{NodeProcess, StartError};
 
 /// Number of members of the room.

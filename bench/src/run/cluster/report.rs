@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::scenarios::{Bound, FigureSpec, Scenario};
 use crate::args::Options;
-use crate::run::results::{Verdict, spread};
+use crate::run::figures::{self, FigureReport, number};
+use crate::run::results::Verdict;
 use crate::run::{markdown, report};
 
 /// The results of a run.
@@ -25,16 +26,6 @@ pub(super) struct ScenarioReport {
     pub(super) figures: Vec<FigureReport>,
     /// Why the scenario could not be measured.
     pub(super) failure: Option<String>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct FigureReport {
-    pub(super) what: String,
-    pub(super) unit: String,
-    /// The target, as a table shows it.
-    pub(super) target: Option<String>,
-    /// The value of each round.
-    pub(super) rounds: Vec<f64>,
 }
 
 impl ScenarioReport {
@@ -89,14 +80,6 @@ impl FigureSpec {
     }
 }
 
-/// Renders a figure, which may be negative.
-fn number(value: f64) -> String {
-    match value < 0.0 {
-        true => format!("-{}", markdown::number(-value)),
-        false => markdown::number(value),
-    }
-}
-
 /// Writes `out.json` and `out.md`, inserts the tables into a page, and prints the complete report.
 pub(super) fn write(results: &ClusterReport, options: &Options) -> io::Result<()> {
     let tables = tables(results);
@@ -120,22 +103,8 @@ fn tables(results: &ClusterReport) -> String {
         text += &format!("\n{} could not be measured: {failure}.\n", scenario.title);
     }
     let figures = scenarios().flat_map(|scenario| &scenario.figures);
-    let rows: String = figures.filter_map(row).collect();
-    if !rows.is_empty() {
-        text += &format!("\n| figure | median (min–max) | |\n|---|---|---|\n{rows}");
-    }
+    text += &figures::table(figures.filter(|figure| figure.target.is_none()));
     text + "\n"
-}
-
-/// Renders a figure without a target; `None` if it has a target or was not measured.
-fn row(figure: &FigureReport) -> Option<String> {
-    let (least, middle, most) = spread(&figure.rounds).filter(|_| figure.target.is_none())?;
-    let range = match least == most {
-        true => String::new(),
-        false => format!(" ({}–{})", number(least), number(most)),
-    };
-    let (what, unit) = (&figure.what, &figure.unit);
-    Some(format!("| {what} | {}{range} | {unit} |\n", number(middle)))
 }
 
 #[cfg(test)]
@@ -168,7 +137,6 @@ mod tests {
             text.contains("| ≤ 0.13 × one with all | **0.131** | no |"),
             "{text}"
         );
-        assert_eq!(number(-1_234.0), "-1,234");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::members::{Members, Traffic};
+use super::traffic::Traffic;
 use super::{Setup, Site};
+use crate::run::members::Members;
 use crate::run::node_process::StartError;
 
 const ROOMS: u64 = 1_000;

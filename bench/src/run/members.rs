@@ -1,8 +1,8 @@
-//! The clients of the nodes: members of rooms that check what they receive. They sleep while nothing arrives, since they share
-//! a CPU with Redis and the sending node.
+//! The clients of nodes: members of rooms that check what they receive. They sleep while nothing arrives, since they share
+//! CPUs with the broker and with nodes.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,9 @@ use rustix::event::epoll;
 
 use crate::frames::MessageReader;
 use crate::load::connect::{self, ConnectionSpec};
-use crate::node::{self, NodeCommand};
+use crate::machine;
+use crate::node;
 use crate::poll;
-use crate::run::node_process::NodeProcess;
 
 /// If nothing arrives for this long while messages are missing, messages are lost.
 const STALLED: Duration = Duration::from_secs(10);
@@ -25,12 +25,26 @@ const READ_BUFFER: usize = 64 * 1024;
 pub(super) struct Members {
     /// Number of rooms. Message `n` is for room `n` modulo this number.
     rooms: u64,
+    /// The source address of all connections; by default the kernel chooses it.
+    source: Option<Ipv4Addr>,
+    /// Number of messages that each room has been sent so far, which later members do not receive.
+    pub(super) sent_before: u64,
     members: Vec<Member>,
+    /// How many of them have joined their rooms.
+    joined: usize,
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
     buffer: Box<[u8]>,
     /// Messages that all members together have received.
     received: u64,
+    receipts: Receipts,
+}
+
+/// When messages arrived, as times of [`machine::monotonic_nanos`]; 0 if none has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Receipts {
+    pub(super) first: u64,
+    pub(super) last: u64,
 }
 
 struct Member {
@@ -63,32 +77,78 @@ impl Members {
     pub(super) fn new(rooms: u64) -> io::Result<Self> {
         Ok(Self {
             rooms,
+            source: None,
+            sent_before: 0,
             members: Vec::new(),
+            joined: 0,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             events: Vec::with_capacity(EVENTS),
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
             received: 0,
+            receipts: Receipts::default(),
         })
+    }
+
+    /// Connects the members from this address of the loopback network.
+    pub(super) fn with_source(self, source: Ipv4Addr) -> Self {
+        Self {
+            source: Some(source),
+            ..self
+        }
+    }
+
+    /// Number of rooms.
+    pub(super) fn rooms(&self) -> u64 {
+        self.rooms
     }
 
     /// Connects a member for each item, which lists the member's rooms, and waits until they have joined.
     pub(super) fn join(&mut self, address: SocketAddrV4, rooms: Vec<Vec<u64>>) -> io::Result<()> {
         for group in rooms.chunks(GROUP) {
             self.join_group(address, group)?;
-            self.wait(|members| members.members.iter().all(|member| member.has_joined))?;
+            self.wait(|members| members.joined == members.members.len())?;
         }
         Ok(())
     }
 
+    /// Waits until all members together have received this number of messages since they joined.
+    pub(super) fn receive(&mut self, due: u64) -> io::Result<()> {
+        self.wait(|members| members.received >= due)
+    }
+
+    /// Returns when the messages since the last call arrived.
+    pub(super) fn take_receipts(&mut self) -> Receipts {
+        std::mem::take(&mut self.receipts)
+    }
+
+    /// Fails if a message arrives within this time.
+    pub(super) fn expect_nothing_more(&mut self, time: Duration) -> io::Result<()> {
+        let (end, received) = (Instant::now() + time, self.received);
+        while let left = end.saturating_duration_since(Instant::now())
+            && !left.is_zero()
+        {
+            self.read(left)?;
+        }
+        match self.received - received {
+            0 => Ok(()),
+            more => Err(io::Error::other(format!(
+                "{more} messages arrived that nobody had sent"
+            ))),
+        }
+    }
+
     fn join_group(&mut self, address: SocketAddrV4, rooms: &[Vec<u64>]) -> io::Result<()> {
+        let earlier = self.sent_before * self.rooms;
+        let (source, from) = (self.source, self.members.len());
         let spec = |at: usize| {
             let names: Vec<String> = rooms[at].iter().map(u64::to_string).collect();
             ConnectionSpec {
                 path: format!("/{}", names.join("+")),
+                source,
                 ..ConnectionSpec::default()
             }
         };
-        let opened = connect::open_with_messages(address, 0, rooms.len(), spec)?;
+        let opened = connect::open_with_messages(address, from, rooms.len(), spec)?;
         for ((socket, bytes), rooms) in opened.into_iter().zip(rooms) {
             epoll::add(
                 &self.epoll,
@@ -100,9 +160,10 @@ impl Members {
                 socket,
                 reader: MessageReader::default(),
                 has_joined: false,
-                numbers: Numbers(rooms.clone()),
+                numbers: Numbers(rooms.iter().map(|room| room + earlier).collect()),
             };
             self.received += member.take(&bytes, self.rooms)?;
+            self.joined += usize::from(member.has_joined);
             self.members.push(member);
         }
         Ok(())
@@ -128,9 +189,11 @@ impl Members {
     /// Waits for events and handles them. Returns whether there were any.
     fn read(&mut self, timeout: Duration) -> io::Result<bool> {
         poll::wait(&self.epoll, &mut self.events, Some(timeout))?;
+        let (begun, before) = (machine::monotonic_nanos(), self.received);
         for event in &self.events {
             let at = event.data.u64() as usize;
             let member = &mut self.members[at];
+            let had_joined = member.has_joined;
             while let Some(read) = connect::receive_once(&member.socket, &mut self.buffer)? {
                 let received = member
                     .take(&self.buffer[..read], self.rooms)
@@ -140,8 +203,22 @@ impl Members {
                     break;
                 }
             }
+            self.joined += usize::from(member.has_joined) - usize::from(had_joined);
+        }
+        if self.received > before {
+            self.receipts.note(begun, machine::monotonic_nanos());
         }
         Ok(!self.events.is_empty())
+    }
+}
+
+impl Receipts {
+    /// Adds messages that arrived between two times. The clock is read once for many messages.
+    fn note(&mut self, begun: u64, ended: u64) {
+        if self.first == 0 {
+            self.first = begun;
+        }
+        self.last = ended;
     }
 }
 
@@ -163,73 +240,17 @@ impl Member {
     }
 }
 
-/// Messages that nodes broadcast to the members in bursts, with a limited number of bursts in flight.
-pub(super) struct Traffic {
-    pub(super) members: Members,
-    /// Number of messages in a burst.
-    burst: u64,
-    /// Number of bursts that may be in flight.
-    window: u64,
-    /// Number of deliveries of a burst.
-    deliveries: u64,
-    /// Number of bursts sent so far.
-    sent: u64,
-}
-
-impl Traffic {
-    /// `deliveries` is the number of messages that the members receive of one burst.
-    pub(super) fn new(members: Members, burst: u64, window: u64, deliveries: u64) -> Self {
-        Self {
-            members,
-            burst,
-            window,
-            deliveries,
-            sent: 0,
-        }
-    }
-
-    /// Lets a node broadcast for this time, and waits until everything has arrived. Returns the number of messages.
-    pub(super) fn run_for(&mut self, node: &mut NodeProcess, time: Duration) -> io::Result<u64> {
-        let begun = Instant::now();
-        self.run_while(node, |_| begun.elapsed() < time)
-    }
-
-    /// Lets a node broadcast at least this number of messages, and waits until everything has arrived. Returns the number
-    /// of messages.
-    pub(super) fn run_messages(
-        &mut self,
-        node: &mut NodeProcess,
-        messages: u64,
-    ) -> io::Result<u64> {
-        let bursts = messages.div_ceil(self.burst);
-        self.run_while(node, |sent| sent < bursts)
-    }
-
-    fn run_while(
-        &mut self,
-        node: &mut NodeProcess,
-        goes_on: impl Fn(u64) -> bool,
-    ) -> io::Result<u64> {
-        let first = self.sent;
-        while goes_on(self.sent - first) {
-            let due = (self.sent + 1).saturating_sub(self.window) * self.deliveries;
-            self.members.wait(|members| members.received >= due)?;
-            node.command(&NodeCommand::Burst {
-                first: self.sent * self.burst,
-                count: self.burst,
-                rooms: self.members.rooms,
-            })?;
-            self.sent += 1;
-        }
-        let due = self.sent * self.deliveries;
-        self.members.wait(|members| members.received >= due)?;
-        Ok((self.sent - first) * self.burst)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn receipts_keep_the_first_and_the_last_time() {
+        let mut receipts = Receipts::default();
+        receipts.note(5, 7);
+        receipts.note(9, 12);
+        assert_eq!(receipts, Receipts { first: 5, last: 12 });
+    }
 
     #[test]
     fn numbers_of_each_room_must_arrive_in_order() {
