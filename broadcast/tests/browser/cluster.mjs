@@ -96,7 +96,7 @@ function withNodes(test) {
 
 /** The shown lines that match a pattern, in order. */
 const lines = async (page, pattern) =>
-  (await page.locator("#log li.text p").allInnerTexts()).filter((line) => pattern.test(line));
+  (await page.locator("#lines .row.text p").allInnerTexts()).filter((line) => pattern.test(line));
 
 export const clusterTests = {
   "a line of one node appears on the page of another": withNodes(async ({ nodes: [first, second], page }) => {
@@ -133,7 +133,7 @@ export const clusterTests = {
     const shown = await lines(page, /^line /);
     // Lines of different nodes have no order among themselves.
     assert(JSON.stringify([...shown].sort()) === JSON.stringify([...said].sort()), `shown: ${shown}`);
-    assert((await message(page, /messages (are|may be) missing/i).count()) === 0, "the page tells of a gap");
+    assert((await message(page, /lines (are|may be) missing/i).count()) === 0, "the page tells of a gap");
   }),
 
   "a page whose node is killed goes on at another without a gap": withNodes(async ({ nodes, balancer, page }) => {
@@ -148,6 +148,6 @@ export const clusterTests = {
     await sees(page, "after");
     const shown = await lines(page, /^(before|meanwhile|after)$/);
     assert(shown.join() === "before,meanwhile,after", `shown: ${shown}`);
-    assert((await message(page, /messages (are|may be) missing/i).count()) === 0, "the page tells of a gap");
+    assert((await message(page, /lines (are|may be) missing/i).count()) === 0, "the page tells of a gap");
   }),
 };

@@ -135,7 +135,7 @@ export const siteTests = {
     }
   },
 
-  async "behind a proxy that strips Upgrade the page names the cause"() {
+  async "behind a proxy that strips Upgrade the page goes on with events"() {
     // The proxy needs the program's port and the program the proxy's, so the program is restarted.
     const first = await Program.start();
     await first.end("SIGKILL");
@@ -145,7 +145,15 @@ export const siteTests = {
     try {
       const page = await context.newPage();
       await page.goto(`http://127.0.0.1:${port}/`);
-      await sees(page, "a proxy in front of this server probably removes");
+      program.say("before");
+      await sees(page, "WebSocket does not get through to the server, probably because of a proxy.");
+      await page.locator("#state-text", { hasText: "Connected (events)" }).waitFor({ timeout: WAIT_MS });
+      program.say("after");
+      for (const line of ["before", "after"]) {
+        await sees(page, line);
+        assert((await page.locator("#lines .row.text", { hasText: line }).count()) === 1, `${line} is shown more than once`);
+      }
+      assert(!(await page.locator("#form").isVisible()), "the page offers to send");
     } finally {
       await context.close();
       server.closeAllConnections();

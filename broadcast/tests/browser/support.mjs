@@ -3,7 +3,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
-import { chromium } from "playwright-core";
+import { chromium, firefox } from "playwright-core";
 
 export const WAIT_MS = 15_000;
 
@@ -64,21 +64,35 @@ export function assert(condition, what) {
   if (!condition) throw new Error(what);
 }
 
-export const message = (page, text) => page.locator("#log li", { hasText: text });
+export const message = (page, text) => page.locator("#log .row", { hasText: text });
 export const sees = (page, text) => message(page, text).first().waitFor({ timeout: WAIT_MS });
 export const hasState = (page, state) => page.locator(`#state[data-state=${state}]`).waitFor({ timeout: WAIT_MS });
-export const says = (page, selector, text) => page.locator(selector, { hasText: text }).waitFor({ timeout: WAIT_MS });
+export async function says(page, selector, text) {
+  try {
+    await page.locator(selector, { hasText: text }).waitFor({ timeout: WAIT_MS });
+  } catch {
+    const instead = await page.locator(selector).allTextContents();
+    throw new Error(`${selector} does not say "${text}" but ${JSON.stringify(instead).slice(0, 300)}`);
+  }
+}
 
-/** Runs in the page: records its WebSockets, the newest one last, and can cut one after a number of messages. */
+/** Runs in the page: records its WebSockets, the newest one last, can cut one after a number of messages, and withhold some. */
 function watchSockets() {
   window.sockets = [];
   window.breakAfter = Infinity;
+  // As a server does that skips lines for a slow client.
+  window.withheld = 0;
   window.WebSocket = class extends WebSocket {
     constructor(...args) {
       super(...args);
       let left = window.breakAfter;
       window.breakAfter = Infinity;
       this.addEventListener("message", (event) => {
+        if (window.withheld > 0) {
+          window.withheld -= 1;
+          event.stopImmediatePropagation();
+          return;
+        }
         if ((left -= 1) >= 0) return;
         event.stopImmediatePropagation();
         this.close();
@@ -88,19 +102,29 @@ function watchSockets() {
   };
 }
 
+/** What the browsers say of a WebSocket that could not connect or was cut. */
+const CUT = /\bwss?:\/\//;
+
+/** Collects the page's errors, except those that are expected. */
+export function collectComplaints(page, expected) {
+  page.complaints = [];
+  const complain = (text) => {
+    if (!expected.test(text) && !CUT.test(text)) page.complaints.push(text);
+  };
+  // Firefox reports failed connections as errors of the page.
+  page.on("pageerror", (error) => complain(String(error)));
+  page.on("console", (entry) => {
+    if (entry.type() === "error") complain(entry.text());
+  });
+}
+
 export async function open(program, { time, room, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1000, height: 700 }, ...options });
   await context.addInitScript(watchSockets);
   const page = await context.newPage();
-  page.complaints = [];
   page.requests = [];
-  page.on("pageerror", (error) => page.complaints.push(String(error)));
-  page.on("console", (entry) => {
-    // Some tests stop the server on purpose.
-    if (entry.type() === "error" && !/ERR_CONNECTION|WebSocket connection|Failed to load resource/.test(entry.text())) {
-      page.complaints.push(entry.text());
-    }
-  });
+  // Some tests stop the server on purpose.
+  collectComplaints(page, /ERR_CONNECTION|Failed to load resource/);
   page.on("request", (request) => page.requests.push(request.url()));
   if (time) await page.clock.setFixedTime(time);
   await page.goto(program.url + (room === undefined ? "" : `#${encodeURIComponent(room)}`));
@@ -108,9 +132,14 @@ export async function open(program, { time, room, ...options } = {}) {
   return page;
 }
 
-export const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  // Chromium has no sandbox for root, as in a container; only local pages are opened.
-  args: process.getuid?.() === 0 ? ["--no-sandbox"] : [],
-});
+/** The name of the browser. Debian's Firefox is driven over WebDriver BiDi, as any Firefox can be. */
+export const browserName = process.env.BROWSER ?? "chromium";
+assert(["chromium", "firefox"].includes(browserName), `BROWSER is ${browserName}, and must be chromium or firefox`);
 
+export const browser = await (browserName === "firefox"
+  ? firefox.launch({ channel: "moz-firefox", executablePath: process.env.FIREFOX ?? "/usr/bin/firefox-esr" })
+  : chromium.launch({
+      executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+      // Chromium has no sandbox for root, as in a container; only local pages are opened.
+      args: process.getuid?.() === 0 ? ["--no-sandbox"] : [],
+    }));
