@@ -489,7 +489,6 @@ impl SlowConsumer {
     }
 
     /// Whether a new message displaces the messages that are queued.
-    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
     pub(crate) const fn prefers_new(self) -> bool {
         matches!(self, Self::DropOldest | Self::SkipAhead)
     }

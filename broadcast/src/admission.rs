@@ -25,9 +25,35 @@ const PROCEDURES: &str = "humphrey_ws.procedures.v1";
 #[derive(Debug, Default)]
 pub(crate) struct ClientState {
     pub(crate) room: RoomName,
-    /// The last message to everyone, and the last one to the room, that the client has seen. `None`: replay all kept
-    /// messages.
-    last_seen: [Option<HistoryId>; 2],
+    /// Where the messages to everyone begin, and those to the room.
+    starts: [Start; 2],
+}
+
+/// Where the messages of a room begin for a client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Start {
+    /// With the next message, since none are kept.
+    #[default]
+    Next,
+    /// With all kept messages.
+    All,
+    /// With those after this one.
+    After(HistoryId),
+}
+
+impl Start {
+    /// The start after the last message of a room.
+    fn after(last: Option<HistoryId>) -> Self {
+        last.map_or(Self::All, Self::After)
+    }
+
+    /// Parses an id. An empty one stands for all kept messages, as `all` does.
+    fn parse(text: &str) -> Result<Self, Reject> {
+        match text {
+            "" | "all" => Ok(Self::All),
+            id => id.parse().map(Self::After).map_err(bad_request),
+        }
+    }
 }
 
 pub(crate) type ClientStream = AsyncStream<ClientState>;
@@ -59,13 +85,12 @@ impl Admission {
         let room = RoomName::from_path(request.path()).map_err(bad_request)?;
         let subprotocol = self.subprotocol(request)?;
         let form = form_for(subprotocol);
-        let last_seen = if self.rooms.has_history() {
-            self.last_seen(request, &room)?
-        } else {
-            [None; 2]
+        let starts = match self.rooms.has_history() {
+            true => self.starts(request, &room, form)?,
+            false => [Start::Next; 2],
         };
         let accept = Accept::new()
-            .with_state(ClientState { room, last_seen })
+            .with_state(ClientState { room, starts })
             .with_header(ON_MESSAGE_HEADER, self.on_message.name());
         let accept = match form {
             MessageForm::Plain => accept,
@@ -95,36 +120,39 @@ impl Admission {
         }
         if wants_json {
             return Err(bad_request(format_args!(
-                "the subprotocol {JSON} needs a server with --history"
+                "the subprotocol {JSON} needs a server that keeps a history (--history)"
             )));
         }
         Ok(None)
     }
 
-    fn last_seen(
+    /// Where a client wants to begin. Only clients that ask for it get kept messages: with `since`, or by asking for JSON.
+    fn starts(
         &self,
         request: &RequestHead,
         room: &RoomName,
-    ) -> Result<[Option<HistoryId>; 2], Reject> {
-        let since = request.query_param("since").unwrap_or_default();
-        if since == "now" {
+        form: MessageForm,
+    ) -> Result<[Start; 2], Reject> {
+        let since = request.query_param("since");
+        let room_since = request.query_param("room_since");
+        let asks = since.is_some() || room_since.is_some() || form == MessageForm::Json;
+        if !asks || since.as_deref() == Some("now") {
             // Taken now, so that messages sent between the handshake and the join are replayed.
-            let last = |name| self.rooms.last_id(name);
-            return Ok([last(&RoomName::everyone()), last(room)]);
+            let last = |name: Option<String>| {
+                Start::after(name.and_then(|name| self.rooms.last_id(&name)))
+            };
+            let everyone = self.rooms.library_name(&RoomName::everyone());
+            return Ok([last(everyone), last(self.rooms.second_library_name(room))]);
         }
-        let id = |text: &str| match text {
-            "" => Ok(None),
-            text => text.parse().map(Some).map_err(bad_request),
-        };
-        let room_since = request.query_param("room_since").unwrap_or_default();
-        Ok([id(&since)?, id(&room_since)?])
+        let start = |id: Option<String>| Start::parse(id.as_deref().unwrap_or_default());
+        Ok([start(since)?, start(room_since)?])
     }
 
     /// Joins a client to its room and replays missed messages; disconnects it if the room cannot be joined.
     pub(crate) fn on_connect(&self, stream: &ClientStream) {
         match self.join(stream) {
             Ok(()) if self.announces_clients => {
-                let text = format!("Welcome, {}!", stream.peer_addr());
+                let text = format!("Welcome, {}!", address_of(stream));
                 self.rooms.announce(&stream.state.room, text);
             }
             Ok(()) => {}
@@ -136,48 +164,64 @@ impl Admission {
         let everyone = RoomName::everyone();
         let room = &stream.state.room;
         let form = form_for(stream.subprotocol());
-        let [seen, room_seen] = stream.state.last_seen;
-        let mut is_complete = self.join_room(stream, &everyone, form, seen)?;
-        if !room.is_everyone() {
-            is_complete &= self.join_room(stream, room, form, room_seen)?;
+        if self.announces_clients {
+            self.join_announcements(stream, &everyone, form)?;
+            if !room.is_everyone() {
+                self.join_announcements(stream, room, form)?;
+            }
+        }
+        // Without a history, every connection belongs to the library's broadcast group.
+        let names = [
+            self.rooms.library_name(&everyone),
+            self.rooms.second_library_name(room),
+        ];
+        let mut is_complete = true;
+        for (name, start) in names.iter().zip(stream.state.starts) {
+            if let Some(name) = name {
+                is_complete &= self.join_room(stream, name, start)?;
+            }
         }
         if form == MessageForm::Json {
-            let last = |name| self.rooms.last_id(name);
             let replay_end = ReplayEnd {
                 server_id: self.rooms.server_id(),
                 is_complete,
-                last_ids: [
-                    last(&everyone),
-                    (!room.is_everyone()).then(|| last(room)).flatten(),
-                ],
+                last_ids: names.map(|name| self.rooms.last_id(&name?)),
             };
             stream.send(replay_end.render());
         }
         Ok(())
     }
 
-    /// Joins one room. Returns whether the replay is complete.
-    fn join_room(
+    /// Joins the room for announcements to a room, if announcements have one.
+    fn join_announcements(
         &self,
         stream: &ClientStream,
         room: &RoomName,
         form: MessageForm,
-        seen: Option<HistoryId>,
-    ) -> Result<bool, JoinError> {
-        if self.announces_clients
-            && let Some(name) = self.rooms.announcement_name(room, form)
-        {
-            stream.try_join(&name)?;
+    ) -> Result<(), JoinError> {
+        match self.rooms.announcement_name(room, form) {
+            Some(name) => stream.try_join(&name),
+            None => Ok(()),
         }
-        let Some(name) = self.rooms.library_name(room) else {
-            // Every connection belongs to the library's broadcast group.
-            return Ok(true);
+    }
+
+    /// Joins one of the library's rooms. Returns whether the replay is complete.
+    fn join_room(
+        &self,
+        stream: &ClientStream,
+        name: &str,
+        start: Start,
+    ) -> Result<bool, JoinError> {
+        let seen = match start {
+            Start::Next => return stream.try_join(name).map(|()| true),
+            Start::All => None,
+            Start::After(id) => Some(id),
         };
-        match stream.join_since(&name, seen) {
+        match stream.join_since(name, seen) {
             // A client that has seen nothing gets a complete replay only if nothing was evicted from the history.
-            Ok(_) => Ok(seen.is_some() || self.rooms.has_full_history(&name)),
+            Ok(_) => Ok(seen.is_some() || self.rooms.has_full_history(name)),
             Err(error) if error.reason == JoinErrorReason::HistoryGone => {
-                stream.join_since(&name, None).map(|_| false)
+                stream.join_since(name, None).map(|_| false)
             }
             Err(error) => Err(error),
         }
@@ -222,6 +266,15 @@ pub(crate) fn echo(stream: &ClientStream, message: Message, bytes_max: usize) {
         }
     };
     stream.send(message);
+}
+
+/// The address of a client. Behind a trusted proxy, only its IP is known.
+fn address_of(stream: &ClientStream) -> String {
+    let (peer, client) = (stream.peer_addr(), stream.client_ip());
+    match peer.ip().to_canonical() == client.to_canonical() {
+        true => peer.to_string(),
+        false => client.to_string(),
+    }
 }
 
 fn form_for(subprotocol: Option<&str>) -> MessageForm {

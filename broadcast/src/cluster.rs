@@ -1,12 +1,6 @@
 //! The program as one node of several, which reach each other through Redis or NATS.
 
-#[cfg(feature = "cluster")]
-use std::fs::File;
 use std::io;
-#[cfg(feature = "cluster")]
-use std::io::Read;
-#[cfg(feature = "cluster")]
-use std::path::Path;
 
 #[cfg(feature = "cluster")]
 use humphrey_ws::Cluster;
@@ -14,6 +8,8 @@ use humphrey_ws::Cluster;
 use crate::App;
 #[cfg(feature = "cluster")]
 use crate::diagnostics::report;
+#[cfg(feature = "cluster")]
+use crate::option_file;
 use crate::options::Options;
 
 /// The most bytes of a file with URLs.
@@ -24,11 +20,20 @@ const URLS_BYTES_MAX: u64 = 64 << 10;
 #[cfg(feature = "cluster")]
 pub(crate) fn settle(options: &mut Options) -> io::Result<()> {
     if let Some(path) = options.cluster_url_file.take() {
-        options.cluster = Some(read(&path)?);
+        let urls = option_file::read(&path, URLS_BYTES_MAX);
+        options.cluster = Some(option_file::named("--cluster-url-file", &path, urls)?);
     }
     let keeps_none = |urls: &String| !Cluster::new(urls.as_str()).keeps_histories();
-    if options.cluster.as_ref().is_some_and(keeps_none) && options.history.take().is_some() {
-        report!("without a history, since NATS keeps no messages: --history needs Redis or Valkey");
+    if options.cluster.as_ref().is_some_and(keeps_none) {
+        let is_asked_for = options
+            .history
+            .replace(0)
+            .is_some_and(|messages| messages > 0);
+        if is_asked_for || !options.quiet {
+            report!(
+                "without a history, since NATS keeps no messages: --history needs Redis or Valkey"
+            );
+        }
     }
     Ok(())
 }
@@ -59,19 +64,4 @@ pub(crate) fn apply(app: App, options: &Options) -> App {
 #[cfg(not(feature = "cluster"))]
 pub(crate) fn apply(app: App, _: &Options) -> App {
     app
-}
-
-/// Reads URLs from a file. Errors don't show its content, which may contain a password.
-#[cfg(feature = "cluster")]
-fn read(path: &Path) -> io::Result<String> {
-    let named = |error: io::Error| {
-        let what = format!("--cluster-url-file {}: {error}", path.display());
-        io::Error::new(error.kind(), what)
-    };
-    let mut text = String::new();
-    // Bounded, since the path may name an endless device.
-    File::open(path)
-        .and_then(|file| file.take(URLS_BYTES_MAX).read_to_string(&mut text))
-        .map_err(named)?;
-    Ok(text.trim().to_owned())
 }

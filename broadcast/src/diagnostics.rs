@@ -1,7 +1,8 @@
-//! Diagnostics: single lines on standard error.
+//! Diagnostics: single lines on standard error, and the progress line below them.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -14,11 +15,64 @@ macro_rules! report {
 }
 pub(crate) use report;
 
-/// Prints one line. Unlike `eprintln!`, it ignores errors: a closed standard error must not end the server.
+/// Whether a progress line is shown. The lock is held during every write to standard error.
+static HAS_PROGRESS_LINE: Mutex<bool> = Mutex::new(false);
+
+/// Moves the cursor to the start of the terminal's line, and erases the line (ECMA-48 §8.3.41).
+const ERASE_LINE: &str = "\r\x1b[K";
+
+/// Prints one line, in place of the progress line if one is shown. Unlike `eprintln!`, it ignores errors: a closed standard
+/// error must not end the server.
 pub(crate) fn print_line(text: fmt::Arguments<'_>) {
     // A single write keeps lines of several threads and processes apart.
-    let line = format!("humphrey-broadcast: {text}\n");
+    let mut line = format!("humphrey-broadcast: {text}\n");
+    let mut has_progress_line = lock_progress_line();
+    if std::mem::take(&mut *has_progress_line) {
+        line.insert_str(0, ERASE_LINE);
+    }
     stdio::write_error(line.as_bytes());
+}
+
+/// Shows the progress line, in place of the previous one. `text` has to fit in one line of the terminal. Does nothing, and
+/// returns false, while another thread prints a diagnostic.
+pub(crate) fn show_progress_line(text: &str) -> bool {
+    let Some(mut has_progress_line) = try_lock_progress_line() else {
+        return false;
+    };
+    *has_progress_line = true;
+    stdio::write_error(format!("\r{text}\x1b[K").as_bytes());
+    true
+}
+
+/// Erases the progress line if one is shown. Does nothing while another thread prints a diagnostic, which erases the line
+/// first: a terminal that accepts no output must not delay the end of the program.
+pub(crate) fn erase_progress_line() {
+    if let Some(mut has_progress_line) = try_lock_progress_line()
+        && std::mem::take(&mut *has_progress_line)
+    {
+        stdio::write_error(ERASE_LINE.as_bytes());
+    }
+}
+
+/// Records that something else was printed over the progress line, which thus cannot be erased any more.
+pub(crate) fn forget_progress_line() {
+    if let Some(mut has_progress_line) = try_lock_progress_line() {
+        *has_progress_line = false;
+    }
+}
+
+fn lock_progress_line() -> MutexGuard<'static, bool> {
+    HAS_PROGRESS_LINE
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+fn try_lock_progress_line() -> Option<MutexGuard<'static, bool>> {
+    match HAS_PROGRESS_LINE.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 /// Limits a line that clients can trigger to one a minute, and counts the suppressed ones. The library has the same
@@ -56,6 +110,15 @@ impl fmt::Display for Suppressed {
             ),
         }
     }
+}
+
+/// A path for a message. Control characters in it are escaped, since a terminal would execute them.
+pub(crate) fn printable(path: &Path) -> String {
+    let visible = |char: char| match char.is_control() {
+        true => char.escape_default().to_string(),
+        false => char.to_string(),
+    };
+    path.to_string_lossy().chars().map(visible).collect()
 }
 
 /// Prints the library's log to standard error: warnings and errors, or with `quiet` errors only.

@@ -9,8 +9,8 @@ use crate::admission::{Admission, bad_request};
 use crate::room_name::RoomName;
 use crate::rooms::MessageForm;
 
-/// The subscription of an event stream. The first connection begins with the kept messages, unless the client asks for
-/// `?since=now`; a reconnect replays the missed messages.
+/// The subscription of an event stream. The first connection begins with the kept messages if the client asks for them with
+/// `?since=all`; a reconnect replays the missed messages.
 pub(crate) fn subscription(
     admission: &Admission,
     request: &RequestHead,
@@ -27,14 +27,19 @@ pub(crate) fn subscription(
         Some(name) => Subscription::room(name),
         None => Subscription::broadcasts(),
     };
-    let of_room = rooms.library_name(&room);
-    let others = [announcements(&everyone), of_room, announcements(&room)];
+    let second = rooms.second_library_name(&room);
+    let others = [announcements(&everyone), second, announcements(&room)];
     for name in others.into_iter().flatten() {
         subscription = subscription.and_room(name);
     }
     Ok(match request.query_param("since").as_deref() {
-        Some("now") => subscription,
-        _ => subscription.with_history(),
+        Some("all" | "") => subscription.with_history(),
+        Some("now") | None => subscription,
+        Some(other) => {
+            return Err(bad_request(format_args!(
+                "{other:?} is not a start of an event stream: use since=all or since=now; a browser resumes by itself"
+            )));
+        }
     })
 }
 
@@ -59,10 +64,11 @@ mod tests {
             rooms_max: None,
             announces_clients,
             is_clustered: false,
+            sources: None,
         };
         let on_message = crate::on_message::OnMessage::Echo;
         let admission = Admission::new(
-            Rooms::new(app.sender(), settings),
+            Rooms::new(app.sender(), &settings),
             announces_clients,
             on_message,
         );
@@ -88,13 +94,16 @@ mod tests {
                     .and_room("new/plain/a/b"),
             ),
         ] {
+            let all = format!("{path}?since=all");
             assert_eq!(
-                of(path, history, announces_clients),
+                of(&all, history, announces_clients),
                 expected.clone().with_history(),
-                "{path}"
+                "{all}"
             );
-            let now = format!("{path}?since=now");
-            assert_eq!(of(&now, history, announces_clients), expected, "{now}");
+            for query in ["", "?since=now"] {
+                let path = format!("{path}{query}");
+                assert_eq!(of(&path, history, announces_clients), expected, "{path}");
+            }
         }
     }
 }

@@ -90,7 +90,7 @@ pub(crate) fn ms_since_1970(time: SystemTime) -> u64 {
     since.map_or(0, |since| since.as_millis() as u64)
 }
 
-fn push_id(json: &mut String, key: &str, id: Option<HistoryId>) {
+pub(crate) fn push_id(json: &mut String, key: &str, id: Option<HistoryId>) {
     json.push_str(key);
     let _ = match id {
         Some(id) => write!(json, "\"{id}\""),

@@ -1,56 +1,79 @@
-//! `humphrey-broadcast` sends every line of its standard input to every connected browser. The commands `listen` and
-//! `send` run a client instead: see [`client`].
+//! `humphrey-broadcast` sends every line of its standard input, or of files that it follows, to every connected browser. The
+//! commands `listen` and `send` run a client instead: see [`client`].
 //!
-//! Beside the library's threads, the server has three: the main thread waits for the shutdown, one reads standard input,
-//! and one waits for signals. The latter two start a graceful shutdown of the library's engine; a signal shortens the
-//! deadline of one that the end of input started.
+//! Beside the library's threads, the server has up to five: the main thread waits for the shutdown, one reads standard input,
+//! one follows files, one waits for signals, and on a terminal one shows the progress. The end of standard input and signals
+//! start a graceful shutdown of the library's engine; a signal shortens the deadline of one that the end of input started.
 
 mod admission;
+mod attempt_limiter;
+mod attempts;
 mod client;
 mod cluster;
+mod command_line;
+mod cookies;
 mod descriptor_limit;
 mod diagnostics;
+mod environment;
 mod event_streams;
+mod exposure;
+mod files;
+mod follow;
+mod history;
+mod input;
 mod json;
 mod lines;
+mod login;
 mod metrics;
 mod on_message;
+mod option_file;
 mod options;
 mod page;
 mod probes;
+mod progress;
+mod protection;
 mod publish;
+mod read_access;
+mod responses;
 mod room_name;
 mod rooms;
+mod server_progress;
+mod session;
 mod signals;
+mod sources;
 mod stdio;
 mod tls;
+mod token;
 
-use std::io::{self, BufReader, IsTerminal};
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use humphrey::SubApp;
 use humphrey_ws::{
-    AsyncWebsocketApp, Compression, Limits, Message, Metrics, Procedures, RunningApp,
+    AsyncSender, AsyncWebsocketApp, Compression, Limits, Metrics, Procedures, RunningApp,
 };
 
 use crate::admission::{Admission, ClientState};
+use crate::attempt_limiter::AttemptLimiter;
 use crate::diagnostics::report;
-use crate::lines::Line;
+use crate::exposure::Exposure;
+use crate::input::{InputAccount, InputRooms};
 use crate::on_message::OnMessage;
-use crate::options::Options;
+use crate::options::{Options, Subcommand};
+use crate::page::PageSettings;
 use crate::probes::Probes;
+use crate::protection::Protection;
+use crate::publish::PublishAccess;
 use crate::room_name::RoomName;
-use crate::rooms::{Channel, Rooms};
+use crate::rooms::{RoomSettings, Rooms};
+use crate::server_progress::ServerProgress;
 
 type App = AsyncWebsocketApp<(), ClientState>;
-
-/// Size of the read buffer: the capacity of a pipe on Linux.
-const INPUT_BUFFER_BYTES: usize = 64 << 10;
 
 /// Deadline of the closing handshakes after a signal.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,21 +82,35 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// earlier ([`Limits::write_timeout`], and the policy for slow clients), and a signal shortens it.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How many bytes may wait for a client before it counts as slow: a burst, such as a whole log at once, is not lost.
+const OUTBOX_BYTES_MAX: usize = 4 << 20;
+
 fn main() -> ExitCode {
-    let mut options = match options::parse() {
+    let mut options = match command_line::parse() {
         Ok(options) => options,
         Err(code) => return code,
     };
-    if let Some(command) = &options.command {
-        return client::run(command);
+    match &options.command {
+        None => {}
+        Some(Subcommand::Client(command)) => return client::run(command),
+        Some(Subcommand::Man { command }) => {
+            // Errors are ignored: the reader may have closed the pipe.
+            let _ = command_line::write_manual(command.as_deref());
+            return ExitCode::SUCCESS;
+        }
+        Some(Subcommand::Completions { shell }) => {
+            command_line::write_completions(*shell);
+            return ExitCode::SUCCESS;
+        }
     }
     diagnostics::init(options.quiet);
-    match cluster::settle(&mut options).and_then(|()| run(&options)) {
+    let settled = cluster::settle(&mut options).map_err(invalid_option);
+    match settled.and_then(|()| run(&options)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             report!("{error}");
-            // The value of an option is invalid.
+            // The value of an option is invalid, or a file that it names cannot be used.
             ExitCode::from(match error.kind() {
                 io::ErrorKind::InvalidInput => 2,
                 _ => 1,
@@ -82,15 +119,22 @@ fn main() -> ExitCode {
     }
 }
 
+/// Marks an error as one of the command line, whatever the reason why a file cannot be used.
+fn invalid_option(error: io::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}
+
 /// Runs the server until it is stopped. Returns whether all of the input was read and sent.
 fn run(options: &Options) -> io::Result<bool> {
-    let (connections_max, connections_warning) =
-        descriptor_limit::limit_connections(options.max_connections);
-    let (app, rooms) = build_app(options, connections_max)?;
     let stopping = Arc::new(AtomicBool::new(false));
-    let probes = Probes::new(app.sender(), options.room_settings(), stopping.clone());
-    let app = cluster::apply(app.with_routes(probes.routes()), options);
-    let (mut app, reload) = tls::apply(app, options)?;
+    let files = options.followed_files()?;
+    let (connections_max, connections_warning) =
+        descriptor_limit::limit_connections(options.max_connections, files.descriptors());
+    let settings = options.room_settings(&files);
+    let (app, rooms, probes) = build_app(options, &settings, connections_max, &stopping)?;
+    let files = files.open(options.lines_at_start())?;
+    let app = cluster::apply(app, options);
+    let (mut app, reload) = tls::apply(app, options).map_err(invalid_option)?;
     let is_tls = reload.is_some();
     let address = app.bind()?;
     let sender = app.sender();
@@ -102,43 +146,30 @@ fn run(options: &Options) -> io::Result<bool> {
     let metrics = metrics::serve(options, sender.clone(), &probes)?;
     let running = app.start()?;
     if !options.quiet {
-        report!("{}", listening_message(address, is_tls));
-        if let Some(connections_warning) = connections_warning {
-            report!("{connections_warning}");
-        }
-        if let Some(address) = metrics.as_ref().and_then(RunningApp::local_addr) {
-            report!("metrics for Prometheus at http://{address}/metrics");
-        }
-        if io::stdin().is_terminal() {
-            let recipient = match &options.room {
-                Some(room) => format!("room {:?}", room.as_str()),
-                None => "everyone".to_owned(),
-            };
-            report!("type lines to send them to {recipient}; Ctrl-C exits");
-        }
+        let metrics = metrics.as_ref().and_then(RunningApp::local_addr);
+        report_start(options, (address, is_tls), connections_warning, metrics);
     }
-    // Set as soon as a line is skipped: a signal may end the program before the end of the input.
-    let input_failed = Arc::new(AtomicBool::new(false));
-    {
-        let sender = sender.clone();
-        let input_failed = input_failed.clone();
-        let exit_on_eof = options.exit_on_eof;
-        let quiet = options.quiet;
-        let room = options.room.clone().unwrap_or_else(RoomName::everyone);
-        let channel = rooms.channel(&room);
-        thread::Builder::new()
-            .name("standard input".into())
-            .spawn(move || {
-                broadcast_input(&channel, &stopping, &input_failed);
-                if exit_on_eof {
-                    stopping.store(true, Ordering::SeqCst);
-                    sender.shutdown(FLUSH_TIMEOUT);
-                } else if !quiet && !stopping.load(Ordering::Relaxed) {
-                    report!("end of input; the server keeps running (--exit-on-eof ends it here)");
-                }
-            })?;
+    let is_typed = options.reads_standard_input() && io::stdin().is_terminal();
+    let shown = ServerProgress::start(options.quiet || is_typed, sender.clone())?;
+    let progress = shown.as_ref().map(|shown| shown.progress.clone());
+    let input = Arc::new(InputAccount::new(progress));
+    let following = files
+        .zip(rooms.sources())
+        .map(|(files, sources)| files.follow(&rooms, sources, input.clone(), options.quiet))
+        .transpose()?;
+    if options.reads_standard_input() {
+        start_input(
+            options,
+            input.clone(),
+            rooms.clone(),
+            sender.clone(),
+            stopping,
+        )?;
     }
     running.join();
+    // Its thread has ended then, so all of its lines are counted.
+    drop(following);
+    drop(shown);
     if let Some(metrics) = metrics {
         metrics.shutdown(Duration::ZERO);
     }
@@ -148,39 +179,77 @@ fn run(options: &Options) -> io::Result<bool> {
             // Each form of an announcement is counted separately, and often one form has no recipient.
             metrics.dropped.no_recipient = 0;
         }
-        report!("{}", summary(&metrics));
+        report!("{}", summary(input.lines(), &metrics));
     }
-    Ok(!input_failed.load(Ordering::SeqCst))
+    Ok(!input.has_failed())
 }
 
-fn build_app(options: &Options, connections_max: usize) -> io::Result<(App, Rooms)> {
-    let settings = options.room_settings();
-    let limits = Limits::default()
-        .connections_max(connections_max)
-        .peer_connections_max(options.max_connections_per_address)
-        .peer_handshakes_per_second_max(options.max_handshakes_per_address)
-        .rooms_max(settings.library_rooms_max());
-    let message_bytes_max = limits.message_bytes_max;
-    let mut app: App = AsyncWebsocketApp::new()
-        .with_address(options.listen)
-        .with_limits(limits)
-        .with_slow_consumer(options.slow_client.policy())
-        .with_allowed_origins(options.origins())
-        .with_option_names(options::option_names())
-        // Other sites may link to the page, but to no other route.
-        .with_guarded_routes(["/"]);
-    if let Some(hosts) = options.hosts(options.listen) {
-        app = app.with_allowed_hosts(hosts);
+/// Says where the server listens, and what to know about it.
+fn report_start(
+    options: &Options,
+    (address, is_tls): (SocketAddr, bool),
+    connections_warning: Option<String>,
+    metrics: Option<SocketAddr>,
+) {
+    report!("{}", listening_message(address, is_tls));
+    let exposure = Exposure {
+        address,
+        is_encrypted: is_tls || options.trusted_proxies().is_some(),
+        needs_token: options.read_token_file.is_some(),
+    };
+    if let Some(warning) = exposure.warning() {
+        report!("{warning}");
     }
-    if let Some(proxies) = options.trusted_proxies() {
-        app = app.with_trusted_proxies(proxies);
+    if let Some(without_effect) = options.without_effect() {
+        report!("{without_effect}");
     }
-    if options.compress {
-        app = app.with_compression(Compression::new());
+    if let Some(connections_warning) = connections_warning {
+        report!("{connections_warning}");
     }
-    if let Some(heartbeat) = options.heartbeat() {
-        app = app.with_heartbeat(heartbeat);
+    if let Some(address) = metrics {
+        report!("metrics for Prometheus at http://{address}/metrics");
     }
+    if options.reads_standard_input() && io::stdin().is_terminal() {
+        let recipient = match &options.room {
+            Some(room) => format!("room {:?}", room.as_str()),
+            None => "everyone".to_owned(),
+        };
+        report!("type lines to send them to {recipient}; Ctrl-C exits");
+    }
+}
+
+/// Starts the thread that sends the lines of standard input. At their end, it stops the server with `--exit-on-eof`.
+fn start_input(
+    options: &Options,
+    input: Arc<InputAccount>,
+    rooms: Rooms,
+    sender: AsyncSender,
+    stopping: Arc<AtomicBool>,
+) -> io::Result<()> {
+    let (exit_on_eof, quiet) = (options.exit_on_eof, options.quiet);
+    let room = options.room.clone().unwrap_or_else(RoomName::everyone);
+    let by_prefix = options.prefix_room;
+    let thread = thread::Builder::new().name("standard input".into());
+    thread.spawn(move || {
+        let to = InputRooms::new(&rooms, &room, by_prefix);
+        input.broadcast(to, &stopping);
+        if exit_on_eof {
+            stopping.store(true, Ordering::SeqCst);
+            sender.shutdown(FLUSH_TIMEOUT);
+        } else if !quiet && !stopping.load(Ordering::Relaxed) {
+            report!("end of input; the server keeps running (--exit-on-eof ends it here)");
+        }
+    })?;
+    Ok(())
+}
+
+fn build_app(
+    options: &Options,
+    settings: &RoomSettings,
+    connections_max: usize,
+    stopping: &Arc<AtomicBool>,
+) -> io::Result<(App, Rooms, Probes)> {
+    let mut app = guarded_app(options, settings, connections_max);
     let input = options.room.clone().unwrap_or_else(RoomName::everyone);
     app = settings.apply(app, &input);
     if settings.history.is_some() {
@@ -193,9 +262,19 @@ fn build_app(options: &Options, connections_max: usize) -> io::Result<(App, Room
         settings.announces_clients,
         options.on_message,
     ));
+    let limiter = Arc::new(AttemptLimiter::default());
+    let protection = Protection::new(
+        options.read_token().map_err(invalid_option)?,
+        options.speaks_tls(),
+        &limiter,
+        app.sender(),
+    );
     {
-        let admission = admission.clone();
-        app.on_handshake(move |request, _| admission.on_handshake(request));
+        let (admission, protection) = (admission.clone(), protection.clone());
+        app.on_handshake(move |request, _| {
+            let reader = protection.check(request)?;
+            Ok(reader.limit_connection(admission.on_handshake(request)?))
+        });
     }
     {
         let admission = admission.clone();
@@ -203,7 +282,7 @@ fn build_app(options: &Options, connections_max: usize) -> io::Result<(App, Room
     }
     match options.on_message {
         OnMessage::Echo => app.on_message(move |stream, message, _| {
-            admission::echo(&stream, message, message_bytes_max);
+            admission::echo(&stream, message, Limits::default().message_bytes_max);
         }),
         OnMessage::Broadcast => {
             let rooms = rooms.clone();
@@ -213,51 +292,86 @@ fn build_app(options: &Options, connections_max: usize) -> io::Result<(App, Room
         }
         OnMessage::Ignore => {}
     }
-    if let Some(token) = options.publish_token()? {
-        app = app
-            .with_routes(publish::routes(rooms.clone(), token.clone()))
-            .with_route_methods("/publish", ["POST"])
-            .with_route_methods("/publish/*", ["POST"])
-            .with_body_guard(move |request, _| publish::guard(request, &token));
+    let probes = Probes::new(app.sender(), settings, stopping.clone());
+    let publish = options.publish_token().map_err(invalid_option)?;
+    let publish = publish.map(|token| PublishAccess::new(token, &limiter));
+    let page = options.page_settings();
+    for routes in routes(&rooms, &page, &probes, &protection, publish.as_ref()) {
+        app = app.with_routes(routes);
     }
-    let streams = || event_streams::handler(admission.clone(), options.events_keep_alive());
+    let streams = || {
+        let handler = event_streams::handler(admission.clone(), options.events_keep_alive());
+        protection.event_stream(handler)
+    };
     let app = app
         .with_event_stream("/events", streams())
         .with_event_stream("/events/*", streams())
-        .with_routes(page::routes(rooms.clone()))
+        .with_route_methods("/publish", ["POST"])
+        .with_route_methods("/publish/*", ["POST"])
+        .with_route_methods("/login", ["GET", "POST"])
+        .with_route_methods("/logout", ["POST"])
         .with_route_methods("/check", ["POST"])
-        .with_route_methods("*", ["GET"]);
-    Ok((app, rooms))
+        .with_route_methods("*", ["GET"])
+        .with_body_guard(move |request, _| {
+            protection.check_body(request)?;
+            publish
+                .as_ref()
+                .map_or(Ok(()), |access| access.check_body(request))
+        });
+    Ok((app, rooms, probes))
 }
 
-/// Sends each line to a room, or to everyone, until the input ends or the program is stopping. Sets `input_failed` if a
-/// line is skipped, or the input cannot be read.
-fn broadcast_input(channel: &Channel, stopping: &AtomicBool, input_failed: &AtomicBool) {
-    let input = BufReader::with_capacity(INPUT_BUFFER_BYTES, stdio::StandardInput);
-    let line_bytes_max = Limits::default().message_bytes_max;
-    let end = lines::for_each(input, line_bytes_max, |number, line| {
-        match line {
-            // The room of standard input is never evicted.
-            Line::Whole(line) => channel.publish(Message::new(line)),
-            Line::TooLong { bytes } => {
-                input_failed.store(true, Ordering::SeqCst);
-                report!(
-                    "line {number} is {bytes} bytes long and is skipped: the limit is {line_bytes_max} bytes"
-                );
-            }
-        }
-        if stopping.load(Ordering::Relaxed) {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    });
-    if let Err(error) = end
-        && !stdio::is_hangup(&error, || stopping.load(Ordering::Relaxed))
-    {
-        input_failed.store(true, Ordering::SeqCst);
-        report!("standard input can't be read: {error}");
+/// An app with what the options say of the network: addresses, limits, and who may connect.
+fn guarded_app(options: &Options, settings: &RoomSettings, connections_max: usize) -> App {
+    let address = options.listen_address();
+    let limits = Limits::default()
+        .outbox_bytes_max(OUTBOX_BYTES_MAX)
+        .connections_max(connections_max)
+        .peer_connections_max(options.max_connections_per_address)
+        .peer_handshakes_per_second_max(options.max_handshakes_per_address)
+        .rooms_max(settings.library_rooms_max());
+    let mut app: App = AsyncWebsocketApp::new()
+        .with_address(address)
+        .with_limits(limits)
+        .with_slow_consumer(options.slow_consumer())
+        .with_allowed_origins(options.origins())
+        .with_option_names(options::option_names())
+        // Other sites may link to the page, and so to the login, but to no other route.
+        .with_guarded_routes(["/", "/login"]);
+    if let Some(hosts) = options.hosts(address) {
+        app = app.with_allowed_hosts(hosts);
     }
+    if let Some(proxies) = options.trusted_proxies() {
+        app = app.with_trusted_proxies(proxies);
+    }
+    if options.compress {
+        app = app.with_compression(Compression::new());
+    }
+    if let Some(heartbeat) = options.heartbeat() {
+        app = app.with_heartbeat(heartbeat);
+    }
+    app
+}
+
+/// All routes of the server. Those that show anything are protected.
+fn routes(
+    rooms: &Rooms,
+    page: &PageSettings,
+    probes: &Probes,
+    protection: &Protection,
+    publish: Option<&PublishAccess>,
+) -> Vec<SubApp<()>> {
+    let publish = publish.map(|access| publish::routes(rooms.clone(), access.clone()));
+    let all = [
+        page::routes(rooms.clone(), page),
+        history::routes(rooms.clone()),
+        probes.routes(),
+    ];
+    all.into_iter()
+        .chain(publish)
+        .chain(protection.login_routes())
+        .map(|routes| protection.routes(routes))
+        .collect()
 }
 
 /// The message that names the URLs for browsers and WebSocket clients.
@@ -274,11 +388,15 @@ fn listening_message(address: SocketAddr, is_tls: bool) -> String {
     format!("open http{s}://{address}/ in a browser, or connect to ws{s}://{address}/")
 }
 
-/// The final line: clients and messages, followed by the kinds of loss that occurred.
-fn summary(metrics: &Metrics) -> String {
+/// The final line: the lines that were read, the clients, the messages, and each kind of loss that occurred.
+fn summary(lines: u64, metrics: &Metrics) -> String {
     let plural = |n: u64| if n == 1 { "" } else { "s" };
     let (clients, streams) = (metrics.connections_opened, metrics.event_streams_opened);
-    let mut summary = format!("{clients} client{}", plural(clients));
+    let mut summary = format!(
+        "{lines} line{}, {clients} client{}",
+        plural(lines),
+        plural(clients)
+    );
     if streams > 0 {
         summary += &format!(", {streams} event stream{}", plural(streams));
     }
@@ -305,6 +423,131 @@ fn summary(metrics: &Metrics) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protection::PUBLIC_ROUTES;
+    use crate::token::Token;
+    use humphrey::http::Request;
+    use humphrey::http::address::Address;
+    use humphrey::http::headers::Headers;
+    use humphrey::http::method::Method;
+
+    /// The routes of a server with every token, by their patterns.
+    fn all_routes(read_token: Option<&str>) -> Vec<SubApp<()>> {
+        let app: App = AsyncWebsocketApp::new_with_config((), 1, 1);
+        let settings = RoomSettings {
+            history: Some(9),
+            rooms_max: None,
+            announces_clients: false,
+            is_clustered: false,
+            sources: None,
+        };
+        let page = PageSettings {
+            title: "x".into(),
+            on_message: OnMessage::Echo,
+            needs_token: read_token.is_some(),
+        };
+        let limiter = Arc::default();
+        let token = |text: &str| Token::new(text).unwrap();
+        let protection = Protection::new(read_token.map(token), false, &limiter, app.sender());
+        routes(
+            &Rooms::new(app.sender(), &settings),
+            &page,
+            &Probes::new(app.sender(), &settings, Arc::default()),
+            &protection,
+            Some(&PublishAccess::new(token("publisher"), &limiter)),
+        )
+    }
+
+    fn request(path: &str, method: Method, headers: &[(&str, &str)]) -> Request {
+        let mut request = Request {
+            method,
+            uri: path.to_owned(),
+            query: String::new(),
+            version: "HTTP/1.1".to_owned(),
+            headers: Headers::new(),
+            content: None,
+            address: Address::new("127.0.0.1:1").unwrap(),
+        };
+        for &(name, value) in headers {
+            request.headers.add(name, value);
+        }
+        request
+    }
+
+    #[test]
+    fn every_route_without_credentials_is_refused_unless_public() {
+        let mut public = Vec::new();
+        let mut refused = 0;
+        for route in all_routes(Some("s3cret"))
+            .into_iter()
+            .flat_map(|app| app.routes)
+        {
+            let path = route.route.replace('*', "room");
+            let status = |method, headers: &[(&str, &str)]| {
+                let request = request(&path, method, headers);
+                u16::from(route.handler.serve(request, Arc::default()).status_code)
+            };
+            let right = [("Authorization", "Bearer s3cret")];
+            for headers in [
+                &[][..],
+                &[("Authorization", "Basic s3cret")],
+                &[("Authorization", "Bearer publisher")],
+                &[("Cookie", "humphrey-broadcast=s3cret")],
+            ] {
+                for method in [Method::Get, Method::Post, Method::Put, Method::Delete] {
+                    match PUBLIC_ROUTES.contains(&route.route.as_str()) {
+                        true => public.push(route.route.clone()),
+                        false => assert_eq!(status(method, headers), 401, "{path} {headers:?}"),
+                    }
+                }
+            }
+            if !PUBLIC_ROUTES.contains(&route.route.as_str()) {
+                refused += 1;
+                assert_eq!(status(Method::Get, &right), 200, "{path}");
+            }
+        }
+        public.sort();
+        public.dedup();
+        assert_eq!(public, PUBLIC_ROUTES, "every exception is a route");
+        assert!(refused >= 4, "{refused}");
+    }
+
+    #[test]
+    fn every_route_without_a_token_for_reading_is_open() {
+        let routes = all_routes(None).into_iter().flat_map(|app| app.routes);
+        let routes: Vec<_> = routes.map(|route| (route.route, route.handler)).collect();
+        assert!(routes.iter().all(|(route, _)| route != "/login"));
+        for path in ["/", "/clients", "/check"] {
+            let (_, handler) = routes.iter().find(|(route, _)| route == path).unwrap();
+            let response = handler.serve(request(path, Method::Get, &[]), Arc::default());
+            assert_eq!(u16::from(response.status_code), 200, "{path}");
+        }
+    }
+
+    /// What would bypass the protection: only `build_app`, which protects what it adds, may add to the app. The metrics have an
+    /// address of their own.
+    #[test]
+    fn routes_and_streams_are_added_in_one_place() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if !name.ends_with(".rs") || name == "metrics.rs" {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let count = |call: &str| code.matches(call).count();
+            let (routes, streams, handshakes) = match name.as_str() {
+                "main.rs" => (1, 2, 1),
+                _ => (0, 0, 0),
+            };
+            assert_eq!(count(".with_routes("), routes, "{name}");
+            assert_eq!(count(".with_event_stream("), streams, "{name}");
+            assert_eq!(count(", streams())"), streams, "{name}");
+            let both = count(".on_handshake(move") + count(".with_handshake_handler(");
+            assert_eq!(both, handshakes, "{name}");
+        }
+    }
 
     #[test]
     fn listening_message_names_an_address_browsers_can_open() {
@@ -327,19 +570,19 @@ mod tests {
         let mut metrics = Metrics::default();
         metrics.connections_opened = 1;
         metrics.messages_out = 2;
-        assert_eq!(summary(&metrics), "1 client, 2 messages sent");
+        assert_eq!(summary(1, &metrics), "1 line, 1 client, 2 messages sent");
         metrics.event_streams_opened = 1;
         assert_eq!(
-            summary(&metrics),
-            "1 client, 1 event stream, 2 messages sent"
+            summary(2, &metrics),
+            "2 lines, 1 client, 1 event stream, 2 messages sent"
         );
         metrics.event_streams_opened = 0;
         metrics.connections_opened = 12;
         metrics.dropped.slow_consumer = 78;
         metrics.dropped.no_recipient = 3;
         assert_eq!(
-            summary(&metrics),
-            "12 clients, 2 messages sent, 78 dropped (slow clients), 3 without a recipient (no client connected)"
+            summary(0, &metrics),
+            "0 lines, 12 clients, 2 messages sent, 78 dropped (slow clients), 3 without a recipient (no client connected)"
         );
     }
 }

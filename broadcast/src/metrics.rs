@@ -3,12 +3,12 @@
 use std::io;
 
 use humphrey::SubApp;
-use humphrey::http::{Response, StatusCode};
+use humphrey::http::StatusCode;
 use humphrey_ws::{AsyncSender, AsyncWebsocketApp, CloseCode, Limits, RunningApp};
 
 use crate::options::{Options, option_names};
-use crate::page::with_security_headers;
 use crate::probes::Probes;
+use crate::responses::uncached;
 
 /// Enough for several monitoring systems.
 const CONNECTIONS_MAX: usize = 64;
@@ -24,9 +24,8 @@ pub(crate) fn serve(
         return Ok(None);
     };
     let routes = SubApp::new().with_stateless_route("/metrics", move |_| {
-        with_security_headers(Response::new(StatusCode::OK, of.prometheus()))
-            .with_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-            .with_header("Cache-Control", "no-store")
+        let media_type = "text/plain; version=0.0.4; charset=utf-8";
+        uncached(StatusCode::OK, of.prometheus(), media_type)
     });
     let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
     if let Some(hosts) = options.hosts(address) {

@@ -1,31 +1,35 @@
 //! The command line.
 
-use std::io::{self, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
+use clap_complete::Shell;
 use humphrey_ws::ping::Heartbeat;
 use humphrey_ws::{AllowedHosts, Limits, OptionNames, Origins, SlowConsumer, TrustedProxies};
 
-use crate::client::Command;
-use crate::diagnostics::report;
+use crate::client;
+use crate::files::{self, FollowedFiles};
 use crate::on_message::OnMessage;
-use crate::publish::Token;
+use crate::page::PageSettings;
 use crate::room_name::RoomName;
 use crate::rooms::RoomSettings;
-use crate::stdio::StandardOutput;
+use crate::sources::Sources;
+use crate::token::Token;
 
 /// The end of the help text.
 const EXAMPLES: &str = "\
 Examples:
-  Show a log in every browser at http://127.0.0.1:8080/:
-    tail -f access.log | humphrey-broadcast
+  Show logs in every browser at http://127.0.0.1:8080/:
+    humphrey-broadcast access.log error.log
 
-  Let other machines connect, and replay the last 100 lines to late joiners:
-    tail -f access.log | humphrey-broadcast --listen 0.0.0.0:8080 --history 100
+  Show the output of a program:
+    make 2>&1 | humphrey-broadcast
+
+  Let other machines connect, and keep the last 5000 lines for late joiners:
+    humphrey-broadcast --listen 0.0.0.0:8080 --history 5000 access.log
 
   Run a chat without input, in which each client's messages reach its room:
     humphrey-broadcast --on-message broadcast </dev/null
@@ -34,6 +38,11 @@ Examples:
     humphrey-broadcast --publish-token-file token.txt </dev/null
     curl -H \"Authorization: Bearer $(cat token.txt)\" -d 'hello' \\
       http://127.0.0.1:8080/publish/news
+
+  Let only readers with a token connect, and print the messages:
+    openssl rand -hex 32 >token.txt
+    humphrey-broadcast --read-token-file token.txt </dev/null
+    humphrey-broadcast listen --token-file token.txt ws://127.0.0.1:8080/
 
   Speak TLS with a self-signed certificate, and print the messages from another shell:
     humphrey-broadcast --listen 0.0.0.0:8443 --tls-self-signed tls </dev/null
@@ -50,6 +59,7 @@ mod heading {
     pub(super) const INPUT: &str = "Input";
     pub(super) const CLIENTS: &str = "Clients";
     pub(super) const ROOMS: &str = "Rooms and history";
+    pub(super) const READ: &str = "Protected reading";
     pub(super) const PUBLISH: &str = "Publishing over HTTP";
     pub(super) const LIMITS: &str = "Slow clients and limits";
     pub(super) const ACCESS: &str = "Network and access";
@@ -60,12 +70,16 @@ mod heading {
     pub(super) const MONITORING: &str = "Monitoring";
 }
 
+/// The number of messages that are kept by default.
+const HISTORY_DEFAULT: u16 = 1_000;
+
 /// How long a client may take to answer a heartbeat ping.
 const PONG_WAIT: Duration = Duration::from_secs(10);
 
-/// Sends every line of standard input to every connected browser or WebSocket client.
+/// Sends every line of standard input, or of files that it follows, to every connected browser or WebSocket client.
 ///
-/// Browsers open http://127.0.0.1:8080/ and show each line as it arrives; /#ROOM shows a room.
+/// Browsers open http://127.0.0.1:8080/ and show each line as it arrives; /#ROOM shows a room. Each followed file has a room
+/// of its name.
 ///
 /// WebSocket clients connect to ws://127.0.0.1:8080/ to receive the messages to everyone, or to /ROOM to receive those to
 /// the room too. A room's name is percent-encoded UTF-8 of up to 240 bytes. A line that is not UTF-8 is sent as a binary
@@ -76,8 +90,12 @@ const PONG_WAIT: Duration = Duration::from_secs(10);
 /// Ctrl-C, SIGTERM or SIGHUP closes every connection with code 1001 and ends the program; under nohup, SIGHUP is ignored.
 /// With TLS, SIGHUP loads the certificate again.
 ///
+/// Each option may come from the environment, as HUMPHREY_BROADCAST_LISTEN for --listen; flags are on unless the value is 0,
+/// false, no, off or empty. The command line wins.
+///
 /// Exit codes: 0 after a signal, or after --exit-on-eof once all input was sent; 1 if the server could not start, or if
-/// input could not be read or was skipped; 2 if the command line is wrong.
+/// input could not be read or was skipped; 2 if the command line is invalid, or a file that it names cannot be used; 128
+/// plus its number after a second signal.
 #[allow(rustdoc::bare_urls)] // These docs are the help text.
 #[derive(Debug, Parser)]
 #[command(
@@ -89,12 +107,27 @@ const PONG_WAIT: Duration = Duration::from_secs(10);
 )]
 pub(crate) struct Options {
     #[command(subcommand)]
-    pub(crate) command: Option<Command>,
+    pub(crate) command: Option<Subcommand>,
 
-    /// Listen on this address: IP:PORT or HOST:PORT. Port 0 selects a free port; 0.0.0.0 also accepts connections from
-    /// other machines
+    /// Follow these files instead of standard input, also across rotation, truncation and deletion; '-' is standard input.
+    /// The lines of a file go to the room of its name, with as many of its directories as tell it from the others, and the
+    /// view of everyone shows them too. A file that does not exist is waited for
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// Begin with the last N lines of each file. Default: as many as --history keeps,
+    /// divided among the files; with --history 0 or several nodes, none
+    #[arg(short = 'n', long, help_heading = heading::INPUT, value_name = "N")]
+    pub(crate) lines: Option<u64>,
+
+    /// Listen on this address: IP:PORT or HOST:PORT, PORT for 127.0.0.1, or :PORT for all addresses, which also accepts
+    /// connections from other machines. Port 0 selects a free port
     #[arg(long, help_heading = heading::ACCESS, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = parse_address)]
     pub(crate) listen: SocketAddr,
+
+    /// Listen on this port of 127.0.0.1, as --listen PORT does
+    #[arg(short, long, help_heading = heading::ACCESS, value_name = "PORT", conflicts_with = "listen")]
+    pub(crate) port: Option<u16>,
 
     /// Handle messages from clients this way
     #[arg(long, help_heading = heading::CLIENTS, value_name = "WHAT", default_value = "echo")]
@@ -104,16 +137,35 @@ pub(crate) struct Options {
     #[arg(long, help_heading = heading::INPUT, value_name = "ROOM")]
     pub(crate) room: Option<RoomName>,
 
-    /// Keep the last N messages (at most 10000, and 256 KiB) of each room and to everyone, and replay them: all of them
-    /// to late joiners, the missed ones to a reconnecting page or `listen`. A client that connects to ws://.../ROOM?since=now
-    /// receives no replay. Default: no messages are kept
-    #[arg(long, help_heading = heading::ROOMS, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    /// Send each line of standard input that begins with a name, a colon and a space, such as 'web: GET /', to the room of
+    /// that name, without the name; the view of everyone shows it too. Lines without a name go to --room or everyone
+    #[arg(long, help_heading = heading::INPUT)]
+    pub(crate) prefix_room: bool,
+
+    /// The title of the page. Default: humphrey-broadcast
+    #[arg(long, help_heading = heading::CLIENTS, value_name = "TEXT")]
+    pub(crate) title: Option<String>,
+
+    /// Keep the last N messages (at most 10000) of each room and to everyone for clients that ask for them: the page,
+    /// `listen`, and clients that connect to ws://.../ROOM?since=all or /events/ROOM?since=all. Those to everyone and to the
+    /// room of the input take at most 1 MiB, those to another room at most 256 KiB. 0 keeps none. Default: 1000, or 0 with NATS,
+    /// which keeps no messages
+    #[arg(long, help_heading = heading::ROOMS, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=10_000))]
     pub(crate) history: Option<u16>,
 
-    /// Allow at most N rooms; a client that requests another is disconnected with code 1013. Default: 100000, or 1000
-    /// with --history, where empty rooms are evicted with their history
+    /// Allow at most N rooms; a client that requests another is disconnected with code 1013. Empty rooms are
+    /// evicted with their history. A room that nobody has joined counts a third, unless --no-welcome is given. Default:
+    /// 1000, or 100000 with --history 0
     #[arg(long, help_heading = heading::ROOMS, value_name = "N", value_parser = at_least_one)]
     pub(crate) max_rooms: Option<usize>,
+
+    /// Let only clients with the token in this file read: WebSocket clients (also those that only send), event streams, the
+    /// page, and everything else that shows messages or counts clients. Programs send the header 'Authorization: Bearer TOKEN',
+    /// as 'listen' and 'send' do with --token-file. Browsers sign in with the token at /login, and stay signed in for 30 days.
+    /// An address that presents 10 different wrong tokens within a minute gets 429. Publishing over HTTP has a token of its own.
+    /// Default: every client that can connect can read
+    #[arg(long, help_heading = heading::READ, value_name = "FILE")]
+    pub(crate) read_token_file: Option<PathBuf>,
 
     /// Let programs with this token publish messages of up to 1 MiB with POST /publish/ROOM, or /publish for everyone,
     /// and the header 'Authorization: Bearer TOKEN'. A body with Content-Type application/octet-stream becomes a binary
@@ -136,9 +188,18 @@ pub(crate) struct Options {
     #[arg(long, help_heading = heading::INPUT)]
     pub(crate) exit_on_eof: bool,
 
-    /// Handle a slow client this way once 1 MiB is queued for it
-    #[arg(long, help_heading = heading::LIMITS, value_name = "POLICY", default_value = "pace")]
+    /// Handle a slow client this way once 4 MiB are queued for it
+    #[arg(long, help_heading = heading::LIMITS, value_name = "POLICY", default_value = "skip-ahead")]
     pub(crate) slow_client: SlowClient,
+
+    /// With --slow-client pace: disconnect a client that reads fewer bytes per second than this while others wait for it
+    #[arg(long, help_heading = heading::LIMITS, value_name = "BYTES", default_value_t = 1_024, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) pace_rate: u64,
+
+    /// With --slow-client pace: wait for a client that reads nothing for this long, and then disconnect it. Fractions such as
+    /// 0.5 are allowed
+    #[arg(long, help_heading = heading::LIMITS, value_name = "SECONDS", default_value = "1", value_parser = parse_seconds)]
+    pub(crate) pace_patience: Duration,
 
     /// Accept at most N connections, WebSocket and HTTP together; answer further ones with 503
     #[arg(long, help_heading = heading::LIMITS, value_name = "N", default_value_t = Limits::default().connections_max, value_parser = at_least_one)]
@@ -234,11 +295,36 @@ pub(crate) struct Options {
     pub(crate) quiet: bool,
 }
 
+/// What the program does instead of serving.
+#[derive(Debug, clap::Subcommand)]
+#[allow(clippy::large_enum_variant)] // There is one of them, at the start.
+pub(crate) enum Subcommand {
+    #[command(flatten)]
+    Client(client::Command),
+
+    /// Print the manual page of the program, or of one of its commands, for man(1)
+    ///
+    /// humphrey-broadcast man >humphrey-broadcast.1
+    Man {
+        /// The command that the page is about
+        #[arg(value_parser = ["listen", "send"])]
+        command: Option<String>,
+    },
+
+    /// Print the completions of a shell
+    ///
+    /// humphrey-broadcast completions bash >~/.local/share/bash-completion/completions/humphrey-broadcast
+    Completions { shell: Shell },
+}
+
 /// The command-line names of [`SlowConsumer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SlowClient {
-    /// Apply backpressure: read input no faster than the slowest client, and disconnect clients that read next to nothing
-    /// for 1 s
+    /// Drop all that is queued for the client, and go on with the newest message. The page and `listen` say how many
+    /// messages were skipped
+    SkipAhead,
+    /// Apply backpressure, so that nothing is lost: read input no faster than the slowest client, and disconnect clients that
+    /// are slower than --pace-rate
     Pace,
     /// Disconnect the client
     Disconnect,
@@ -248,18 +334,21 @@ pub(crate) enum SlowClient {
     DropNewest,
 }
 
-impl SlowClient {
-    pub(crate) fn policy(self) -> SlowConsumer {
-        match self {
-            Self::Pace => SlowConsumer::pace(),
-            Self::Disconnect => SlowConsumer::Disconnect,
-            Self::DropOldest => SlowConsumer::DropOldest,
-            Self::DropNewest => SlowConsumer::DropNewest,
+impl Options {
+    /// What the library does with a slow client.
+    pub(crate) fn slow_consumer(&self) -> SlowConsumer {
+        match self.slow_client {
+            SlowClient::Pace => SlowConsumer::Pace {
+                bytes_per_second_min: self.pace_rate,
+                patience: self.pace_patience,
+            },
+            SlowClient::Disconnect => SlowConsumer::Disconnect,
+            SlowClient::DropOldest => SlowConsumer::DropOldest,
+            SlowClient::DropNewest => SlowConsumer::DropNewest,
+            SlowClient::SkipAhead => SlowConsumer::SkipAhead,
         }
     }
-}
 
-impl Options {
     pub(crate) fn origins(&self) -> Origins {
         if self.allow_origin.is_empty() {
             Origins::Same
@@ -284,12 +373,96 @@ impl Options {
         })
     }
 
-    pub(crate) fn room_settings(&self) -> RoomSettings {
+    /// The address to listen on.
+    pub(crate) fn listen_address(&self) -> SocketAddr {
+        match self.port {
+            Some(port) => (Ipv4Addr::LOCALHOST, port).into(),
+            None => self.listen,
+        }
+    }
+
+    /// Whether standard input is read.
+    pub(crate) fn reads_standard_input(&self) -> bool {
+        self.files.is_empty() || self.files.iter().any(|file| files::is_standard_input(file))
+    }
+
+    /// The files to follow, with their rooms.
+    pub(crate) fn followed_files(&self) -> io::Result<FollowedFiles> {
+        if self.exit_on_eof && !self.files.is_empty() {
+            let what =
+                "--exit-on-eof can't be used with files, which have no end while they are followed";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        let program = Self::command();
+        let commands: Vec<_> = program
+            .get_subcommands()
+            .map(clap::Command::get_name)
+            .collect();
+        FollowedFiles::new(&self.files, &commands)
+    }
+
+    /// A notice of input that is not read, or of an option without effect. That is no error: the option may come from an
+    /// environment that other runs share.
+    pub(crate) fn without_effect(&self) -> Option<String> {
+        let options = [
+            ("--room", self.room.is_some()),
+            ("--prefix-room", self.prefix_room),
+        ];
+        let given = options.into_iter().find(|(_, is_given)| *is_given);
+        match given {
+            _ if self.reads_standard_input() => None,
+            Some((option, _)) => Some(format!(
+                "{option} has no effect: it is about standard input, which is not read; '-' among the files adds it"
+            )),
+            None if is_standard_input_piped() => {
+                Some("standard input is not read; '-' among the files adds it".to_owned())
+            }
+            None => None,
+        }
+    }
+
+    /// How many lines of each file to begin with.
+    pub(crate) fn lines_at_start(&self) -> u64 {
+        let kept = match self.is_clustered() {
+            // The broker keeps those of an earlier run, or of another node.
+            true => 0,
+            false => self.kept_messages(),
+        };
+        // The view of everyone keeps as many of all files together.
+        let files = self.files.len().max(1) as u64;
+        self.lines.unwrap_or(u64::from(kept).div_ceil(files))
+    }
+
+    /// How many messages a room keeps.
+    fn kept_messages(&self) -> u16 {
+        self.history.unwrap_or(HISTORY_DEFAULT)
+    }
+
+    /// The settings of rooms. Call it once: the list of sources in it is shared by its clones.
+    pub(crate) fn room_settings(&self, files: &FollowedFiles) -> RoomSettings {
         RoomSettings {
-            history: self.history.map(usize::from),
+            history: match self.kept_messages() {
+                0 => None,
+                messages => Some(messages.into()),
+            },
             rooms_max: self.max_rooms,
             announces_clients: !self.no_welcome,
             is_clustered: self.is_clustered(),
+            // Other nodes may have sources, whose lines the view of everyone shows on all nodes.
+            sources: Sources::new(
+                files.rooms().cloned().collect(),
+                self.reads_standard_input() && (self.prefix_room || !files.is_empty())
+                    || self.is_clustered(),
+            ),
+        }
+    }
+
+    /// What the page is told about the program.
+    pub(crate) fn page_settings(&self) -> PageSettings {
+        PageSettings {
+            title: self.title.as_deref().unwrap_or("humphrey-broadcast").into(),
+            on_message: self.on_message,
+            needs_token: self.read_token_file.is_some(),
         }
     }
 
@@ -305,12 +478,29 @@ impl Options {
     /// The token for publishing; `None` if publishing is disabled.
     pub(crate) fn publish_token(&self) -> io::Result<Option<Token>> {
         match (&self.publish_token, &self.publish_token_file) {
-            (Some(token), _) => Token::new(token)
-                .map(Some)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error)),
-            (None, Some(path)) => Token::read(path).map(Some),
+            (Some(token), _) => Token::new(token).map(Some).map_err(|error| {
+                let what = format!("--publish-token: {error}");
+                io::Error::new(io::ErrorKind::InvalidInput, what)
+            }),
+            (None, Some(path)) => Token::read_for("--publish-token-file", path).map(Some),
             (None, None) => Ok(None),
         }
+    }
+
+    /// The token for reading; `None` if everyone may read.
+    pub(crate) fn read_token(&self) -> io::Result<Option<Token>> {
+        let path = self.read_token_file.as_ref();
+        path.map(|path| Token::read_for("--read-token-file", path))
+            .transpose()
+    }
+
+    /// Whether the server speaks TLS.
+    #[cfg_attr(not(feature = "tls"), allow(clippy::unused_self))]
+    pub(crate) fn speaks_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls_cert.is_some() || self.tls_self_signed.is_some();
+        #[cfg(not(feature = "tls"))]
+        return false;
     }
 
     pub(crate) fn trusted_proxies(&self) -> Option<TrustedProxies> {
@@ -335,35 +525,37 @@ pub(crate) fn option_names() -> OptionNames {
         .with_allowed_hosts("--allow-host")
 }
 
-/// Parses the command line. On `--help`, `--version` or an error it prints the text and returns the exit code.
-pub(crate) fn parse() -> Result<Options, ExitCode> {
-    Options::try_parse().map_err(|error| {
-        if error.use_stderr() {
-            report!("{}", first_paragraph(&error.to_string()));
-            ExitCode::from(2)
-        } else {
-            // Errors are ignored: the reader may have closed the pipe.
-            let _ = StandardOutput.write_all(error.to_string().as_bytes());
-            ExitCode::SUCCESS
-        }
-    })
+/// Whether another program writes to standard input.
+#[cfg(unix)]
+fn is_standard_input_piped() -> bool {
+    use rustix::fs::{FileType, fstat};
+    fstat(io::stdin()).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
 }
 
-/// The first paragraph of a clap error, which names the problem, as one line.
-fn first_paragraph(error: &str) -> String {
-    let what = error.split("\n\n").next().unwrap_or(error);
-    let words: Vec<&str> = what
-        .trim_start_matches("error: ")
-        .split_whitespace()
-        .collect();
-    format!("{} (try --help)", words.join(" "))
+#[cfg(not(unix))]
+fn is_standard_input_piped() -> bool {
+    false
 }
 
+/// Parses IP:PORT, HOST:PORT, PORT for the loopback address, or :PORT for all addresses.
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok((Ipv4Addr::LOCALHOST, port).into());
+    }
+    if let Some(Ok(port)) = text.strip_prefix(':').map(str::parse::<u16>) {
+        return Ok((Ipv4Addr::UNSPECIFIED, port).into());
+    }
     text.to_socket_addrs()
         .map_err(|error| format!("use IP:PORT or HOST:PORT, such as 127.0.0.1:8080 ({error})"))?
         .next()
         .ok_or_else(|| "the host name has no address".to_owned())
+}
+
+/// Parses a time in seconds, which may be a fraction.
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| *seconds > 0.0);
+    let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    time.ok_or_else(|| "must be a number of seconds above 0".to_owned())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -374,129 +566,4 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-    use humphrey_ws::Subscription;
-
-    fn parsed(arguments: &[&str]) -> Result<Options, String> {
-        let arguments = std::iter::once(&"humphrey-broadcast").chain(arguments);
-        Options::try_parse_from(arguments).map_err(|error| first_paragraph(&error.to_string()))
-    }
-
-    #[test]
-    fn command_line_definition_is_consistent() {
-        Options::command().debug_assert();
-    }
-
-    #[test]
-    fn defaults_match_the_documentation() {
-        let options = parsed(&[]).unwrap();
-        assert_eq!(options.listen, "127.0.0.1:8080".parse().unwrap());
-        assert_eq!(options.on_message, OnMessage::Echo);
-        assert_eq!(options.slow_client.policy(), SlowConsumer::pace());
-        assert_eq!(options.max_connections, Limits::default().connections_max);
-        assert_eq!(options.origins(), Origins::Same);
-        assert_eq!(options.trusted_proxies(), None);
-        assert_eq!(options.max_connections_per_address, None);
-        assert_eq!(options.max_handshakes_per_address, None);
-        assert_eq!(options.metrics, None);
-        assert_eq!(options.room, None);
-        let settings = options.room_settings();
-        assert_eq!((settings.history, settings.rooms_max), (None, None));
-        assert!(options.publish_token().unwrap().is_none());
-        assert!(options.heartbeat().is_some());
-        assert_eq!(
-            options.events_keep_alive(),
-            Subscription::KEEP_ALIVE_DEFAULT
-        );
-        assert!(!options.no_welcome && !options.exit_on_eof && !options.quiet);
-    }
-
-    #[test]
-    fn allowed_origins_extend_the_own_origin() {
-        let origins = |arguments: &[&str]| parsed(arguments).unwrap().origins();
-        assert_eq!(
-            origins(&["--allow-origin", "https://a.example", "--allow-origin=null"]),
-            Origins::SameOrList(vec!["https://a.example".into(), "null".into()])
-        );
-        assert_eq!(
-            origins(&["--allow-origin=https://a.example", "--allow-origin=*"]),
-            Origins::Any
-        );
-    }
-
-    #[test]
-    fn allowed_hosts_depend_on_the_address_and_the_options() {
-        let hosts = |arguments: &[&str]| {
-            let options = parsed(arguments).unwrap();
-            options.hosts(options.listen)
-        };
-        let default = hosts(&[]).unwrap();
-        assert!(default.allows(Some("localhost:8080")) && !default.allows(Some("a.example")));
-        for arguments in [
-            &["--listen", "0.0.0.0:80"][..],
-            &["--listen", "[::]:80"],
-            &["--listen", "192.0.2.1:80"],
-            &["--allow-host", "*"],
-            &["--allow-origin", "*"],
-            &["--listen=0.0.0.0:80", "--allow-host=*"],
-        ] {
-            assert_eq!(hosts(arguments), None, "{arguments:?}");
-        }
-        for arguments in [
-            &["--allow-host", "a.example"][..],
-            &["--allow-origin", "https://a.example:8443"],
-            &["--allow-origin=*", "--allow-host=a.example"],
-            &["--listen", "0.0.0.0:80", "--allow-host", "a.example"],
-            &["--listen", "[::1]:80", "--allow-host", "a.example:80"],
-            &[
-                "--listen",
-                "[::ffff:127.0.0.1]:80",
-                "--allow-host=A.example.",
-            ],
-        ] {
-            let hosts = hosts(arguments).unwrap();
-            assert!(hosts.allows(Some("a.example:80")), "{arguments:?}");
-            assert!(!hosts.allows(Some("b.example:80")), "{arguments:?}");
-        }
-    }
-
-    #[test]
-    fn heartbeat_of_zero_is_disabled() {
-        assert!(parsed(&["--heartbeat", "0"]).unwrap().heartbeat().is_none());
-    }
-
-    #[test]
-    fn error_is_one_line_that_names_the_cause() {
-        for (arguments, said) in [
-            (&["--on-message", "shout"][..], "'shout'"),
-            (&["--slow-client", "wait"], "drop-oldest"),
-            (&["--listen", "8080"], "127.0.0.1:8080"),
-            (&["--max-connections", "0"], "at least 1"),
-            (&["--max-connections-per-address", "0"], "at least 1"),
-            (&["--max-handshakes-per-address", "0"], "'0'"),
-            (&["--metrics", "9100"], "127.0.0.1:8080"),
-            (&["--room", ""], "a room needs a name"),
-            (&["--room", ".."], "'..'"),
-            (&["--history", "0"], "'0'"),
-            (&["--history", "10001"], "10001"),
-            (&["--max-rooms", "0"], "at least 1"),
-            (&["--max-rooms", "many"], "a whole number"),
-            (
-                &["--publish-token=a", "--publish-token-file=b"],
-                "cannot be used with",
-            ),
-            (&["--heartbeat", "-1"], "'-1'"),
-            (&["--heartbeat=soon"], "'soon'"),
-            (&["--events-keep-alive", "0"], "'0'"),
-            (&["--events-keep-alive=often"], "'often'"),
-            (&["--loud"], "'--loud'"),
-            (&["extra"], "'extra'"),
-        ] {
-            let error = parsed(arguments).unwrap_err();
-            assert!(error.contains(said), "{arguments:?}: {error}");
-            assert!(!error.contains('\n'), "{arguments:?}: {error}");
-        }
-    }
-}
+mod tests;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use humphrey::SubApp;
-use humphrey::http::{Response, StatusCode};
+use humphrey::http::StatusCode;
 use humphrey_ws::AsyncSender;
 
-use crate::page::with_security_headers;
+use crate::responses::text_response;
 use crate::rooms::RoomSettings;
 
 /// Answers the probes.
@@ -23,7 +23,7 @@ pub(crate) struct Probes {
 impl Probes {
     pub(crate) fn new(
         sender: AsyncSender,
-        settings: RoomSettings,
+        settings: &RoomSettings,
         stopping: Arc<AtomicBool>,
     ) -> Self {
         Self {
@@ -38,10 +38,10 @@ impl Probes {
     pub(crate) fn routes(&self) -> SubApp<()> {
         let probes = self.clone();
         SubApp::new()
-            .with_stateless_route("/health", |_| response(StatusCode::OK, "ok"))
+            .with_stateless_route("/health", |_| text_response(StatusCode::OK, "ok"))
             .with_stateless_route("/ready", move |_| match probes.obstacle() {
-                None => response(StatusCode::OK, "ready"),
-                Some(why) => response(StatusCode::ServiceUnavailable, why),
+                None => text_response(StatusCode::OK, "ready"),
+                Some(why) => text_response(StatusCode::ServiceUnavailable, why),
             })
     }
 
@@ -62,12 +62,6 @@ impl Probes {
     }
 }
 
-fn response(status: StatusCode, text: &str) -> Response {
-    with_security_headers(Response::new(status, format!("{text}\n")))
-        .with_header("Content-Type", "text/plain; charset=utf-8")
-        .with_header("Cache-Control", "no-store")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,10 +75,11 @@ mod tests {
             rooms_max: None,
             announces_clients: false,
             is_clustered,
+            sources: None,
         };
         let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
         let stopping = Arc::new(AtomicBool::new(false));
-        let of = |settings| Probes::new(app.sender(), settings, stopping.clone());
+        let of = |settings: RoomSettings| Probes::new(app.sender(), &settings, stopping.clone());
         let (plain, kept) = (of(settings(Some(1), false)), of(settings(Some(1), true)));
         let says = |probes: &Probes, part: &str| {
             let obstacle = probes.obstacle().unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 pub(crate) const NAME_BYTES_MAX: usize = 240;
 
 /// The name of a room; empty for everyone.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct RoomName(Arc<str>);
 
 /// Why a string is not a valid room name.

@@ -1,10 +1,11 @@
 //! Maps the rooms of users to the rooms of the library.
 //!
-//! Without `--history`, "everyone" is the library's broadcast group, at the same cost per message. With `--history`,
+//! With `--history 0`, "everyone" is the library's broadcast group, at the same cost per message. With a history,
 //! "everyone" is a room too, since only rooms have a history. The library keeps each message once, as it was sent, and
 //! renders it as JSON with its id for those clients that resume from ids. Announcements are never kept, so they then have
 //! library rooms of their own, one for each form.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -19,9 +20,13 @@ use humphrey_ws::{
 use crate::json::ReplayEnd;
 use crate::json::{Envelope, ms_since_1970, now_ms};
 use crate::room_name::RoomName;
+use crate::sources::Sources;
 
-/// History of a room, in bytes of payload.
-pub(crate) const HISTORY_BYTES_MAX: usize = 256 << 10;
+/// History of the messages to everyone, and of the room of the input, in bytes of payload.
+const INPUT_HISTORY_BYTES_MAX: usize = 1 << 20;
+
+/// History of another room, in bytes of payload. There may be many of them.
+const HISTORY_BYTES_MAX: usize = 256 << 10;
 
 /// Default of `--max-rooms` with `--history`.
 const HISTORY_ROOMS_MAX: usize = 1_000;
@@ -45,19 +50,26 @@ fn announcement_prefix(form: MessageForm) -> &'static str {
     }
 }
 
+/// The library room of the lines of all sources ([`Sources`]).
+const MERGED: &str = "merged";
+
 /// The user's name of a library room; empty for everyone.
 fn name_of(library_name: &str) -> &str {
     library_name.strip_prefix(PREFIX).unwrap_or(library_name)
 }
 
 /// Renders a kept message as JSON.
-fn render(kept: &KeptMessage<'_>) -> Message {
+fn render(kept: &KeptMessage<'_>, sources: Option<&Sources>) -> Message {
+    let (room, message) = match sources {
+        Some(sources) if kept.room() == MERGED => sources.untagged(kept.message()),
+        _ => (name_of(kept.room()).into(), Cow::Borrowed(kept.message())),
+    };
     let envelope = Envelope {
         kind: "message",
-        room: name_of(kept.room()),
+        room: &room,
         id: Some(kept.id()),
         at_ms: ms_since_1970(kept.sent_at()),
-        message: kept.message(),
+        message: &message,
     };
     envelope.render(Limits::default().message_bytes_max)
 }
@@ -83,7 +95,7 @@ fn render_gap(gap: &HistoryGap<'_>) -> Message {
 const CLUSTER_ID: &str = "cluster";
 
 /// Room settings from the command line.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct RoomSettings {
     /// Number of messages kept for each room (`--history`).
     pub(crate) history: Option<usize>,
@@ -93,6 +105,8 @@ pub(crate) struct RoomSettings {
     pub(crate) announces_clients: bool,
     /// Whether the program is one node of several.
     pub(crate) is_clustered: bool,
+    /// The sources that have rooms of their own, if there are any.
+    pub(crate) sources: Option<Sources>,
 }
 
 /// The number of clients that get the messages of a room.
@@ -131,9 +145,12 @@ impl Members {
 
 impl RoomSettings {
     /// The limit on library rooms that allows `rooms_max` rooms of users.
-    pub(crate) fn library_rooms_max(self) -> usize {
+    pub(crate) fn library_rooms_max(&self) -> usize {
         match self.history {
-            None => self.rooms_max.unwrap_or(Limits::default().rooms_max),
+            None => {
+                let rooms = self.rooms_max.unwrap_or(Limits::default().rooms_max);
+                rooms.saturating_add(usize::from(self.sources.is_some()))
+            }
             // One library room, plus one for announcements in each form. The library does not count the room of everyone,
             // which is never evicted, but those for announcements to everyone.
             Some(_) => {
@@ -146,10 +163,11 @@ impl RoomSettings {
         }
     }
 
-    /// Configures the histories of an app, and the form of their messages for clients of JSON. The rooms of "everyone"
-    /// and of standard input have patterns of their own, which protects them from eviction by other rooms.
+    /// Configures the histories of an app, and the form of their messages for clients of JSON. The rooms of "everyone",
+    /// of standard input and of followed files have patterns of their own, which protects them from eviction by other
+    /// rooms.
     pub(crate) fn apply<State, StreamState>(
-        self,
+        &self,
         mut app: AsyncWebsocketApp<State, StreamState>,
         input: &RoomName,
     ) -> AsyncWebsocketApp<State, StreamState>
@@ -160,17 +178,23 @@ impl RoomSettings {
         let Some(messages) = self.history else {
             return app;
         };
-        for name in [RoomName::EVERYONE, input.as_str(), "*"] {
-            app = app.with_history(
-                &format!("{PREFIX}{name}"),
-                HistoryLimits::messages(messages).bytes(HISTORY_BYTES_MAX),
-            );
+        let limits = |bytes_max| HistoryLimits::messages(messages).bytes(bytes_max);
+        app = app.with_history(MERGED, limits(INPUT_HISTORY_BYTES_MAX));
+        let sources = self.sources.as_ref().map(Sources::listed);
+        for name in [&RoomName::everyone(), input]
+            .into_iter()
+            .chain(sources.iter().flatten())
+        {
+            let name = format!("{PREFIX}{}", name.as_str());
+            app = app.with_history(&name, limits(INPUT_HISTORY_BYTES_MAX));
         }
+        app = app.with_history(&format!("{PREFIX}*"), limits(HISTORY_BYTES_MAX));
         #[cfg(feature = "cluster")]
         {
             app = app.with_gap_handler(|gap| Some(render_gap(gap)));
         }
-        app.with_renderer(render)
+        let sources = self.sources.clone();
+        app.with_renderer(move |kept| render(kept, sources.as_ref()))
     }
 }
 
@@ -180,11 +204,12 @@ pub(crate) struct Rooms {
     sender: AsyncSender,
     has_history: bool,
     is_clustered: bool,
+    sources: Option<Sources>,
     server_id: Arc<str>,
 }
 
 impl Rooms {
-    pub(crate) fn new(sender: AsyncSender, settings: RoomSettings) -> Self {
+    pub(crate) fn new(sender: AsyncSender, settings: &RoomSettings) -> Self {
         let server_id = match settings.is_clustered {
             true => CLUSTER_ID.to_owned(),
             // Each `RandomState` has random keys.
@@ -194,6 +219,7 @@ impl Rooms {
             sender,
             has_history: settings.history.is_some(),
             is_clustered: settings.is_clustered,
+            sources: settings.sources.clone(),
             server_id: server_id.into(),
         }
     }
@@ -201,6 +227,11 @@ impl Rooms {
     /// Whether rooms keep a history, and messages have ids.
     pub(crate) fn has_history(&self) -> bool {
         self.has_history
+    }
+
+    /// Whether the program is one node of several.
+    pub(crate) fn is_clustered(&self) -> bool {
+        self.is_clustered
     }
 
     /// Identifies the server that clients resume on: a random identifier of this run of the program, or of a cluster.
@@ -211,6 +242,20 @@ impl Rooms {
     /// The library's name of a room; `None` for the library's broadcast group.
     pub(crate) fn library_name(&self, name: &RoomName) -> Option<String> {
         (self.has_history || !name.is_everyone()).then(|| format!("{PREFIX}{}", name.as_str()))
+    }
+
+    /// The library's name of the room whose messages a client gets besides those to everyone: its own room, or without one
+    /// the merged room, if there is one.
+    pub(crate) fn second_library_name(&self, name: &RoomName) -> Option<String> {
+        match name.is_everyone() {
+            true => self.sources.is_some().then(|| MERGED.to_owned()),
+            false => self.library_name(name),
+        }
+    }
+
+    /// The sources that have rooms of their own.
+    pub(crate) fn sources(&self) -> Option<&Sources> {
+        self.sources.as_ref()
     }
 
     /// The library's name of the room for announcements to clients of one form; `None` without a history, where they are
@@ -232,6 +277,17 @@ impl Rooms {
         Channel(self.room(name))
     }
 
+    /// The channel that sends the lines of a source, which is listed from now on.
+    pub(crate) fn source_channel(&self, sources: &Sources, name: &RoomName) -> SourceChannel {
+        sources.add(name);
+        SourceChannel {
+            name: name.clone(),
+            room: self.room(name),
+            merged: self.sender.room(MERGED),
+            sources: sources.clone(),
+        }
+    }
+
     /// Sends a message that is not kept to a room.
     pub(crate) fn announce(&self, name: &RoomName, text: String) {
         let message = Message::new(text);
@@ -244,7 +300,7 @@ impl Rooms {
                 MessageForm::Plain => message.clone(),
                 MessageForm::Json => {
                     let envelope = Envelope {
-                        kind: "message",
+                        kind: "announcement",
                         room: name.as_str(),
                         id: None,
                         at_ms: now_ms(),
@@ -260,16 +316,26 @@ impl Rooms {
     /// Counts the clients that get the messages of a room, on all nodes. Waits for the other nodes, as
     /// `Room::everywhere` does.
     pub(crate) fn members(&self, name: &RoomName) -> Members {
-        let room = match name.is_everyone() {
-            true => self.sender.everyone(),
-            false => self.room(name),
-        };
-        Members::of(&room, self.is_clustered)
+        Members::of(&self.room(name), self.is_clustered)
     }
 
-    /// The id of the last message to a room.
-    pub(crate) fn last_id(&self, name: &RoomName) -> Option<HistoryId> {
-        self.room(name).last_id()
+    /// The id of the last message to a library room.
+    pub(crate) fn last_id(&self, library_name: &str) -> Option<HistoryId> {
+        self.sender.room(library_name).last_id()
+    }
+
+    /// The kept messages of a library room after an id, as JSON. The flag is false if messages after the id are no longer
+    /// kept: then these are all that are.
+    pub(crate) fn kept_after(
+        &self,
+        library_name: &str,
+        after: Option<HistoryId>,
+    ) -> (bool, Vec<(HistoryId, Message)>) {
+        let room = self.sender.room(library_name);
+        match room.rendered_since(after) {
+            Ok(kept) => (true, kept),
+            Err(_) => (false, room.rendered_since(None).unwrap_or_default()),
+        }
     }
 
     /// Whether the history of a library room holds every message that was ever sent to it.
@@ -301,6 +367,22 @@ impl Channel {
     }
 }
 
+/// Sends the lines of a source to its room, and to the merged room.
+pub(crate) struct SourceChannel {
+    name: RoomName,
+    room: Room,
+    merged: Room,
+    sources: Sources,
+}
+
+impl SourceChannel {
+    /// Sends a line. Blocks as [`Room::broadcast`] does.
+    pub(crate) fn publish(&self, line: &[u8]) {
+        self.room.broadcast(Message::new(line));
+        self.merged.broadcast(self.sources.tagged(&self.name, line));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,8 +395,9 @@ mod tests {
             rooms_max: None,
             announces_clients: false,
             is_clustered: false,
+            sources: None,
         };
-        Rooms::new(app.sender(), settings)
+        Rooms::new(app.sender(), &settings)
     }
 
     #[test]
@@ -343,6 +426,7 @@ mod tests {
                     rooms_max,
                     announces_clients,
                     is_clustered: false,
+                    sources: None,
                 };
                 settings.library_rooms_max()
             })

@@ -48,6 +48,11 @@ impl Write for StandardOutput {
     }
 }
 
+/// Whether standard output is a pipe or a socket, so that another program reads it.
+pub(crate) fn is_output_piped() -> bool {
+    system::is_output_piped()
+}
+
 /// Writes to standard error. Errors are ignored: there is nowhere to report them.
 pub(crate) fn write_error(bytes: &[u8]) {
     let _ = system::write_error(bytes, STDERR_WAIT);
@@ -55,8 +60,10 @@ pub(crate) fn write_error(bytes: &[u8]) {
 
 #[cfg(unix)]
 mod system {
+    use std::fs::File;
     use std::io;
     use std::os::fd::{AsFd, BorrowedFd};
+    use std::os::unix::fs::FileTypeExt;
     use std::time::{Duration, Instant};
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -90,6 +97,15 @@ mod system {
 
     pub(super) fn is_terminal_error(error: &io::Error) -> bool {
         error.raw_os_error() == Some(Errno::IO.raw_os_error())
+    }
+
+    pub(super) fn is_output_piped() -> bool {
+        let output = io::stdout().as_fd().try_clone_to_owned();
+        let metadata = output.and_then(|output| File::from(output).metadata());
+        metadata.is_ok_and(|metadata| {
+            let file_type = metadata.file_type();
+            file_type.is_fifo() || file_type.is_socket()
+        })
     }
 
     pub(super) fn read_input(buffer: &mut [u8]) -> io::Result<usize> {
@@ -129,6 +145,11 @@ mod system {
     use std::time::Duration;
 
     pub(super) fn is_terminal_error(_: &io::Error) -> bool {
+        false
+    }
+
+    /// Without a terminal that shows progress, it does not matter.
+    pub(super) fn is_output_piped() -> bool {
         false
     }
 

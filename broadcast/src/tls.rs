@@ -23,7 +23,7 @@ pub(crate) fn apply(app: App, options: &Options) -> io::Result<(App, Option<Relo
         &options.tls_self_signed,
     ) {
         (Some(certificate), Some(key), _) => (certificate.clone(), key.clone()),
-        (_, _, Some(directory)) => self_signed::files(directory, options.listen.ip())?,
+        (_, _, Some(directory)) => self_signed::files(directory, options.listen_address().ip())?,
         _ => return Ok((app, None)),
     };
     let tls = Tls::from_pem_files(certificate, key)?;

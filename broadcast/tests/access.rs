@@ -524,7 +524,7 @@ fn invalid_option_value_exits_with_2() {
         ["--allow-host", "https://a.example"],
         ["--trusted-proxy", "a.example"],
         ["--publish-token", "two words"],
-        ["--metrics", "9100"],
+        ["--metrics", "localhost"],
     ] {
         let arguments = [arguments[0], arguments[1], "--listen=127.0.0.1:0"];
         let (code, out, said) = support::run(&arguments);

@@ -40,7 +40,7 @@ fn listen(program: &Program, room: &str, arguments: &[&str]) -> Shell {
 
 #[test]
 fn listen_prints_each_message_on_a_line() {
-    for history in [&[][..], &["--history", "9"]] {
+    for history in [&["--history", "0"][..], &["--history", "9"]] {
         let mut program = Program::start(&[&[NO_WELCOME], history].concat());
         let mut shell = listen(&program, "", &[]);
         program.write("one\n\nGr\u{fc}ezi\n\u{0}\n".as_bytes());
@@ -87,7 +87,7 @@ fn listen_prints_compressed_messages() {
 
 #[test]
 fn listen_with_room_gets_its_messages_only() {
-    for history in [&[][..], &["--history", "9"]] {
+    for history in [&["--history", "0"][..], &["--history", "9"]] {
         let name = "Z\u{fc}rich & more/100%";
         let arguments = [NO_WELCOME, "--room", name];
         let mut program = Program::start(&[&arguments, history].concat());
@@ -189,6 +189,35 @@ fn handshake_names_path_room_and_headers() {
 }
 
 #[test]
+fn first_lines_precede_everything_on_each_connection() {
+    let server = Foreign::new();
+    let subscribe = r#"{"op":"subscribe","channel":"news"}"#;
+    let first = ["--first", subscribe, "--first=two"];
+    let mut shell = Shell::listen(&server.url(), &[&first[..], &[SOON]].concat());
+    for n in 1..=3 {
+        let mut guest = server.guest();
+        // Whatever the server sends, its subscribers' lines come first.
+        guest.send(Message::Ping(b"x".as_slice().into()));
+        for line in [subscribe, "two"] {
+            assert_eq!(guest.socket.read().unwrap(), Message::text(line));
+        }
+        assert!(guest.socket.read().unwrap().is_pong());
+        guest.send(Message::text(n.to_string()));
+        assert_eq!(shell.line(), n.to_string());
+        guest.close(1001, "");
+    }
+}
+
+#[test]
+fn first_line_is_an_ordinary_message_of_the_program() {
+    let program = Program::start(&[NO_WELCOME, "--history=9", "--on-message=broadcast"]);
+    let mut witness = program.connect_to("/news");
+    let mut shell = Shell::listen(&url_of(&program), &["--room=news", "--first=hello"]);
+    assert_eq!(witness.text(), "hello");
+    assert_eq!(shell.line(), "hello");
+}
+
+#[test]
 fn host_name_is_resolved() {
     let server = Foreign::new();
     let url = server.url().replace("127.0.0.1", "localhost");
@@ -268,7 +297,7 @@ fn reconnect_beyond_the_history_reports_missing_messages() {
 
 #[test]
 fn listen_reconnects_to_a_restarted_server() {
-    for history in [&[][..], &["--history", "9"]] {
+    for history in [&["--history", "0"][..], &["--history", "9"]] {
         let arguments = [&[NO_WELCOME], history].concat();
         let mut program = Program::start(&arguments);
         let address = program.address().to_string();
@@ -279,7 +308,7 @@ fn listen_reconnects_to_a_restarted_server() {
         shell.expect_line("reconnecting in");
         drop(program);
         let mut program = Program::start_at(&address, &arguments);
-        if history.is_empty() {
+        if history[1] == "0" {
             shell.expect_line("connected");
             shell.expect_line("messages sent in the meantime may be missing");
             eventually("the client is in the room", || program_has_client(&program));

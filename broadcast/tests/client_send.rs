@@ -532,3 +532,159 @@ fn unreadable_input_of_send_exits_with_1() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("standard input can't be read"), "{said}");
 }
+
+#[test]
+fn rate_spaces_the_lines() {
+    let server = Foreign::new();
+    let begun = Instant::now();
+    let mut sender = Shell::send(&server.url(), &["--rate=50"]);
+    sender.write(&numbered(0..10));
+    sender.stdin = None;
+    let got = server.guest().expect_close();
+    // Nine intervals of 20 ms, of which one may be caught up.
+    let elapsed = begun.elapsed();
+    assert!(elapsed >= Duration::from_millis(150), "{elapsed:?}");
+    let expected: Vec<Message> = (0..10).map(|n| Message::text(n.to_string())).collect();
+    assert_eq!(got, expected);
+    sender.expect_exit(0);
+}
+
+#[test]
+fn rate_higher_than_possible_sends_all_lines() {
+    const LINES: u64 = 50_000;
+    let program = Program::start(&[NO_WELCOME, "--on-message=ignore"]);
+    for rate in ["--rate=1000000/s", "--rate=1e15"] {
+        let mut sender = Shell::send(&url_of(&program), &[rate]);
+        sender.write(&numbered(0..LINES));
+        sender.stdin = None;
+        sender.expect_exit(0);
+        assert!(sender.said.ends_with(": 50000 lines reached the server\n"));
+    }
+}
+
+#[test]
+fn rate_applies_after_a_reconnect() {
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &["--rate=20", SOON]);
+    sender.write(b"one\n");
+    let mut guest = server.guest();
+    assert_eq!(guest.message(), Message::text("one"));
+    guest.close(1001, "");
+    sender.expect_line("reconnecting in");
+    // These lines wait for the connection, and are then sent as slowly as others.
+    sender.write(&numbered(0..10));
+    sender.stdin = None;
+    let begun = Instant::now();
+    let got = server.guest().expect_close();
+    let elapsed = begun.elapsed();
+    assert_eq!(got.len(), 10);
+    assert!(elapsed >= Duration::from_millis(400), "{elapsed:?}");
+}
+
+#[test]
+fn rate_does_not_delay_the_end() {
+    // The second line would be due after a quarter of an hour.
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &["--rate=0.001"]);
+    sender.write(b"one\n");
+    let mut guest = server.guest();
+    assert_eq!(guest.message(), Message::text("one"));
+    sender.stdin = None;
+    assert_eq!(guest.expect_close(), []);
+    sender.expect_exit(0);
+    let mut sender = Shell::send(&server.url(), &["--rate=0.001"]);
+    sender.write(b"one\ntwo\n");
+    let mut guest = server.guest();
+    assert_eq!(guest.message(), Message::text("one"));
+    sender.signal(Signal::TERM);
+    // A line that was read is sent at once.
+    let rest = guest.expect_close();
+    assert!(
+        rest.is_empty() || rest == [Message::text("two")],
+        "{rest:?}"
+    );
+    sender.expect_exit(0);
+}
+
+#[test]
+fn rate_causes_backpressure() {
+    const LINE_BYTES: usize = 100;
+    const BYTES_MAX: usize = 512 << 10;
+    let server = Foreign::new();
+    let mut sender = Shell::send(&server.url(), &["--rate=0.01"]);
+    let mut guest = server.guest();
+    let mut input = sender.stdin.take().unwrap();
+    let (written, progress) = channel();
+    let writer = thread::spawn(move || {
+        let line = [&[b'x'; LINE_BYTES - 1][..], b"\n"].concat();
+        while input.write_all(&line).is_ok() {
+            let _ = written.send(());
+        }
+    });
+    guest.message();
+    // Writing succeeds until all buffers in between are full.
+    let mut bytes = 0;
+    while progress.recv_timeout(Duration::from_millis(500)).is_ok() {
+        bytes += LINE_BYTES;
+        assert!(bytes < BYTES_MAX, "input is read ahead without a limit");
+    }
+    sender.signal(Signal::TERM);
+    assert!(guest.expect_close().len() <= 2);
+    sender.expect_exit(0);
+    writer.join().unwrap();
+}
+
+/// The CPU time of a process, in clock ticks of 10 ms.
+#[cfg(target_os = "linux")]
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let times = fields.split(' ').skip(11).take(2);
+    times.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn paced_send_to_a_stalled_server_uses_no_cpu_time() {
+    let server = Foreign::new();
+    let mut sender = support::program()
+        .args(["send", &server.url(), "--rate=2000", "--heartbeat=0", "-q"])
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let guest = server.guest();
+    let mut input = sender.stdin.take().unwrap();
+    let (written, progress) = channel();
+    let writer = thread::spawn(move || {
+        let line = [&[b'x'; 50_000][..], b"\n"].concat();
+        while input.write_all(&line).is_ok() {
+            let _ = written.send(());
+        }
+    });
+    // Until all buffers in between are full.
+    while progress.recv_timeout(Duration::from_secs(1)).is_ok() {}
+    let before = cpu_ticks(sender.id());
+    let begun = Instant::now();
+    eventually("a while has passed", || {
+        begun.elapsed() > Duration::from_secs(1)
+    });
+    let ticks = cpu_ticks(sender.id()) - before;
+    sender.kill().unwrap();
+    sender.wait().unwrap();
+    drop(guest);
+    writer.join().unwrap();
+    assert!(ticks < 20, "{ticks} ticks");
+}
+
+#[test]
+fn wrong_rate_is_one_line_and_exit_code_2() {
+    for rate in ["--rate=0", "--rate=fast", "--rate=-1"] {
+        let (code, out, err) = support::run(&["send", "ws://a/", rate]);
+        assert_eq!((code, out.as_str()), (2, ""), "{err}");
+        assert!(
+            err.contains("lines per second") && err.lines().count() == 1,
+            "{err}"
+        );
+    }
+}

@@ -66,7 +66,7 @@ fn processes_over_nats_share_lines_without_a_history() {
     let Some(nats) = NatsServer::start("") else {
         return;
     };
-    let options = ["--no-welcome", "--cluster", &nats.url(), "--history", "10"];
+    let options = ["--no-welcome", "--cluster", &nats.url()];
     let mut programs = [0; 2].map(|_| Program::start(&options));
     for program in &mut programs {
         program.expect_line("without a history, since NATS keeps no messages");
@@ -93,7 +93,11 @@ fn processes_over_nats_share_lines_without_a_history() {
 
 #[test]
 fn process_without_its_broker_says_so_and_serves_its_clients() {
-    let mut program = Program::start(&["--no-welcome", "--cluster", "redis://127.0.0.1:1"]);
+    let mut program = Program::start(&[
+        "--no-welcome",
+        "--history=0",
+        "--cluster=redis://127.0.0.1:1",
+    ]);
     program.expect_line("the broker 127.0.0.1:1 can't be reached");
     let mut client = program.connect();
     program.write(b"local\n");
@@ -112,7 +116,7 @@ fn process_without_history_is_ready_during_an_outage() {
     let Some(mut redis) = RedisServer::start(&[]) else {
         return;
     };
-    let program = start(&redis, &[]);
+    let program = start(&redis, &["--history", "0"]);
     let is_connected = || get(&program, "/clients").contains("\"complete\": true");
     eventually("it is connected", is_connected);
     redis.kill();
@@ -162,7 +166,7 @@ fn url_is_read_from_a_file_and_its_password_never_shown() {
         "{stderr}"
     );
     let (code, _, stderr) = run(&["--cluster-url-file", path]);
-    assert_eq!(code, 1, "{stderr}");
+    assert_eq!(code, 2, "{stderr}");
     assert!(stderr.contains("--cluster-url-file"), "{stderr}");
 }
 
@@ -225,7 +229,9 @@ fn clients_of_every_form_resume_on_another_process() {
     assert_eq!(plain.text(), "one");
     let (event, event_id) = events.next();
     assert_eq!(event, "data: one");
-    assert_eq!(event_id.as_ref(), Some(&first.2));
+    // With the position among the lines of sources, of which there are none.
+    let event_id = event_id.unwrap();
+    assert!(event_id.split(',').any(|id| id == first.2), "{event_id}");
     publish(&programs[0], "/news", "of news");
     let of_news = message(&mut json);
     assert_eq!(of_news.0.as_deref(), Some("news"));
@@ -243,11 +249,14 @@ fn clients_of_every_form_resume_on_another_process() {
     assert_eq!(last.1, "three");
     let ids = [Some(last.2.clone()), Some(of_news.2.clone())];
     assert_eq!(replay_end(&mut resumed), (true, ids));
-    let id = format!("Last-Event-ID: {}\r\n", first.2);
+    let id = format!("Last-Event-ID: {event_id}\r\n");
     let mut events = Events::open(&programs[0], "/events", &id);
     assert_eq!(events.next().0, "data: two");
-    assert_eq!(events.next(), ("data: three".to_owned(), Some(last.2)));
-    let mut late = programs[0].connect_to("/news");
+    let (event, event_id) = events.next();
+    assert_eq!(event, "data: three");
+    let event_id = event_id.unwrap();
+    assert!(event_id.split(',').any(|id| id == last.2), "{event_id}");
+    let mut late = programs[0].connect_to("/news?since=all");
     let texts = [0; 4].map(|_| late.text());
     assert_eq!(texts, ["one", "two", "three", "of news"]);
 
@@ -257,6 +266,30 @@ fn clients_of_every_form_resume_on_another_process() {
     }
     let keys = redis.command(&["KEYS", "*:messages"]);
     assert!(keys.starts_with("*2\r\n"), "one for each room: {keys}");
+    for program in &mut programs {
+        program.signal(Signal::TERM);
+        program.expect_exit(0);
+    }
+}
+
+#[test]
+fn lines_of_a_source_reach_viewers_of_everyone_on_every_process() {
+    let Some(redis) = RedisServer::start(&[]) else {
+        return;
+    };
+    let mut programs = [
+        start(&redis, &["--prefix-room"]),
+        // It has no sources of its own.
+        start(&redis, &[]),
+    ];
+    eventually("the processes hear each other", || {
+        get(&programs[1], "/clients").contains("\"nodes\": 2, \"complete\": true")
+    });
+    let mut viewer = programs[1].connect_json("/");
+    assert!(replay_end(&mut viewer).0);
+    programs[0].write(b"web: GET /\n");
+    let (room, text, ..) = message(&mut viewer);
+    assert_eq!((room.as_deref(), &*text), (Some("web"), "GET /"));
     for program in &mut programs {
         program.signal(Signal::TERM);
         program.expect_exit(0);

@@ -28,13 +28,100 @@ fn bad_options_are_one_line_and_exit_code_2() {
         (&["--max-connections", "0"], "at least 1"),
         (&["--heartbeat", "often"], "often"),
         (&["--no-such-option"], "--no-such-option"),
-        (&["file.log"], "file.log"),
     ] {
         let (code, out, err) = support::run(arguments);
         assert_eq!(code, 2, "{arguments:?}");
         assert_eq!(out, "", "{arguments:?}");
         assert_eq!(err.lines().count(), 1, "{arguments:?}: {err}");
         assert!(err.contains(said), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn misspelt_option_or_value_gets_a_suggestion() {
+    for (arguments, said) in [
+        (&["--lisen", "80"][..], "'--listen'"),
+        (&["--on-message", "brodcast"], "'broadcast'"),
+        (&["lisen", "ws://127.0.0.1:1/"], "'listen'"),
+        (&["listen", "--cout", "1", "ws://127.0.0.1:1/"], "'--count'"),
+    ] {
+        let (code, _, err) = support::run(arguments);
+        assert_eq!(code, 2, "{arguments:?}: {err}");
+        assert!(
+            err.contains("similar") && err.contains(said),
+            "{arguments:?}: {err}"
+        );
+        assert_eq!(err.lines().count(), 1, "{err}");
+    }
+}
+
+#[test]
+fn options_come_from_the_environment_unless_the_line_says_otherwise() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let listen = ("HUMPHREY_BROADCAST_LISTEN", &*address);
+    // The address is in use, which shows that it was taken.
+    let (code, _, err) = support::run_with(&[listen], &[]);
+    assert!(code == 1 && err.contains(&address), "{err}");
+    let eof = ("HUMPHREY_BROADCAST_EXIT_ON_EOF", "1");
+    let off = ("HUMPHREY_BROADCAST_EXIT_ON_EOF", "0");
+    let free = ["--listen", "127.0.0.1:0"];
+    let (code, _, err) = support::run_with(&[listen, eof], &free);
+    assert!(code == 0 && err.contains("0 lines"), "{err}");
+    // An option that excludes the variable's.
+    let port = ["--port", "0"];
+    let (code, _, err) = support::run_with(&[listen, eof], &port);
+    assert!(code == 0 && err.contains("http://127.0.0.1:"), "{err}");
+    let quiet = ("HUMPHREY_BROADCAST_QUIET", "true");
+    let (code, _, err) = support::run_with(&[quiet, eof], &free);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let (code, _, err) = support::run_with(&[("HUMPHREY_BROADCAST_HISTORY", "many")], &free);
+    assert!(code == 2 && err.contains("--history"), "{err}");
+    // Of a command, and of several values.
+    let count = ("HUMPHREY_BROADCAST_COUNT", "0");
+    let (code, _, err) = support::run_with(&[count], &["listen", "ws://127.0.0.1:1/"]);
+    assert!(code == 2 && err.contains("--count"), "{err}");
+    let token = ("HUMPHREY_BROADCAST_PUBLISH_TOKEN", "s3cret");
+    let (_, help, _) = support::run_with(&[token], &["--help"]);
+    assert!(!help.contains("s3cret"), "{help}");
+    let file = ["--publish-token-file", "/nonexistent"];
+    let (code, _, err) = support::run_with(&[token, off], &[&free[..], &file].concat());
+    assert!(code == 2 && err.contains("/nonexistent"), "{err}");
+}
+
+#[test]
+fn manual_and_completions_name_every_option() {
+    let (_, help, _) = support::run(&["--help"]);
+    let names: Vec<&str> = help
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with('-') && !line.ends_with('.'))
+        .filter_map(|line| line.split([' ', ',']).find(|word| word.starts_with("--")))
+        .collect();
+    assert!(names.len() > 20, "{names:?}");
+    let (code, manual, err) = support::run(&["man"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(manual.contains(".TH humphrey-broadcast 1"), "{manual}");
+    let (code, completions, err) = support::run(&["completions", "bash"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    for name in names {
+        let escaped = name.replace('-', "\\-");
+        assert!(manual.contains(&escaped), "{name} is not in the manual");
+        assert!(
+            completions.contains(name),
+            "{name} is not in the completions"
+        );
+    }
+    let (code, listen, _) = support::run(&["man", "listen"]);
+    assert!(
+        code == 0
+            && listen.contains("humphrey\\-broadcast\\-listen")
+            && listen.contains("give\\-up\\-after"),
+        "{listen}"
+    );
+    for shell in ["zsh", "fish"] {
+        let (code, completions, _) = support::run(&["completions", shell]);
+        assert!(code == 0 && completions.contains("on-message"), "{shell}");
     }
 }
 

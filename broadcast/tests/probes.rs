@@ -134,7 +134,7 @@ fn ready_on(connection: &mut TcpStream) -> Option<(u16, String)> {
 fn ready_is_503_on_an_open_connection_while_lines_are_delivered() {
     // More than sockets, outbox and mailbox hold together, so that the input ends only once the client has read a part.
     const LINES: usize = 16_000;
-    let mut program = Program::start(&["--no-welcome", "--exit-on-eof"]);
+    let mut program = Program::start(&["--no-welcome", "--exit-on-eof", "--slow-client=pace"]);
     let is_stopping = Arc::new(AtomicBool::new(false));
     let reader = {
         let client = program.connect_raw();

@@ -132,7 +132,8 @@ fn non_utf8_line_is_sent_as_a_binary_message() {
 #[test]
 fn line_over_the_limit_is_skipped_without_being_stored() {
     const LIMIT: usize = 16 << 20;
-    let mut program = Program::start(&["--no-welcome"]);
+    // Otherwise the next line, which does not fit behind this one, would be skipped.
+    let mut program = Program::start(&["--no-welcome", "--slow-client=pace"]);
     let mut client = program.connect();
     program.write(b"before\n");
     assert_eq!(client.text(), "before");
@@ -152,7 +153,8 @@ fn line_over_the_limit_is_skipped_without_being_stored() {
 #[test]
 fn line_of_the_maximum_length_is_sent() {
     const LIMIT: usize = 16 << 20;
-    let mut program = Program::start(&["--no-welcome"]);
+    // Otherwise the next line, which does not fit behind this one, would be skipped.
+    let mut program = Program::start(&["--no-welcome", "--slow-client=pace"]);
     let mut client = program.connect();
     let mut line = vec![b'x'; LIMIT];
     line.extend_from_slice(b"\r\nnext\n");
@@ -302,7 +304,7 @@ fn clients_route_counts_connections() {
     assert_eq!(clients(), r#"{"clients": 0}"#);
     let first = program.connect();
     let _second = program.connect();
-    assert_eq!(clients(), r#"{"clients": 2}"#);
+    support::eventually("both have joined", || clients() == r#"{"clients": 2}"#);
     drop(first);
     support::eventually("one client is left", || clients() == r#"{"clients": 1}"#);
 }
@@ -320,6 +322,9 @@ fn unknown_path_is_not_found_but_can_be_upgraded() {
 fn quiet_prints_nothing_without_errors() {
     let mut program = Program::start_quiet(&["--quiet", "--no-welcome", "--exit-on-eof"]);
     let mut client = program.connect();
+    // The echo shows that the client has joined.
+    client.send(Message::text("in?"));
+    assert_eq!(client.text(), "in?");
     program.write(b"a line\n");
     program.close_input();
     assert_eq!(client.text(), "a line");

@@ -42,7 +42,7 @@ fn connect(program: &Program) -> Client {
 
 #[test]
 fn room_option_sends_input_to_that_room_only() {
-    for history in [&[][..], &["--history", "9"]] {
+    for history in [&["--history", "0"][..], &["--history", "9"]] {
         let mut arguments = vec![NO_WELCOME, "--room", "Zürich & more"];
         arguments.extend(history);
         let mut program = Program::start(&arguments);
@@ -60,7 +60,7 @@ fn room_option_sends_input_to_that_room_only() {
 
 #[test]
 fn message_to_everyone_reaches_members_of_rooms() {
-    for history in [&[][..], &["--history", "9"]] {
+    for history in [&["--history", "0"][..], &["--history", "9"]] {
         let mut arguments = vec![NO_WELCOME];
         arguments.extend(history);
         let mut program = Program::start(&arguments);
@@ -77,7 +77,7 @@ fn message_to_everyone_reaches_members_of_rooms() {
 
 #[test]
 fn on_message_broadcast_sends_to_the_senders_room() {
-    for history in [&[][..], &["--history", "9"]] {
+    for history in [&["--history", "0"][..], &["--history", "9"]] {
         let mut arguments = vec![NO_WELCOME, "--on-message", "broadcast"];
         arguments.extend(history);
         let program = Program::start(&arguments);
@@ -97,7 +97,7 @@ fn on_message_broadcast_sends_to_the_senders_room() {
 
 #[test]
 fn announcement_goes_to_the_room_and_is_not_kept() {
-    for history in [&[][..], &["--history", "9"]] {
+    for history in [&["--history", "0"][..], &["--history", "9"]] {
         let program = Program::start(history);
         let welcome = |client: &Client| format!("Welcome, {}!", client.local_addr());
         let mut inside = program.connect_to("/news");
@@ -185,7 +185,7 @@ fn rooms_of_strangers_do_not_evict_the_input_room() {
         support::http(program.address(), "POST", path, token, text.as_bytes()).0
     };
     program.write(b"typed\n");
-    assert_eq!(program.connect_to("/input").text(), "typed");
+    assert_eq!(program.connect_to("/input?since=all").text(), "typed");
     assert_eq!(publish(&program, "/publish/other", "kept"), 200);
     assert_eq!(publish(&program, "/publish", "for all"), 200);
     // Neither the input room nor that of everyone counts.
@@ -196,7 +196,7 @@ fn rooms_of_strangers_do_not_evict_the_input_room() {
         let stranger = program.connect_to(&format!("/stranger-{n}?since=now"));
         stranger.expect_close(CloseCode::Again);
     }
-    let mut late = program.connect_to("/other");
+    let mut late = program.connect_to("/other?since=all");
     assert_eq!(
         (late.text(), late.text()),
         ("for all".into(), "kept".into())
@@ -204,7 +204,7 @@ fn rooms_of_strangers_do_not_evict_the_input_room() {
     assert_eq!(program.connect_to("/?since=").text(), "for all");
     // Rooms with patterns of their own keep their history.
     program.write(b"more\n");
-    let mut input = program.connect_to("/input");
+    let mut input = program.connect_to("/input?since=all");
     assert_eq!(
         (input.text(), input.text()),
         ("for all".into(), "typed".into())
@@ -216,7 +216,7 @@ fn rooms_of_strangers_do_not_evict_the_input_room() {
         drop(connect_to(&program, &format!("gone-{n}"), 1));
         expect_members(&program, &format!("gone-{n}"), 0);
     }
-    let mut late = program.connect_to("/other");
+    let mut late = program.connect_to("/other?since=all");
     assert_eq!(
         (late.text(), late.text()),
         ("for all".into(), "again".into())
@@ -255,7 +255,10 @@ fn new_client_gets_the_histories_of_everyone_and_its_room() {
         witness.send(Message::binary(vec![0xff, n]));
         assert_eq!(witness.message(), Message::binary(vec![0xff, n]));
     }
-    let (mut inside, mut outside) = (program.connect_to("/news"), program.connect());
+    let (mut inside, mut outside) = (
+        program.connect_to("/news?since=all"),
+        program.connect_to("/?since="),
+    );
     for n in 2..5 {
         assert_eq!(inside.text(), format!("line {n}"));
         assert_eq!(outside.text(), format!("line {n}"));
@@ -263,9 +266,9 @@ fn new_client_gets_the_histories_of_everyone_and_its_room() {
     for n in 2..5 {
         assert_eq!(inside.message(), Message::binary(vec![0xff, n]));
     }
-    let mut late = program.connect_to("/news?since=now");
+    let mut late = ["/news", "/news?since=now"].map(|path| program.connect_to(path));
     program.write(b"live\n");
-    for client in [&mut inside, &mut outside, &mut late] {
+    for client in [&mut inside, &mut outside].into_iter().chain(&mut late) {
         assert_eq!(client.text(), "live");
     }
 }
@@ -275,7 +278,7 @@ fn message_between_handshake_and_join_is_replayed() {
     let mut program = Program::start(&[NO_WELCOME, "--history", "9"]);
     for n in 0..50 {
         // Concurrently: the line may be read before the client has joined.
-        let mut client = program.connect_to("/?since=now");
+        let mut client = program.connect_to(if n % 2 == 0 { "/" } else { "/?since=now" });
         program.write(format!("{n}\n").as_bytes());
         assert_eq!(client.text(), n.to_string());
     }
@@ -286,13 +289,13 @@ fn history_is_bounded_in_bytes() {
     const LINE_BYTES: usize = 100 << 10;
     let mut program = Program::start(&[NO_WELCOME, "--history", "1000"]);
     let mut witness = program.connect();
-    for n in 0..10 {
+    for n in 10..25 {
         let line = format!("{n} {}\n", "x".repeat(LINE_BYTES));
         program.write(line.as_bytes());
         assert!(witness.text().starts_with(&format!("{n} ")));
     }
-    let mut late = program.connect();
-    for n in 8..10 {
+    let mut late = program.connect_to("/?since=all");
+    for n in 15..25 {
         assert!(late.text().starts_with(&format!("{n} ")));
     }
 }
@@ -429,7 +432,7 @@ fn invalid_id_and_json_without_history_are_refused() {
         let status = Client::connect_as(program.address(), path, json).unwrap_err();
         assert_eq!(status, 400, "{path}");
     }
-    let program = Program::start(&[NO_WELCOME]);
+    let program = Program::start(&[NO_WELCOME, "--history", "0"]);
     let connect = |subprotocol| Client::connect_as(program.address(), "/", Some(subprotocol));
     assert_eq!(connect("json.humphrey-broadcast").unwrap_err(), 400);
     let both = "json.humphrey-broadcast, plain.humphrey-broadcast";
@@ -455,7 +458,7 @@ fn library_subprotocol_needs_form_json_and_history() {
     assert_eq!(client.message(), pong);
     // All other clients get plain messages without a subprotocol.
     assert!(!chooses_a_subprotocol(&program, "/", offered));
-    let program = Program::start(&[NO_WELCOME]);
+    let program = Program::start(&[NO_WELCOME, "--history", "0"]);
     assert!(!chooses_a_subprotocol(&program, "/?form=json", offered));
     assert!(!chooses_a_subprotocol(&program, "/", offered));
 }
@@ -484,7 +487,7 @@ fn chooses_a_subprotocol(program: &Program, path: &str, offered: &str) -> bool {
 
 #[test]
 fn clients_route_counts_members_of_a_room() {
-    for history in [&[][..], &["--history", "9"]] {
+    for history in [&["--history", "0"][..], &["--history", "9"]] {
         let mut arguments = vec![NO_WELCOME];
         arguments.extend(history);
         let program = Program::start(&arguments);

@@ -15,7 +15,7 @@ use support::{Program, eventually, http_get, number_of, numbered};
 #[test]
 fn million_lines_arrive_complete_and_in_order() {
     const LINES: u64 = 1_000_000;
-    let mut program = Program::start(&["--no-welcome", "--exit-on-eof"]);
+    let mut program = Program::start(&["--no-welcome", "--exit-on-eof", "--slow-client=pace"]);
     let reader = program.connect_raw();
     let mut input = program.take_input();
     let begun = Instant::now();
@@ -45,6 +45,9 @@ fn pace_disconnects_stalled_client_and_others_get_all() {
     let mut program = Program::start(&["--no-welcome", "--exit-on-eof", "--slow-client", "pace"]);
     let stalled = program.connect_raw();
     let readers = read_steadily(&program, 9);
+    let address = program.address();
+    let has_clients = |count: &str| http_get(address, "/clients").2.trim() == count;
+    eventually("all have joined", || has_clients(r#"{"clients": 10}"#));
     let mut input = program.take_input();
     let is_cut_off = Arc::new(AtomicBool::new(false));
     let feeder = {
@@ -68,7 +71,7 @@ fn pace_disconnects_stalled_client_and_others_get_all() {
         })
     };
     eventually("the stalled client is disconnected", || {
-        http_get(program.address(), "/clients").2.trim() == r#"{"clients": 9}"#
+        has_clients(r#"{"clients": 9}"#)
     });
     is_cut_off.store(true, Ordering::SeqCst);
     let (lines, input) = feeder.join().unwrap();
@@ -159,6 +162,13 @@ fn drop_oldest_sent_and_dropped_add_up() {
     let (lines, got, close, summary) = overflow("drop-oldest");
     check_sums(lines, &got, close, &summary);
     // The newest messages were kept.
+    assert_eq!(got[1].last(), Some(&(lines - 1)));
+}
+
+#[test]
+fn skip_ahead_sent_and_dropped_add_up() {
+    let (lines, got, close, summary) = overflow("skip-ahead");
+    check_sums(lines, &got, close, &summary);
     assert_eq!(got[1].last(), Some(&(lines - 1)));
 }
 

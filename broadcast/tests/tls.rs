@@ -13,7 +13,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConnection, StreamOwned};
 use support::certificates::{VERSIONS, client_builder, roots};
-use support::{DEADLINE, Program, http_get, run};
+use support::{DEADLINE, Program, TempFile, http_get, run};
+use tungstenite::client::IntoClientRequest;
 use tungstenite::{Message, WebSocket};
 
 type TlsStream = StreamOwned<ClientConnection, TcpStream>;
@@ -95,7 +96,7 @@ fn page_events_and_lines_are_served_over_tls() {
 
     let mut events = open();
     events
-        .write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .write_all(b"GET /events?since=all HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
     program.write(b"a line\n");
     assert_eq!(text(&mut client), "a line");
@@ -112,6 +113,90 @@ fn page_events_and_lines_are_served_over_tls() {
     assert!(body.contains("This port speaks TLS"), "{body}");
     program.signal(Signal::TERM);
     program.expect_exit(0);
+}
+
+#[test]
+fn session_cookie_over_tls_is_secure_and_opens_websockets() {
+    let directory = Directory::new("login");
+    let token = TempFile::new("tls-login-token", b"s3cret-for-readers");
+    let program = Program::start(&[
+        "--no-welcome",
+        "--tls-self-signed",
+        directory.text(),
+        "--read-token-file",
+        token.path(),
+    ]);
+    let address = program.address();
+    let ask = |head: &str, body: &str| {
+        let mut stream = connect(address, directory.file("cert.pem")).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{head}Host: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
+    };
+    let sign_in = |origin: &str| {
+        let head = format!(
+            "POST /login HTTP/1.1\r\nOrigin: {origin}\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        );
+        ask(&head, "token=s3cret-for-readers")
+    };
+    // A page without TLS is of another origin.
+    let refused = sign_in(&format!("http://{address}"));
+    assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+    let signed_in = sign_in(&format!("https://{address}"));
+    assert!(signed_in.starts_with("HTTP/1.1 303 "), "{signed_in}");
+    let set = signed_in
+        .lines()
+        .find_map(|line| line.strip_prefix("Set-Cookie: "))
+        .unwrap();
+    let name = format!("__Host-humphrey-broadcast-{}=", address.port());
+    assert!(set.starts_with(&name) && set.ends_with("; Secure"), "{set}");
+    for part in ["; Path=/;", "; HttpOnly;", "; SameSite=Strict;"] {
+        assert!(set.contains(part), "{set}");
+    }
+    let cookie = set.split(';').next().unwrap();
+    let clients = |cookie: &str| {
+        ask(
+            &format!("GET /clients HTTP/1.1\r\nCookie: {cookie}\r\n"),
+            "",
+        )
+    };
+    assert!(clients(cookie).starts_with("HTTP/1.1 200 "));
+    assert!(clients(&cookie.replace("__Host-", "")).starts_with("HTTP/1.1 401 "));
+
+    let mut request = format!("wss://{address}/").into_client_request().unwrap();
+    request
+        .headers_mut()
+        .insert("Cookie", cookie.parse().unwrap());
+    let stream = connect(address, directory.file("cert.pem")).unwrap();
+    let (mut client, _) = tungstenite::client(request, stream).unwrap();
+    client.send(Message::text("echoed")).unwrap();
+    assert_eq!(text(&mut client), "echoed");
+}
+
+#[test]
+fn start_with_tls_is_warned_about_without_a_token_only() {
+    let directory = Directory::new("warned");
+    let token = TempFile::new("tls-warned-token", b"s3cret-for-readers");
+    let warnings = |arguments: &[&str]| -> Vec<String> {
+        let tls = ["--tls-self-signed", directory.text(), "--exit-on-eof"];
+        let (code, _, err) = run(&[&["--listen", "0.0.0.0:0"], &tls[..], arguments].concat());
+        assert_eq!(code, 0, "{err}");
+        let lines = err.lines().filter(|line| line.contains("every line"));
+        lines.map(str::to_owned).collect()
+    };
+    let warned = warnings(&[]);
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(
+        warned[0].ends_with("can read every line: see --read-token-file"),
+        "{warned:?}"
+    );
+    assert_eq!(warnings(&["--read-token-file", token.path()]), [""; 0]);
 }
 
 #[test]

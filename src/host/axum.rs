@@ -220,7 +220,9 @@ impl PendingUpgrade {
                 accepted.set_peer(socket.peer_addr()?);
             }
             suppress_sigpipe(&socket)?;
-            limit_unsent(&socket, hub.settings.slow_consumer);
+            if hub.settings.slow_consumer.prefers_new() {
+                limit_unsent(&socket);
+            }
             // Otherwise Nagle's algorithm may delay replies. If this fails, so will the next read or write, which reports it.
             let _ = socket.set_nodelay(true);
             Ok(mio::net::TcpStream::from_std(socket))

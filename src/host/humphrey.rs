@@ -155,7 +155,9 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
         }
     };
     let messages = parts.messages.len();
-    limit_unsent(&parts.socket, hub.settings.slow_consumer);
+    if hub.settings.slow_consumer.prefers_new() {
+        limit_unsent(&parts.socket);
+    }
     let new_connection = parts.socket.set_nonblocking(true).and_then(|()| {
         Ok(NewConnection {
             peer: parts.peer.ok_or(io::ErrorKind::NotConnected)?,

@@ -1,8 +1,6 @@
 //! The system calls on a TCP socket where operating systems differ: whether a write to a closed connection raises
 //! SIGPIPE, and when readiness is reported again.
 
-use crate::limits::SlowConsumer;
-
 #[cfg(not(unix))]
 pub(super) use self::mio_calls::{read, write, write_vectored};
 #[cfg(unix)]
@@ -31,20 +29,18 @@ pub(crate) fn suppress_sigpipe<S>(_: S) -> std::io::Result<()> {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_BYTES_MAX: u32 = 128 << 10;
 
-/// Limits the unsent bytes that the kernel accepts for a connection, if the policy prefers new messages. By default, the kernel
+/// Limits the unsent bytes that the kernel accepts for a connection, for policies that prefer new messages. By default, the kernel
 /// accepts megabytes, which the policy can no longer drop: a slow client would receive them first. Connections inherit the
 /// limit from their listener.
 ///
 /// Failure is ignored: the client receives older messages then, as on systems without this option.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn limit_unsent(socket: &impl std::os::fd::AsFd, policy: SlowConsumer) {
-    if policy.prefers_new() {
-        let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
-    }
+pub(crate) fn limit_unsent(socket: &impl std::os::fd::AsFd) {
+    let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn limit_unsent<S>(_: &S, _: SlowConsumer) {}
+pub(crate) fn limit_unsent<S>(_: &S) {}
 
 /// System calls that bypass the C library.
 #[cfg(unix)]

@@ -12,6 +12,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::end::End;
 use super::failures::Failure;
+use crate::diagnostics;
 use crate::signals;
 
 const WAKE: Token = Token(0);
@@ -43,6 +44,7 @@ impl EventLoop {
             let waker = waker.clone();
             let stop = move || {
                 let _ = waker.wake();
+                diagnostics::erase_progress_line();
                 // A blocking write to a pipe that nobody reads would prevent the shutdown.
                 thread::sleep(STOP_WAIT + Duration::from_secs(1));
                 process::exit(1);

@@ -151,6 +151,12 @@ pub(super) const TABLE: &[FailureRow] = &[
         "the handshake is repeated at once without the program's own subprotocols, if it offered some; otherwise nothing"
     ),
     row!(
+        Status(401),
+        "status 401: the server needs a token, or another one",
+        GiveUp,
+        "nothing until --token-file, or --header, has the right token"
+    ),
+    row!(
         Status(408 | 425),
         "status 408 or 425",
         Retry,
@@ -176,7 +182,7 @@ pub(super) const TABLE: &[FailureRow] = &[
     ),
     row!(
         Status(_),
-        "other statuses, such as 200, 401, 403, 404 and 426",
+        "other statuses, such as 200, 403, 404 and 426",
         GiveUp,
         "nothing until the URL, --header or --subprotocol is corrected"
     ),

@@ -5,10 +5,12 @@ use std::io::{self, BufReader};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use humphrey_ws::Limits;
 use mio::Waker;
 
+use super::pacer::Rate;
 use crate::diagnostics::report;
 use crate::lines::{self, Line};
 use crate::stdio;
@@ -22,9 +24,39 @@ const QUEUED_BYTES_MAX: usize = 1 << 20;
 /// Overhead of a line beside its bytes.
 const LINE_OVERHEAD_BYTES: usize = 32;
 
+/// With `--rate`, lines are queued for this time.
+const PACED_READ_AHEAD: Duration = Duration::from_millis(100);
+
+/// Size of the read buffer with `--rate`: its lines are read from the input, though not sent.
+const PACED_READ_BYTES: usize = 4 << 10;
+
+/// How far the reader is ahead of the connection.
+#[derive(Debug, Clone, Copy)]
+struct ReadAhead {
+    /// Size of the read buffer.
+    buffer_bytes: usize,
+    /// High-water mark of the queue, in lines.
+    lines_max: usize,
+}
+
+impl ReadAhead {
+    fn at(rate: Option<Rate>) -> Self {
+        match rate {
+            None => Self {
+                buffer_bytes: READ_BYTES,
+                lines_max: usize::MAX,
+            },
+            Some(rate) => Self {
+                buffer_bytes: PACED_READ_BYTES,
+                lines_max: rate.lines_in(PACED_READ_AHEAD),
+            },
+        }
+    }
+}
+
 /// A bounded queue; the reader blocks while it is full.
-#[derive(Default)]
 pub(super) struct LineQueue {
+    read_ahead: ReadAhead,
     state: Mutex<QueueState>,
     has_room: Condvar,
 }
@@ -47,9 +79,17 @@ pub(super) enum NextLine {
 }
 
 impl LineQueue {
-    /// Starts the thread that reads standard input.
-    pub(super) fn spawn_reader(waker: Arc<Waker>) -> io::Result<Arc<Self>> {
-        let queue = Arc::new(Self::default());
+    fn new(rate: Option<Rate>) -> Self {
+        Self {
+            read_ahead: ReadAhead::at(rate),
+            state: Mutex::default(),
+            has_room: Condvar::new(),
+        }
+    }
+
+    /// Starts the thread that reads standard input. `rate`: the lines are sent no faster, so they are not read much earlier.
+    pub(super) fn spawn_reader(waker: Arc<Waker>, rate: Option<Rate>) -> io::Result<Arc<Self>> {
+        let queue = Arc::new(Self::new(rate));
         let reader = thread::Builder::new().name("standard input".into());
         {
             let queue = queue.clone();
@@ -59,7 +99,7 @@ impl LineQueue {
     }
 
     fn read_all(&self, waker: &Waker) {
-        let reader = BufReader::with_capacity(READ_BYTES, stdio::StandardInput);
+        let reader = BufReader::with_capacity(self.read_ahead.buffer_bytes, stdio::StandardInput);
         let line_bytes_max = Limits::default().message_bytes_max;
         let end = lines::for_each(reader, line_bytes_max, |number, line| match line {
             Line::Whole(line) => self.push(line, waker),
@@ -83,7 +123,7 @@ impl LineQueue {
 
     fn push(&self, line: &[u8], waker: &Waker) -> ControlFlow<()> {
         let mut state = self.lock();
-        while state.bytes >= QUEUED_BYTES_MAX && !state.ended {
+        while self.is_full(&state) && !state.ended {
             state = self
                 .has_room
                 .wait(state)
@@ -104,11 +144,11 @@ impl LineQueue {
 
     pub(super) fn pop(&self) -> NextLine {
         let mut state = self.lock();
+        let was_full = self.is_full(&state);
         match state.lines.pop_front() {
             Some(line) => {
-                let was_full = state.bytes >= QUEUED_BYTES_MAX;
                 state.bytes -= line.len() + LINE_OVERHEAD_BYTES;
-                if was_full && state.bytes < QUEUED_BYTES_MAX {
+                if was_full && !self.is_full(&state) {
                     self.has_room.notify_one();
                 }
                 NextLine::Line(line)
@@ -116,6 +156,10 @@ impl LineQueue {
             None if state.ended => NextLine::End,
             None => NextLine::Nothing,
         }
+    }
+
+    fn is_full(&self, state: &QueueState) -> bool {
+        state.bytes >= QUEUED_BYTES_MAX || state.lines.len() >= self.read_ahead.lines_max
     }
 
     /// Stops reading. Queued lines remain.
@@ -158,7 +202,7 @@ mod tests {
     #[test]
     fn queue_yields_lines_in_order_and_then_the_end() {
         let (_poll, waker) = waker();
-        let queue = LineQueue::default();
+        let queue = LineQueue::new(None);
         assert_eq!(queue.pop(), NextLine::Nothing);
         for line in ["a", ""] {
             assert!(queue.push(line.as_bytes(), &waker).is_continue());
@@ -174,10 +218,35 @@ mod tests {
     }
 
     #[test]
+    fn paced_queue_holds_the_lines_of_a_short_time() {
+        let (_poll, waker) = waker();
+        let queue = Arc::new(LineQueue::new(Some("30".parse().unwrap())));
+        let reader = {
+            let queue = queue.clone();
+            thread::spawn(move || {
+                for n in 0..100 {
+                    assert!(queue.push(n.to_string().as_bytes(), &waker).is_continue());
+                }
+                queue.end();
+            })
+        };
+        let mut lines = Vec::new();
+        while !queue.is_drained() {
+            assert!(queue.len() <= 3);
+            match queue.pop() {
+                NextLine::Line(line) => lines.push(String::from_utf8(line).unwrap()),
+                NextLine::Nothing | NextLine::End => thread::yield_now(),
+            }
+        }
+        assert!((0..100).map(|n| n.to_string()).eq(lines));
+        reader.join().unwrap();
+    }
+
+    #[test]
     fn reader_blocks_while_the_queue_is_full() {
         const LINES: u64 = 40;
         let (_poll, waker) = waker();
-        let queue = Arc::new(LineQueue::default());
+        let queue = Arc::new(LineQueue::new(None));
         let line = vec![b'x'; QUEUED_BYTES_MAX / 4];
         let reader = {
             let (queue, line) = (queue.clone(), line.clone());

@@ -16,10 +16,13 @@ mod in_flight;
 mod line_queue;
 mod listen;
 mod options;
+mod pacer;
 mod printer;
 mod resume;
 mod send;
 mod session;
+mod since;
+mod skips;
 mod stream;
 mod target;
 #[cfg(feature = "tls")]
@@ -38,7 +41,11 @@ pub(crate) fn run(command: &Command) -> ExitCode {
     let (Command::Listen(options::ListenOptions { connect, .. })
     | Command::Send(options::SendOptions { connect, .. })) = command;
     diagnostics::init(connect.quiet);
-    if let Err(error) = connect.check() {
+    let checked = match command {
+        Command::Listen(options) => options.check(),
+        Command::Send(options) => options.connect.check(),
+    };
+    if let Err(error) = checked {
         report!("{error} (try --help)");
         return ExitCode::from(2);
     }

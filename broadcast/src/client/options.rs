@@ -6,13 +6,20 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use humphrey_ws::websocket_client::{HandshakeRequest, Header, InvalidHeader, Subprotocol};
 
-use super::failures;
+use super::end::End;
+use super::failures::{self, Failure};
+use super::pacer::Rate;
+use super::since::Since;
 use super::target::Target;
 use super::trust::Trust;
 use crate::room_name::RoomName;
+use crate::token::Token;
+
+const AUTHORIZATION: &str = "Authorization";
 
 const LISTEN_EXAMPLES: &str = "
 Examples:
@@ -21,8 +28,12 @@ Examples:
       grep --line-buffered error
 
   Print ten new messages to the room 'news' as JSON:
-    humphrey-broadcast listen --room news --json --count 10 \\
-      'ws://127.0.0.1:8080/?since=now'";
+    humphrey-broadcast listen --room news --json --count 10 --since now \\
+      ws://127.0.0.1:8080/
+
+  Subscribe to a channel of another server:
+    humphrey-broadcast listen --first '{\"op\":\"subscribe\",\"channel\":\"news\"}' \\
+      wss://stream.example/ws";
 
 const SEND_EXAMPLES: &str = "
 Examples:
@@ -31,7 +42,10 @@ Examples:
 
   Send to the room 'news', and fail unless the server broadcasts the line:
     echo hello | humphrey-broadcast send --room news --require-broadcast \\
-      ws://127.0.0.1:8080/";
+      ws://127.0.0.1:8080/
+
+  Replay a recording at 10 lines per second:
+    humphrey-broadcast send --rate 10 ws://127.0.0.1:8080/ <recording.txt";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -43,12 +57,14 @@ pub(crate) enum Command {
     ///
     /// When the connection ends, `listen` reconnects after a random delay of up to one second, which doubles up to --max-delay.
     /// A humphrey-broadcast with --history then replays the missed messages without duplicates, and `listen` reports those
-    /// that are no longer kept. The first connection begins with all kept messages, or with ws://.../ROOM?since=now with
-    /// new ones.
+    /// that are no longer kept. The first connection begins with all kept messages, unless --since says otherwise.
+    ///
+    /// On a terminal, standard error shows the progress while standard output is a file.
     ///
     /// Exit codes: 0 after --count messages, on Ctrl-C, SIGTERM or SIGHUP, on close code 1000, or when the reader closes
-    /// standard output; 1 after a permanent failure (see below), after --give-up-after, or if standard output cannot be
-    /// written; 2 if the command line is wrong.
+    /// standard output; 1 after a permanent failure (see below), after the first failure with --no-reconnect, after
+    /// --give-up-after, or if standard output cannot be written; 2 if the command line is invalid, or a file that it names
+    /// cannot be read; 128 plus its number after a second signal.
     #[allow(rustdoc::bare_urls)] // These docs are the help text.
     #[command(after_long_help = failures::help() + LISTEN_EXAMPLES)]
     Listen(ListenOptions),
@@ -67,8 +83,11 @@ pub(crate) enum Command {
     /// When the connection ends early, `send` reconnects and continues with the first line that was not wholly written.
     /// Lines that were written but not confirmed may be lost: they are not sent twice, but counted and reported at the end.
     ///
-    /// Exit codes: 0 if all lines have reached the server; 1 if some have not, or may not have, or the input could not be
-    /// read to its end; 2 if the command line is wrong.
+    /// On a terminal, standard error shows the progress unless standard input is a terminal as well.
+    ///
+    /// Exit codes: 0 if all lines have reached the server; 1 if some have not, or may not have, if there was no connection
+    /// after a failure that ends the attempts (see below), or if the input could not be read to its end; 2 if the command line is
+    /// invalid, or a file that it names cannot be read; 128 plus its number after a second signal.
     #[allow(rustdoc::bare_urls)] // These docs are the help text.
     #[command(after_long_help = failures::help() + SEND_EXAMPLES)]
     Send(SendOptions),
@@ -88,6 +107,22 @@ pub(crate) struct ListenOptions {
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<NonZeroU64>,
 
+    /// Send this line as a text message after each connect, before anything else, as many servers require to subscribe;
+    /// repeatable, in order. Other users of this machine can see the line in the process list
+    #[arg(long, value_name = "LINE")]
+    pub(crate) first: Vec<String>,
+
+    /// Print these messages of a humphrey-broadcast: 'all' that are kept and new ones, new ones from 'now' on, or those after
+    /// an ID that --json has printed. The room and everyone have histories of their own: after the ID of one, all kept
+    /// messages of the other are printed. ROOM_ID,EVERYONE_ID names both positions, of which one may be empty. Replaces
+    /// 'since' and 'room_since' in the URL. Default: what the URL says, or all
+    #[arg(long, value_name = "all|now|ID")]
+    pub(crate) since: Option<Since>,
+
+    /// Show the progress also if standard output is a pipe. Its reader should not print to the same terminal
+    #[arg(long, conflicts_with = "quiet")]
+    pub(crate) progress: bool,
+
     /// Give up after this long without a connection. 0 retries forever
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub(crate) give_up_after: u32,
@@ -106,6 +141,11 @@ pub(crate) struct SendOptions {
     /// it is a humphrey-broadcast with another value
     #[arg(long)]
     pub(crate) require_broadcast: bool,
+
+    /// Send at most N lines per second, evenly spaced, such as 100 or 0.5. Input is read no faster. Default: as fast as the
+    /// server reads
+    #[arg(long, value_name = "N")]
+    pub(crate) rate: Option<Rate>,
 }
 
 /// Options for reaching a server.
@@ -121,9 +161,15 @@ pub(crate) struct ConnectOptions {
     pub(crate) room: Option<RoomName>,
 
     /// Add a header to the handshake, such as 'Authorization: Bearer TOKEN'; repeatable. 'Host: NAME' replaces the name in
-    /// the URL, which a tunnel may need. Other users of this machine can see the header in the process list
+    /// the URL, which a tunnel may need. Other users of this machine can see the header in the process list:
+    /// for a token, prefer --token-file
     #[arg(long, value_name = "NAME: VALUE")]
     pub(crate) header: Vec<HeaderOption>,
+
+    /// Send the token in this file with the handshake, as a humphrey-broadcast with --read-token-file requires:
+    /// 'Authorization: Bearer TOKEN'. The file is read once, at the start
+    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(|path| Token::read(&path)))]
+    pub(crate) token_file: Option<Token>,
 
     /// With wss://, trust the certificate authorities in this PEM file, instead of those that this machine trusts. The
     /// certificate of a server with --tls-self-signed works, too
@@ -150,9 +196,21 @@ pub(crate) struct ConnectOptions {
     #[arg(long)]
     pub(crate) no_reconnect: bool,
 
-    /// Print only errors to standard error
-    #[arg(long)]
+    /// Print only errors to standard error, and show no progress
+    #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+impl ListenOptions {
+    /// Checks the options for conflicts. The error is the reason.
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.connect.check()?;
+        if self.since.is_some() && !self.connect.subprotocols().is_empty() {
+            let why = "--since can't be used with --subprotocol, which replaces the subprotocol that it needs";
+            return Err(why.to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// A value of `--header`.
@@ -202,6 +260,10 @@ impl ConnectOptions {
                 request = request.with_header(header.clone())?;
             }
         }
+        if let Some(token) = &self.token_file {
+            let value = format!("Bearer {}", token.secret());
+            request = request.with_header(Header::new(AUTHORIZATION, &value)?)?;
+        }
         for subprotocol in self.subprotocols() {
             request = request.with_subprotocol(subprotocol)?;
         }
@@ -226,6 +288,34 @@ impl ConnectOptions {
             }
         }
         Ok(())
+    }
+
+    /// Explains status 401 in terms of the command line.
+    pub(super) fn with_advice(&self, end: End) -> End {
+        let End::Failed {
+            failure: Failure::Status(401),
+            message,
+            retry_after,
+        } = end
+        else {
+            return end;
+        };
+        let is_authorization = |given: &HeaderOption| match given {
+            HeaderOption::Header(header) => header.name().eq_ignore_ascii_case(AUTHORIZATION),
+            HeaderOption::Subprotocols(_) => false,
+        };
+        let advice = if self.token_file.is_some() {
+            "; the file of --token-file has another token"
+        } else if self.header.iter().any(is_authorization) {
+            ""
+        } else {
+            "; name a file with the token: --token-file FILE"
+        };
+        End::Failed {
+            failure: Failure::Status(401),
+            message: message + advice,
+            retry_after,
+        }
     }
 
     /// The authorities that may have issued the server's certificate.

@@ -16,9 +16,11 @@ use super::failures::Failure;
 use super::in_flight::{ATTEMPTS_MAX, ConnectionResult, DropReason, InFlight};
 use super::line_queue::{LineQueue, NextLine};
 use super::options::SendOptions;
+use super::pacer::Pacer;
 use super::session::{self, ConnectionHandler, Flow};
 use crate::diagnostics::report;
 use crate::on_message::{ON_MESSAGE_HEADER, OnMessage};
+use crate::progress::{Progress, push_count};
 
 /// High-water mark of the write buffer; further lines stay in the queue.
 const UNWRITTEN_BYTES_MAX: usize = 64 << 10;
@@ -39,7 +41,9 @@ pub(super) fn run(options: &SendOptions) -> io::Result<ExitCode> {
         report!("type lines to send them to the server; Ctrl-D exits");
     }
     let mut sender = LineSender {
-        input: LineQueue::spawn_reader(event_loop.waker())?,
+        input: LineQueue::spawn_reader(event_loop.waker(), options.rate)?,
+        pacer: options.rate.map(Pacer::new),
+        paced_until: None,
         resend_queue: VecDeque::new(),
         in_flight: InFlight::default(),
         awaited_pong: None,
@@ -48,6 +52,7 @@ pub(super) fn run(options: &SendOptions) -> io::Result<ExitCode> {
         dropped: 0,
         delivered: 0,
         requires_broadcast: options.require_broadcast,
+        progress: progress(options),
         quiet: options.connect.quiet,
         has_warned: false,
         is_rejected: false,
@@ -61,8 +66,20 @@ pub(super) fn run(options: &SendOptions) -> io::Result<ExitCode> {
     Ok(sender.report_result(outcome))
 }
 
+/// The progress line; `None` on a terminal where lines are typed, with which it would be mixed.
+fn progress(options: &SendOptions) -> Option<Progress> {
+    if io::stdin().is_terminal() {
+        return None;
+    }
+    Progress::on_stderr(options.connect.quiet)
+}
+
 struct LineSender {
     input: Arc<LineQueue>,
+    /// `--rate`; `None` once the program is stopping.
+    pacer: Option<Pacer>,
+    /// When the next line may be sent, while one is waiting.
+    paced_until: Option<Instant>,
     /// Messages to resend, which were not wholly written when a connection ended.
     resend_queue: VecDeque<Message>,
     /// Unconfirmed messages of the current connection.
@@ -78,6 +95,8 @@ struct LineSender {
     delivered: u64,
     /// `--require-broadcast`.
     requires_broadcast: bool,
+    /// Counts the lines that were sent, once for each.
+    progress: Option<Progress>,
     quiet: bool,
     /// Whether the warning about `--on-message` was printed.
     has_warned: bool,
@@ -101,21 +120,52 @@ impl LineSender {
             return NextMessage::Message(message);
         }
         match self.input.pop() {
-            NextLine::Line(line) => NextMessage::Message(Message::new(line)),
+            NextLine::Line(line) => {
+                if let Some(progress) = &self.progress {
+                    progress.count(line.len());
+                }
+                NextMessage::Message(Message::new(line))
+            }
             NextLine::Nothing => NextMessage::Nothing,
             NextLine::End => NextMessage::End,
         }
     }
 
-    /// Sends messages until the socket is full.
+    /// Whether lines have to wait, so that the rate is kept. The end of the input does not wait.
+    fn is_paced(&mut self) -> bool {
+        let pacer = self.pacer.as_ref();
+        let Some(at) = pacer.and_then(|pacer| pacer.wait_until(Instant::now())) else {
+            return false;
+        };
+        if self.resend_queue.is_empty() {
+            if self.input.is_drained() {
+                return false;
+            }
+            // The reader wakes the event loop with the next line.
+            if self.input.len() == 0 {
+                return true;
+            }
+        }
+        self.paced_until = Some(at);
+        true
+    }
+
+    /// Sends messages until the socket is full, or as many as the rate allows.
     fn send_some(&mut self, connection: &mut ClientConnection) -> Result<Flow, End> {
+        // While the write buffer is full, the next line waits for the socket instead.
+        self.paced_until = None;
         for _ in 0..FILLS_MAX {
             while connection.unwritten_bytes() < UNWRITTEN_BYTES_MAX {
-                if self.is_paused(connection)? {
+                if self.is_paused(connection)? || self.is_paced() {
                     return Ok(Flow::Wait);
                 }
                 match self.next_message() {
-                    NextMessage::Message(message) => self.send(connection, message)?,
+                    NextMessage::Message(message) => {
+                        self.send(connection, message)?;
+                        if let Some(pacer) = &mut self.pacer {
+                            pacer.on_sent(Instant::now());
+                        }
+                    }
                     NextMessage::Nothing => return Ok(Flow::Wait),
                     NextMessage::End => return Ok(Flow::Close),
                 }
@@ -183,6 +233,17 @@ impl LineSender {
             self.awaited_pong = Some(sent);
         }
         Ok(())
+    }
+
+    /// The number of lines that were read, and that the server has not confirmed. Lines that wait for their time are not
+    /// waiting for the server.
+    fn waiting(&self) -> u64 {
+        let in_flight = self.in_flight.sent_count() - self.in_flight.confirmed_count();
+        let unsent = match self.pacer {
+            Some(_) => 0,
+            None => self.input.len(),
+        };
+        in_flight + (self.resend_queue.len() + unsent) as u64
     }
 
     /// Prints how many lines were delivered, and returns the exit code.
@@ -278,6 +339,7 @@ impl ConnectionHandler for LineSender {
         if is_stopping {
             self.input.end();
             self.pause = Pause::Never;
+            self.pacer = None;
         }
         if connection.is_closing() {
             return Ok(Flow::Wait);
@@ -292,8 +354,19 @@ impl ConnectionHandler for LineSender {
     fn deadline(&self) -> Option<Instant> {
         match self.pause {
             Pause::Until(_, by) => Some(by),
-            Pause::No | Pause::Never => None,
+            Pause::No | Pause::Never => self.paced_until,
         }
+    }
+
+    fn update_progress(&self) -> Option<Instant> {
+        self.progress.as_ref()?.update(Instant::now(), |text| {
+            let waiting = self.waiting();
+            if waiting > 0 {
+                text.push_str(", ");
+                push_count(text, waiting);
+                text.push_str(" waiting for the server");
+            }
+        })
     }
 
     fn on_end(&mut self, connection: &ClientConnection, end: &End) {
@@ -319,7 +392,7 @@ impl ConnectionHandler for LineSender {
         for message in report.to_resend.into_iter().rev() {
             self.resend_queue.push_front(message);
         }
-        (self.awaited_pong, self.pause) = (None, Pause::No);
+        (self.awaited_pong, self.pause, self.paced_until) = (None, Pause::No, None);
     }
 
     fn is_done(&self) -> bool {

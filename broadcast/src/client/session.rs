@@ -41,6 +41,11 @@ pub(super) trait ConnectionHandler {
     /// Called after the handshake. An error closes the connection: the server is not acceptable.
     fn on_open(&mut self, accepted: &Accepted) -> Result<(), End>;
 
+    /// Called before the first turn of a connection: what it sends precedes everything else.
+    fn begin(&mut self, _: &mut ClientConnection) -> Result<(), End> {
+        Ok(())
+    }
+
     /// Called with each message and pong.
     fn on_event(&mut self, connection: &mut ClientConnection, event: Event) -> Result<(), End>;
 
@@ -55,6 +60,9 @@ pub(super) trait ConnectionHandler {
     fn deadline(&self) -> Option<Instant> {
         None
     }
+
+    /// Updates the progress line, if there is one. Returns when the next update is due if nothing happens before.
+    fn update_progress(&self) -> Option<Instant>;
 
     /// Called at the end of a connection.
     fn on_end(&mut self, connection: &ClientConnection, end: &End);
@@ -171,7 +179,10 @@ pub(super) fn run<P: ConnectionHandler>(
                 let wanted = handler.on_open(&opened.accepted);
                 let mut connection = ClientConnection::new(opened, seconds(connect.heartbeat));
                 let end = match wanted {
-                    Ok(()) => exchange_messages(event_loop, &mut connection, handler),
+                    Ok(()) => match handler.begin(&mut connection) {
+                        Ok(()) => exchange_messages(event_loop, &mut connection, handler),
+                        Err(end) => end,
+                    },
                     Err(end) => close_unwanted(&mut connection, end),
                 };
                 handler.on_end(&connection, &end);
@@ -182,9 +193,10 @@ pub(super) fn run<P: ConnectionHandler>(
                 end
             }
             Err(end) if offers.failed(end.failure()) => continue,
-            Err(end) => end,
+            Err(end) => connect.with_advice(end),
         };
-        if handler.is_done() {
+        // Without a connection, an empty input is no success: the server may be refusing the client.
+        if has_connected && handler.is_done() {
             return Ok(Outcome::Done);
         }
         if event_loop.is_stopping() {
@@ -214,7 +226,8 @@ pub(super) fn run<P: ConnectionHandler>(
             if event_loop.is_stopping() {
                 return Ok(Outcome::Stopped);
             }
-            event_loop.wait(Some(until))?;
+            let next = handler.update_progress().map_or(until, |at| at.min(until));
+            event_loop.wait(Some(next))?;
         }
     }
 }
@@ -278,7 +291,14 @@ fn exchange_messages<P: ConnectionHandler>(
 ) -> End {
     loop {
         match run_turn(event_loop, connection, handler) {
-            Ok(until) => {
+            Ok(mut until) => {
+                // While the program is stopping, a second signal may end it at once, without erasing the line.
+                if !event_loop.is_stopping() {
+                    until = [until, handler.update_progress()]
+                        .into_iter()
+                        .flatten()
+                        .min();
+                }
                 if let Err(error) = event_loop.wait(until) {
                     return End::failed(Failure::LocalError, error);
                 }

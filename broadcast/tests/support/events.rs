@@ -15,9 +15,10 @@ impl Events {
     pub(crate) fn open(program: &Program, path: &str, headers: &str) -> Self {
         let mut socket = TcpStream::connect(program.address()).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let host = program.address();
         write!(
             socket,
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n"
         )
         .unwrap();
         let mut events = Self {

@@ -16,6 +16,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -52,8 +53,14 @@ fn is_sighup_ignored() -> bool {
 
 /// Runs the program to its end, without input. Returns its exit code, standard output and standard error.
 pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
+    run_with(&[], arguments)
+}
+
+/// Runs the program with these variables in its environment.
+pub(crate) fn run_with(variables: &[(&str, &str)], arguments: &[&str]) -> (i32, String, String) {
     let child = program()
         .args(arguments)
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -73,6 +80,28 @@ pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
         text(output.stdout),
         text(output.stderr),
     )
+}
+
+/// A file that is removed when dropped.
+pub(crate) struct TempFile(PathBuf);
+
+impl TempFile {
+    /// The name must be unique among all tests.
+    pub(crate) fn new(name: &str, content: &[u8]) -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::write(&path, content).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Waits until a condition holds, at most for [`DEADLINE`].
@@ -342,14 +371,22 @@ impl Client {
         path: &str,
         subprotocol: Option<&'static str>,
     ) -> Result<Self, u16> {
+        let header = subprotocol.map(|subprotocol| ("Sec-WebSocket-Protocol", subprotocol));
+        Self::connect_with(address, path, header.as_slice())
+    }
+
+    /// Connects with further headers.
+    pub(crate) fn connect_with(
+        address: SocketAddr,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Self, u16> {
         let mut request = format!("ws://{address}{path}")
             .into_client_request()
             .unwrap();
-        if let Some(subprotocol) = subprotocol {
-            request.headers_mut().insert(
-                "Sec-WebSocket-Protocol",
-                HeaderValue::from_static(subprotocol),
-            );
+        for &(name, value) in headers {
+            let value = HeaderValue::from_str(value).unwrap();
+            request.headers_mut().insert(name, value);
         }
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();

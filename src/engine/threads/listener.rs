@@ -35,7 +35,9 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) fn new(mut socket: TcpListener, hub: Arc<Hub>, poll: &Poll) -> io::Result<Self> {
-        limit_unsent(&socket, hub.settings.slow_consumer);
+        if hub.settings.slow_consumer.prefers_new() {
+            limit_unsent(&socket);
+        }
         socket.register(poll.registry(), LISTENER, Interest::READABLE)?;
         Ok(Self {
             socket,
