@@ -69,6 +69,7 @@ mod compression;
 mod compressors;
 #[cfg(feature = "__tls")]
 mod crypto;
+mod drain;
 mod engine;
 pub mod error;
 pub mod files;
@@ -118,6 +119,7 @@ pub use async_app::{Everywhere, HistoryGap};
 pub use cluster::Cluster;
 #[cfg(feature = "deflate")]
 pub use compression::Compression;
+pub use drain::Drain;
 pub use engine::Presence;
 pub use error::{
     JoinError, JoinErrorReason, PresenceError, PresenceErrorReason, SendError, SendErrorReason,

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Message, SendErrorReason};
+use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Drain, Message, SendErrorReason};
 use support::{Client, DEADLINE, eventually, raw_websocket, start};
 
 #[test]
@@ -185,4 +185,39 @@ fn stream_state_is_dropped_on_a_handler_thread() {
     other.send("still here");
     assert_eq!(other.receive_text(), "still here");
     running.shutdown(Duration::from_millis(100));
+}
+
+#[test]
+fn drain_serves_everyone_until_their_turn_then_closes_with_1012() {
+    let app: AsyncWebsocketApp<()> =
+        AsyncWebsocketApp::new().with_message_handler(|stream, message, _| stream.send(message));
+    let (running, address) = start(app);
+    let sender = running.sender();
+    let mut clients: Vec<Client> = (0..3).map(|_| Client::connect(address)).collect();
+    eventually("all are connected", || sender.connections() == 3);
+    // The first close is a sixth of the time away, longer than the test may take.
+    sender.shutdown_over(DEADLINE * 10);
+    assert!(!sender.is_ready(), "while it drains");
+    clients.push(Client::connect(address));
+    for client in &mut clients {
+        client.send("still served");
+        assert_eq!(client.receive_text(), "still served");
+    }
+    // A second call shortens it.
+    sender.shutdown_over(
+        Drain::new(Duration::from_millis(200)).retry_after(Duration::from_millis(1_250)),
+    );
+    for mut client in clients {
+        let close = client.receive_to_close().1.unwrap();
+        let reason = "server is restarting, retry-after=1.250";
+        assert_eq!((u16::from(close.code), &*close.reason), (1012, reason));
+    }
+    running.join();
+    assert!(sender.try_broadcast("late").is_err());
+}
+
+#[test]
+fn drain_without_connections_ends_at_once() {
+    let (running, _) = start(AsyncWebsocketApp::<()>::new());
+    running.shutdown_over(DEADLINE * 100);
 }

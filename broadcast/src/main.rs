@@ -48,8 +48,8 @@ mod token;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::thread;
 use std::time::Duration;
 
@@ -126,6 +126,7 @@ fn invalid_option(error: io::Error) -> io::Error {
 
 /// Runs the server until it is stopped. Returns whether all of the input was read and sent.
 fn run(options: &Options) -> io::Result<bool> {
+    // Set by the first signal, before anything else happens.
     let stopping = Arc::new(AtomicBool::new(false));
     let files = options.followed_files()?;
     let (connections_max, connections_warning) =
@@ -140,8 +141,7 @@ fn run(options: &Options) -> io::Result<bool> {
     let sender = app.sender();
     {
         let sender = sender.clone();
-        let stop = move || sender.shutdown(SHUTDOWN_TIMEOUT);
-        signals::handle(stopping.clone(), stop, reload)?;
+        signals::handle(stopping.clone(), stop(options, sender), reload)?;
     }
     let metrics = metrics::serve(options, sender.clone(), &probes)?;
     let running = app.start()?;
@@ -182,6 +182,27 @@ fn run(options: &Options) -> io::Result<bool> {
         report!("{}", summary(input.lines(), &metrics));
     }
     Ok(!input.has_failed())
+}
+
+/// Returns what a signal does.
+fn stop(options: &Options, sender: AsyncSender) -> impl Fn() + Send + 'static {
+    let (drain, quiet) = (options.drain(), options.quiet);
+    let announced = Once::new();
+    move || {
+        let Some(drain) = drain else {
+            return sender.shutdown(SHUTDOWN_TIMEOUT);
+        };
+        announced.call_once(|| {
+            let clients = sender.connections();
+            if !quiet && clients > 0 {
+                report!(
+                    "closing the connections ({clients}) over {} s (--drain); a second signal ends the program at once",
+                    drain.over.as_secs_f64()
+                );
+            }
+        });
+        sender.shutdown_over(drain.settings);
+    }
 }
 
 /// Says where the server listens, and what to know about it.
@@ -227,12 +248,15 @@ fn start_input(
     stopping: Arc<AtomicBool>,
 ) -> io::Result<()> {
     let (exit_on_eof, quiet) = (options.exit_on_eof, options.quiet);
+    let goes_on_draining = options.drain().is_some();
     let room = options.room.clone().unwrap_or_else(RoomName::everyone);
     let by_prefix = options.prefix_room;
     let thread = thread::Builder::new().name("standard input".into());
     thread.spawn(move || {
         let to = InputRooms::new(&rooms, &room, by_prefix);
-        input.broadcast(to, &stopping);
+        let never = AtomicBool::new(false);
+        // Clients that are still connected get the lines that come while the others are closed.
+        input.broadcast(to, if goes_on_draining { &never } else { &stopping });
         if exit_on_eof {
             stopping.store(true, Ordering::SeqCst);
             sender.shutdown(FLUSH_TIMEOUT);

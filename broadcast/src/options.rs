@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 use humphrey_ws::ping::Heartbeat;
-use humphrey_ws::{AllowedHosts, Limits, OptionNames, Origins, SlowConsumer, TrustedProxies};
+use humphrey_ws::{
+    AllowedHosts, Drain, Limits, OptionNames, Origins, SlowConsumer, TrustedProxies,
+};
 
 use crate::client;
 use crate::files::{self, FollowedFiles};
@@ -67,6 +69,7 @@ mod heading {
     pub(super) const TLS: &str = "TLS";
     #[cfg(feature = "cluster")]
     pub(super) const CLUSTER: &str = "Several nodes";
+    pub(super) const OPERATION: &str = "Operation";
     pub(super) const MONITORING: &str = "Monitoring";
 }
 
@@ -87,7 +90,8 @@ const PONG_WAIT: Duration = Duration::from_secs(10);
 ///
 /// Clients without WebSocket receive the same messages as server-sent events from /events or /events/ROOM.
 ///
-/// Ctrl-C, SIGTERM or SIGHUP closes every connection with code 1001 and ends the program; under nohup, SIGHUP is ignored.
+/// Ctrl-C, SIGTERM or SIGHUP closes every connection with code 1001 and ends the program, or with 1012 and evenly over the time of
+/// --drain; under nohup, SIGHUP is ignored.
 /// With TLS, SIGHUP loads the certificate again.
 ///
 /// Each option may come from the environment, as HUMPHREY_BROADCAST_LISTEN for --listen; flags are on unless the value is 0,
@@ -290,6 +294,18 @@ pub(crate) struct Options {
     #[arg(long, help_heading = heading::CLIENTS, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) events_keep_alive: u32,
 
+    /// After a signal, close the connections evenly over this time instead of all at once, so that the clients do not come back
+    /// all at once either. Meanwhile /ready is 503, and everything else goes on. Each client gets close code 1012 and how long to
+    /// wait before it reconnects (--drain-wait), which the page, 'listen' and 'send' do. The program ends earlier if no
+    /// connection is left. Fractions such as 0.5 are allowed. Default: close all with 1001
+    #[arg(long, help_heading = heading::OPERATION, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) drain: Option<Duration>,
+
+    /// With --drain: how long each client waits before it reconnects. Default: 1 with --cluster, because other nodes take over;
+    /// otherwise a second more than --drain, because this server is started again
+    #[arg(long, help_heading = heading::OPERATION, value_name = "SECONDS", value_parser = parse_wait, requires = "drain")]
+    pub(crate) drain_wait: Option<Duration>,
+
     /// Print only errors to standard error
     #[arg(long, help_heading = heading::MONITORING)]
     pub(crate) quiet: bool,
@@ -315,6 +331,13 @@ pub(crate) enum Subcommand {
     ///
     /// humphrey-broadcast completions bash >~/.local/share/bash-completion/completions/humphrey-broadcast
     Completions { shell: Shell },
+}
+
+/// How the connections are closed after a signal.
+#[derive(Clone, Copy)]
+pub(crate) struct DrainOptions {
+    pub(crate) over: Duration,
+    pub(crate) settings: Drain,
 }
 
 /// The command-line names of [`SlowConsumer`].
@@ -347,6 +370,16 @@ impl Options {
             SlowClient::DropNewest => SlowConsumer::DropNewest,
             SlowClient::SkipAhead => SlowConsumer::SkipAhead,
         }
+    }
+
+    /// How the connections are closed after a signal; `None`: all at once.
+    pub(crate) fn drain(&self) -> Option<DrainOptions> {
+        let over = self.drain?;
+        let settings = match self.drain_wait {
+            Some(wait) => Drain::new(over).retry_after(wait),
+            None => Drain::new(over),
+        };
+        Some(DrainOptions { over, settings })
     }
 
     pub(crate) fn origins(&self) -> Origins {
@@ -556,6 +589,12 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds| *seconds > 0.0);
     let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     time.ok_or_else(|| "must be a number of seconds above 0".to_owned())
+}
+
+fn parse_wait(text: &str) -> Result<Duration, String> {
+    let wait = text.parse().ok().map(Duration::try_from_secs_f64);
+    wait.and_then(Result::ok)
+        .ok_or_else(|| "must be a number of seconds".to_owned())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

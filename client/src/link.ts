@@ -43,6 +43,7 @@ const SLOW_RETRY_CODES = [1002, 1003, 1007, 1010, 1013];
 const enum Code {
   /** Stands for a missing close code (RFC 6455 §7.1.5). */
   Abnormal = 1006,
+  Restart = 1012,
   /** The session has expired; an address that is a function can return a new token. */
   Unauthorized = 3000,
 }
@@ -176,8 +177,11 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     if (verdict === false) return end(code, reason);
     emptyAttempts = wasUseful ? 0 : emptyAttempts + 1;
     if (hasLasted) failures = 0;
-    isFastRetry = verdict === true && !SLOW_RETRY_CODES.includes(code);
+    // The wait in seconds that a restarting server has named, so that its clients do not all come back at once.
+    const told = code === Code.Restart && reason.match(/retry-after=([\d.]+)/);
+    isFastRetry = verdict === true && !told && !SLOW_RETRY_CODES.includes(code);
     const delay = typeof verdict === "number" ? verdict
+      : told ? +told[1]! * 1_000
       : isFastRetry ? Math.random() * Math.min(delayMax, settings.delayFirst * 2 ** failures)
       : halfJittered(delayMax);
     failures = Math.min(failures + 1, 30);

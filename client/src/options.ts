@@ -34,7 +34,7 @@ export interface Options {
   procedures?: boolean;
   /**
    * The first reconnect delay, which doubles up to `delayMax`. The actual delay is random between 0 and this (full jitter),
-   * so that clients do not all reconnect at once. Default: 500.
+   * so that clients do not all reconnect at once. Default: 2,000.
    */
   delayFirst?: number;
   /** The longest reconnect delay. Default: 15,000. */
@@ -45,7 +45,7 @@ export interface Options {
   openTimeout?: number;
   /**
    * Decides by the close code whether to reconnect: `false` stops, `true` reconnects, a number reconnects after that delay,
-   * and `undefined` selects the default: stop after 1000, 1008 and application codes (3001–4999), reconnect after a long
+   * and `undefined` selects the default: wait as long as the reason of a 1012 says (`retry-after=1.5`, in seconds), stop after 1000, 1008 and application codes (3001–4999), reconnect after a long
    * delay after 1002, 1003, 1007, 1010 and 1013, and reconnect after all others. These include 3000: the session has expired,
    * and an address that is a function can return a new token.
    */
@@ -85,7 +85,7 @@ export function withDefaults(options: Options): Settings {
   const settings: Settings = {
     protocols: [],
     procedures: true,
-    delayFirst: 500,
+    delayFirst: 2_000,
     delayMax: 15_000,
     lasted: 5_000,
     openTimeout: 10_000,

@@ -119,6 +119,28 @@ const ROWS = {
   },
 
   'the connection is lost or closed with 1001, 1005, 1006, 1011, 1012 or 1014': (t) => closing(t, [1001, 1005, 1006, 1011, 1012, 1014]),
+  async 'the server restarts, and says how long (1012 with a reason such as `retry-after=1.5`, in seconds)'(t) {
+    const mock = await Mock.start(t);
+    for (const [options, code, reason, delay] of [
+      [{}, 1012, 'server is restarting, retry-after=7.250', 7_250],
+      [{ reconnect: () => true }, 1012, 'retry-after=30', 30_000],
+      [{ reconnect: () => 20_000 }, 1012, 'retry-after=30', 20_000],
+      // Anyone may say so, but only this code means it.
+      [{}, 1011, 'retry-after=30', null],
+      [{}, 1012, 'retry-after=soon', null],
+    ]) {
+      const connection = open(t, mock.url, options);
+      await connection.is('open');
+      let wait;
+      connection.states(({ name, until }) => name === 'waiting' && (wait ??= until - Date.now()));
+      mock.peers.at(-1).socket.close(code, reason);
+      await until(() => wait !== undefined);
+      if (delay === null) assert.ok(wait <= 50, `${code} ${reason}: ${wait}`);
+      else assert.ok(wait <= delay && wait > delay - 1_000, `${code} ${reason}: ${wait}`);
+      connection.close();
+    }
+    return 'late';
+  },
   'the server is overloaded (1013)': (t) => closing(t, [1013]),
   'the server detected a protocol error (1002, 1003, 1007, 1010)': (t) => closing(t, [1002, 1003, 1007, 1010]),
 

@@ -117,6 +117,10 @@ where
         self.ending(session, PeerEnd::Gone);
     }
 
+    fn drained(&self) {
+        self.shared.end_drain();
+    }
+
     fn stream_ended(&self, session: &Session) {
         if let Some(presence) = self.shared.rooms.presence() {
             presence.stream_ended(session);

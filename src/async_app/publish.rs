@@ -21,6 +21,7 @@ use super::rooms::{RoomDirectory, RoomSettings};
 
 #[cfg(feature = "cluster")]
 use crate::cluster::{ClusterHandle, DirectAction};
+use crate::drain::Drain;
 use crate::engine::{self, Command, Expiry, Hub, LocalId, PushError, Session, Status};
 use crate::error::{SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
@@ -411,7 +412,7 @@ impl AppShared {
         if !self.rooms.are_histories_served() {
             return false;
         }
-        self.running().is_some()
+        self.running().is_some_and(|hub| !hub.is_draining())
     }
 
     pub(super) fn check_len(&self, hub: &Hub, message: &Message) -> Result<(), SendErrorReason> {
@@ -599,6 +600,29 @@ impl AppShared {
         let mut parts = vec![("none".to_owned(), self.common_metrics())];
         parts.extend((0..).map(|n: usize| n.to_string()).zip(shards));
         metrics::render(&parts)
+    }
+
+    /// Begins to close all connections evenly. In the end, the engine calls `Program::drained`, which shuts the app down.
+    pub(super) fn shutdown_over(&self, drain: Drain) {
+        let Some(hub) = self.running() else {
+            return self.shutdown(Duration::ZERO);
+        };
+        hub.drain(drain.over, drain.wait(self.has_other_nodes()));
+    }
+
+    /// Shuts the app down after a drain: the clients that are left get as long as a closing handshake may take.
+    pub(super) fn end_drain(&self) {
+        if let Some(hub) = self.running() {
+            self.shutdown(hub.settings.limits.close_timeout);
+        }
+    }
+
+    /// Whether other nodes can take over the clients of this one.
+    fn has_other_nodes(&self) -> bool {
+        #[cfg(feature = "cluster")]
+        return self.cluster.get().is_some();
+        #[cfg(not(feature = "cluster"))]
+        false
     }
 
     pub(super) fn shutdown(&self, wait: Duration) {

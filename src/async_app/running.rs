@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::presence::PresenceThreads;
 use super::publish::AppShared;
 use super::sender::AsyncSender;
+use crate::drain::Drain;
 use crate::engine::Engine;
 
 /// An app that was started with [`AsyncWebsocketApp::start`](crate::AsyncWebsocketApp::start).
@@ -40,6 +41,12 @@ impl RunningApp {
         }
         #[cfg(feature = "cluster")]
         self.shared.end_cluster();
+    }
+
+    /// Closes all connections evenly over a time ([`AsyncSender::shutdown_over`]), and waits until the app has stopped.
+    pub fn shutdown_over(self, drain: impl Into<Drain>) {
+        self.shared.shutdown_over(drain.into());
+        self.join();
     }
 
     /// Shuts the app down ([`AsyncSender::shutdown`]) and waits until it has stopped.

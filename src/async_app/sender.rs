@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::connection_id::ConnectionId;
 use super::publish::{AppShared, Blocking, Recipients};
 use super::room::Room;
+use crate::drain::Drain;
 use crate::error::SendError;
 use crate::message::Message;
 use crate::metrics::Metrics;
@@ -238,7 +239,8 @@ impl AsyncSender {
 
     /// Returns whether the app is ready to serve clients, as a load balancer's health check asks.
     ///
-    /// It is false before [`start`](crate::AsyncWebsocketApp::start), and from [`shutdown`](Self::shutdown) on. In between it
+    /// It is false before [`start`](crate::AsyncWebsocketApp::start), and from [`shutdown`](Self::shutdown) or
+    /// [`shutdown_over`](Self::shutdown_over) on. In between it
     /// is true, except for an app that has both `with_cluster` and
     /// [`with_history`](crate::AsyncWebsocketApp::with_history): while one of its broker servers is not connected, rooms with a
     /// history get no messages, so it is false then. Without `with_history`, a node of a cluster stays ready during an outage of
@@ -303,6 +305,31 @@ impl AsyncSender {
     /// ```
     pub fn prometheus(&self) -> String {
         self.0.prometheus()
+    }
+
+    /// Begins a shutdown that clients hardly notice, for a deploy, and returns at once.
+    ///
+    /// [`is_ready`](Self::is_ready) is false from now on, so that a load balancer sends new clients elsewhere. Everything else
+    /// goes on: messages are delivered, and clients that still come are served. The connections are closed one after the other,
+    /// evenly over the time of the [`Drain`], each after the messages that were sent to it before. Then the app shuts down
+    /// ([`shutdown`](Self::shutdown)) within [`Limits::close_timeout`](field@crate::Limits::close_timeout); earlier, if no connection is left. A call
+    /// of `shutdown` ends the drain at once; another of this method can only shorten it.
+    ///
+    /// Each client gets a close frame with 1012 (service restart, RFC 6455 §7.4.1) and a reason like
+    /// `server is restarting, retry-after=1.000`: how many seconds to wait before it reconnects ([`Drain::retry_after`]). The
+    /// JavaScript client and `humphrey-broadcast` wait for that time. An event stream gets it as the reconnection time of
+    /// WHATWG HTML §9.2.6. So clients come back as evenly as they were closed, and resume the histories of their rooms.
+    ///
+    /// ```no_run
+    /// # use humphrey_ws::AsyncSender;
+    /// use std::time::Duration;
+    ///
+    /// # fn on_sigterm(sender: &AsyncSender) {
+    /// sender.shutdown_over(Duration::from_secs(20));
+    /// # }
+    /// ```
+    pub fn shutdown_over(&self, drain: impl Into<Drain>) {
+        self.0.shutdown_over(drain.into());
     }
 
     /// Begins a graceful shutdown and returns at once. [`AsyncWebsocketApp::run`](crate::AsyncWebsocketApp::run)

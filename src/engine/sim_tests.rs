@@ -15,6 +15,8 @@ mod compression;
 #[cfg(test)]
 mod costs;
 pub(crate) mod dialogue;
+#[cfg(test)]
+mod draining;
 pub(crate) mod game;
 #[cfg(test)]
 mod handshakes;

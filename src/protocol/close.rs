@@ -2,9 +2,31 @@
 
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 /// The maximum length of a close reason in bytes: a control frame's 125 bytes minus 2 for the code (RFC 6455 §5.5).
 pub const REASON_BYTES_MAX: usize = 123;
+
+/// What stands before the wait in a close reason.
+const RETRY_AFTER: &str = "retry-after=";
+
+/// The close reason of a server that restarts. It tells the client how many seconds to wait before it reconnects.
+pub(crate) fn restart_reason(wait: Duration) -> String {
+    let (seconds, millis) = (wait.as_secs(), wait.subsec_millis());
+    format!("server is restarting, {RETRY_AFTER}{seconds}.{millis:03}")
+}
+
+/// How long a server that restarts asks its client to wait, if it does ([`restart_reason`]).
+#[cfg(any(feature = "client", test))]
+pub(crate) fn retry_after(code: Option<CloseCode>, reason: &str) -> Option<Duration> {
+    if code != Some(CloseCode::SERVICE_RESTART) {
+        return None;
+    }
+    let (_, wait) = reason.split_once(RETRY_AFTER)?;
+    let end = wait.find(|c: char| !c.is_ascii_digit() && c != '.');
+    let seconds: f64 = wait[..end.unwrap_or(wait.len())].parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
 
 /// A close code that a close frame may carry (RFC 6455 §7.4 and the IANA registry).
 ///
@@ -43,7 +65,8 @@ impl CloseCode {
     pub const MANDATORY_EXTENSION: Self = Self(1010);
     /// 1011: the server hit an unexpected condition.
     pub const INTERNAL_ERROR: Self = Self(1011);
-    /// 1012: the service is restarting. Clients reconnect after a random delay.
+    /// 1012: the service is restarting. Clients reconnect after a random delay, or after the one that the reason names
+    /// ([`AsyncSender::shutdown_over`](crate::AsyncSender::shutdown_over)).
     pub const SERVICE_RESTART: Self = Self(1012);
     /// 1013: the service is overloaded. Clients try again later.
     pub const TRY_AGAIN_LATER: Self = Self(1013);

@@ -134,6 +134,11 @@ pub(crate) enum Position<'a> {
     AtOnce(&'a str),
 }
 
+/// Encodes the reconnection delay in milliseconds, which takes effect at once. It is no event, since it has no data.
+pub(crate) fn retry(retry_ms: u64) -> Vec<u8> {
+    format!("retry: {retry_ms}\n\n").into_bytes()
+}
+
 /// Encodes the start of a stream: the reconnection delay in milliseconds, which takes effect at once, and the client's
 /// position.
 pub(crate) fn preamble(retry_ms: u64, position: Position<'_>) -> Vec<u8> {

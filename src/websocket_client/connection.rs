@@ -3,11 +3,12 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use super::random::MaskingKeys;
 use crate::limits::Limits;
 use crate::message::Message;
-use crate::protocol::close::CloseCode;
+use crate::protocol::close::{self, CloseCode};
 use crate::protocol::close_frame::CloseFrame;
 #[cfg(feature = "deflate")]
 use crate::protocol::connection::MessagePayload;
@@ -70,6 +71,27 @@ pub enum Event {
     Pong(Vec<u8>),
     /// A close frame, with its code if it has one, and its reason. No event follows it. [`Connection::answer`] answers it.
     Close(Option<CloseCode>, String),
+}
+
+impl Event {
+    /// How long the server asks its client to wait before it reconnects, if this is the close frame of a server that restarts
+    /// (code 1012) with a reason such as `retry-after=1.500`, in seconds: see
+    /// [`AsyncSender::shutdown_over`](crate::AsyncSender::shutdown_over).
+    ///
+    /// ```
+    /// use humphrey_ws::{CloseCode, websocket_client::Event};
+    /// use std::time::Duration;
+    ///
+    /// let reason = "server is restarting, retry-after=1.500".to_owned();
+    /// let close = Event::Close(Some(CloseCode::SERVICE_RESTART), reason);
+    /// assert_eq!(close.retry_after(), Some(Duration::from_millis(1_500)));
+    /// ```
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Close(code, reason) => close::retry_after(*code, reason),
+            _ => None,
+        }
+    }
 }
 
 impl PartialEq for Event {

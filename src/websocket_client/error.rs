@@ -4,12 +4,13 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::connection::ProtocolError;
 use super::handshake::HandshakeError;
 use super::header::InvalidHeader;
 use super::url::InvalidUrl;
-use crate::protocol::close::CloseCode;
+use crate::protocol::close::{self, CloseCode};
 #[cfg(feature = "__client-tls")]
 use crate::tls_client::TlsError;
 
@@ -99,6 +100,17 @@ impl fmt::Display for ClientError {
                 write!(f, "the server violated the WebSocket protocol: {error}")
             }
             Self::Lost(error) => write!(f, "the connection was lost: {error}"),
+        }
+    }
+}
+
+impl ClientError {
+    /// How long the server asks its client to wait before it reconnects: see
+    /// [`Event::retry_after`](super::Event::retry_after).
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Closed { code, reason } => close::retry_after(*code, reason),
+            _ => None,
         }
     }
 }

@@ -111,7 +111,7 @@ pub(crate) const IMPLS: [(&str, &str, &[&str]); 2] = [
 pub(crate) const SLAB_LOOKUPS_MAX: usize = 5;
 
 /// Types that depend on no other module: everything above `protocol` may use them.
-pub(crate) const LEAVES: [&str; 23] = [
+pub(crate) const LEAVES: [&str; 24] = [
     "atomic",
     "authority",
     "sync",
@@ -124,6 +124,7 @@ pub(crate) const LEAVES: [&str; 23] = [
     "compression",
     "compressors",
     "crypto",
+    "drain",
     "limits",
     "metrics",
     "hosts",
@@ -138,7 +139,7 @@ pub(crate) const LEAVES: [&str; 23] = [
 ];
 
 /// The arrows between top-level modules: each module, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-pub(crate) const ARROWS: [(&str, &[&str]); 37] = [
+pub(crate) const ARROWS: [(&str, &[&str]); 38] = [
     ("authority", &[]),
     ("sync", &[]),
     ("atomic", &["sync"]),
@@ -168,6 +169,7 @@ pub(crate) const ARROWS: [(&str, &[&str]); 37] = [
     ),
     // The provider of the cryptography of TLS.
     ("crypto", &[]),
+    ("drain", &[]),
     ("limits", &[]),
     ("metrics", &["atomic"]),
     // A list of hosts can be derived from a list of origins.

@@ -202,11 +202,11 @@ impl ClientConnection {
                 }
                 Ok(None) => return Ok(None),
                 Ok(Some(Event::Ping(_))) => self.reply()?,
-                Ok(Some(Event::Close(code, reason))) => {
+                Ok(Some(event @ Event::Close(..))) => {
                     // Sends the answer to the close frame, as far as possible.
                     let _ = self.reply();
                     let _ = self.write_out();
-                    return Err(self.closed_by(code, &reason));
+                    return Err(self.closed_by(&event));
                 }
                 Ok(Some(event)) => {
                     self.has_received = true;
@@ -224,7 +224,11 @@ impl ClientConnection {
         Ok(None)
     }
 
-    fn closed_by(&self, code: Option<CloseCode>, reason: &str) -> End {
+    fn closed_by(&self, close: &Event) -> End {
+        let (code, reason) = match close {
+            Event::Close(code, reason) => (*code, reason.as_str()),
+            _ => (None, ""),
+        };
         // With any other code both sides have closed at the same time, and the server may not have read everything.
         if self.close_sent.is_some() && code.is_none_or(|code| code == CloseCode::NORMAL) {
             return End::Done;
@@ -237,7 +241,8 @@ impl ClientConnection {
         if !reason.is_empty() {
             message += &format!(" ({})", printable(reason));
         }
-        End::failed(Failure::Closed(code.unwrap_or(1005)), message)
+        let failure = Failure::Closed(code.unwrap_or(1005));
+        End::failed_until(failure, message, close.retry_after())
     }
 
     /// Queues the pending pong or close frame. Pongs are deferred while the write buffer is long.

@@ -27,9 +27,6 @@ const ADDRESS_WAIT: Duration = Duration::from_secs(5);
 /// How long to wait for the body of a refusal, whose head is already known.
 const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 
-/// Upper bound for the server's `Retry-After`.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
-
 const READ_BYTES: usize = 4 << 10;
 
 /// A connection after its handshake.
@@ -106,17 +103,12 @@ fn perform_handshake(
 fn refused(error: &HandshakeError) -> End {
     let (failure, retry_after) = match error {
         HandshakeError::Refused(refusal) => {
-            let retry_after = refusal.retry_after().unwrap_or_default();
-            (Failure::Status(refusal.status()), retry_after)
+            (Failure::Status(refusal.status()), refusal.retry_after())
         }
-        HandshakeError::HungUp => (Failure::HandshakeAborted, Duration::ZERO),
-        _ => (Failure::NotWebSocket, Duration::ZERO),
+        HandshakeError::HungUp => (Failure::HandshakeAborted, None),
+        _ => (Failure::NotWebSocket, None),
     };
-    End::Failed {
-        failure,
-        message: error.to_string(),
-        retry_after: retry_after.min(RETRY_AFTER_MAX),
-    }
+    End::failed_until(failure, error, retry_after)
 }
 
 fn resolve(

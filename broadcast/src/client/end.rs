@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use super::failures::Failure;
 
+/// The upper bound of the wait that a server asks for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+
 /// Why a connection has ended, or could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
@@ -16,8 +19,8 @@ pub(super) enum End {
     Failed {
         failure: Failure,
         message: String,
-        /// The server's `Retry-After`.
-        retry_after: Duration,
+        /// How long the server has asked to wait: its `Retry-After`, or what its close reason says.
+        retry_after: Option<Duration>,
     },
 }
 
@@ -34,10 +37,19 @@ pub(super) enum Outcome {
 
 impl End {
     pub(super) fn failed(failure: Failure, message: impl fmt::Display) -> Self {
+        Self::failed_until(failure, message, None)
+    }
+
+    /// A failure after which the server has asked to wait, if it has.
+    pub(super) fn failed_until(
+        failure: Failure,
+        message: impl fmt::Display,
+        retry_after: Option<Duration>,
+    ) -> Self {
         Self::Failed {
             failure,
             message: message.to_string(),
-            retry_after: Duration::ZERO,
+            retry_after: retry_after.map(|wait| wait.min(RETRY_AFTER_MAX)),
         }
     }
 
@@ -59,13 +71,18 @@ impl fmt::Display for End {
     }
 }
 
+/// The wait before the next attempt.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The backoff's delay, but no less than `at_least`. `later`: the server has asked for time.
+    Backoff { later: bool, at_least: Duration },
+    /// The time that the server has named.
+    Exactly(Duration),
+}
+
 /// What follows the end of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NextStep {
     Stop(Outcome),
-    /// Connect again after at least `at_least`. `later`: the server has asked for time.
-    Reconnect {
-        later: bool,
-        at_least: Duration,
-    },
+    Reconnect(Wait),
 }

@@ -41,6 +41,8 @@ pub(super) enum RetryDecision {
     Retry,
     /// Retry, but give the server time first.
     RetryLater,
+    /// Retry after the time that the server has named; if it has named none, as with `Retry`.
+    RetryAsTold,
     /// Retry if there was a connection before: the server may be about to be repaired. Otherwise the failure is permanent.
     RetryIfConnected,
     /// The server has ended the stream: exit code 0 for `listen`, a failure for `send`, which still has lines to send.
@@ -223,8 +225,14 @@ pub(super) const TABLE: &[FailureRow] = &[
         "the client has waited for at least half of --max-delay"
     ),
     row!(
+        Closed(1012),
+        "close code 1012: the server restarts",
+        RetryAsTold,
+        "the client has waited for exactly the time that the close reason names (at most 300 s), if it names one; the server, or another one, may be there"
+    ),
+    row!(
         Closed(_),
-        "other close codes, such as 1001, 1011 and 1012, or none",
+        "other close codes, such as 1001 and 1011, or none",
         Retry,
         "the server may be back"
     ),
@@ -264,7 +272,7 @@ impl Failure {
 impl FailureRow {
     fn is_retried(&self) -> &'static str {
         match self.decision {
-            RetryDecision::Retry | RetryDecision::RetryLater => "yes",
+            RetryDecision::Retry | RetryDecision::RetryLater | RetryDecision::RetryAsTold => "yes",
             RetryDecision::RetryIfConnected => "only after an earlier connection",
             RetryDecision::Done | RetryDecision::GiveUp => "no",
         }
@@ -385,11 +393,10 @@ mod tests {
             (RetryDecision::Done, &[1000][..]),
             (RetryDecision::GiveUp, &[1002, 1008, 1010, 3000, 3003]),
             (RetryDecision::RetryLater, &[1013]),
+            (RetryDecision::RetryAsTold, &[1012]),
             (
                 RetryDecision::Retry,
-                &[
-                    1001, 1003, 1005, 1007, 1009, 1011, 1012, 1014, 3008, 4000, 4999,
-                ],
+                &[1001, 1003, 1005, 1007, 1009, 1011, 1014, 3008, 4000, 4999],
             ),
         ] {
             for code in codes {

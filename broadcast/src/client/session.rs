@@ -8,7 +8,7 @@ use humphrey_ws::websocket_client::{Accepted, Event};
 use super::backoff::Backoff;
 use super::connection::ClientConnection;
 use super::dial::dial;
-use super::end::{End, NextStep, Outcome};
+use super::end::{End, NextStep, Outcome, Wait};
 use super::event_loop::EventLoop;
 use super::failures::{Failure, RetryDecision};
 use super::options::{ConnectOptions, seconds};
@@ -202,11 +202,14 @@ pub(super) fn run<P: ConnectionHandler>(
         if event_loop.is_stopping() {
             return Ok(Outcome::Stopped);
         }
-        let (later, at_least) = match next_step::<P>(&end, connect, has_connected) {
-            NextStep::Reconnect { later, at_least } => (later, at_least),
+        let wait = match next_step::<P>(&end, connect, has_connected) {
+            NextStep::Reconnect(wait) => wait,
             NextStep::Stop(outcome) => return Ok(outcome),
         };
-        let mut delay = backoff.delay(later).max(at_least);
+        let mut delay = match wait {
+            Wait::Backoff { later, at_least } => backoff.delay(later).max(at_least),
+            Wait::Exactly(delay) => delay,
+        };
         if let Some(after) = give_up_after {
             let left = after.saturating_sub(disconnected_since.elapsed());
             if left.is_zero() {
@@ -238,7 +241,7 @@ fn next_step<P: ConnectionHandler>(
     connect: &ConnectOptions,
     has_connected: bool,
 ) -> NextStep {
-    let (failure, at_least) = match end {
+    let (failure, retry_after) = match end {
         End::Done => return NextStep::Stop(Outcome::Done),
         End::Stopped => return NextStep::Stop(Outcome::Stopped),
         End::Failed {
@@ -259,14 +262,20 @@ fn next_step<P: ConnectionHandler>(
             }
             NextStep::Stop(Outcome::Done)
         }
-        RetryDecision::Retry | RetryDecision::RetryLater if !connect.no_reconnect => {
-            NextStep::Reconnect {
-                later: decision == RetryDecision::RetryLater,
-                at_least,
-            }
+        RetryDecision::Retry | RetryDecision::RetryLater | RetryDecision::RetryAsTold
+            if !connect.no_reconnect =>
+        {
+            NextStep::Reconnect(match retry_after {
+                Some(wait) if decision == RetryDecision::RetryAsTold => Wait::Exactly(wait),
+                wait => Wait::Backoff {
+                    later: decision == RetryDecision::RetryLater,
+                    at_least: wait.unwrap_or_default(),
+                },
+            })
         }
         RetryDecision::Retry
         | RetryDecision::RetryLater
+        | RetryDecision::RetryAsTold
         | RetryDecision::RetryIfConnected
         | RetryDecision::Done
         | RetryDecision::GiveUp => {

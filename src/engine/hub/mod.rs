@@ -74,6 +74,8 @@ pub(crate) struct Hub {
     pub(crate) compressors: Compressors,
     /// Whether the engine has stopped or begun to stop.
     stopped: AtomicBool,
+    /// Whether connections are being closed, since the engine will stop.
+    draining: AtomicBool,
     /// The deadline for stopping.
     stop_by: Mutex<Option<Instant>>,
 }
@@ -196,6 +198,7 @@ impl Hub {
             #[cfg(feature = "deflate")]
             compressors: Compressors::default(),
             stopped: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             stop_by: Mutex::new(None),
         })
     }
@@ -468,15 +471,33 @@ impl Hub {
         self.connections.load(Relaxed) > max || self.ended.load(Relaxed) > max
     }
 
+    /// Begins to close all connections evenly over a time, with 1012. `Program::drained` is called in the end, at least once.
+    /// Until then everything goes on, and connections are accepted.
+    pub(crate) fn drain(&self, over: Duration, retry_after: Duration) {
+        self.draining.store(true, Relaxed);
+        let until = instant_after(Instant::now(), over);
+        for handle in &self.shards {
+            let drain = Control::Drain { until, retry_after };
+            handle.mailbox.control(drain, When::Now);
+        }
+    }
+
+    /// Whether the engine drains, stops or has stopped.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed) || self.has_stopped()
+    }
+
+    /// Whether no connection of any kind is left.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.connections.load(Relaxed) == 0
+    }
+
     /// Begins to stop: takes no further connections or messages, delivers those it has, and closes all connections with
     /// 1001, at most until `wait` has passed.
     pub(crate) fn stop(&self, wait: Duration) {
         self.stopped.store(true, Relaxed);
         let now = Instant::now();
-        // An endless wait is replaced by a very long one.
-        let deadline = now
-            .checked_add(wait)
-            .unwrap_or(now + Duration::from_secs(1 << 30));
+        let deadline = instant_after(now, wait);
         let stop_by = self.stop_by.lock().map_or(deadline, |mut stop_by| {
             // A second call can only shorten the time.
             let earliest = stop_by.map_or(deadline, |first| first.min(deadline));
@@ -549,6 +570,12 @@ impl Hub {
         let deadline = self.stop_by.lock().ok().and_then(|stop_by| *stop_by);
         deadline.unwrap_or_else(Instant::now)
     }
+}
+
+/// An endless wait is replaced by a very long one.
+fn instant_after(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait)
+        .unwrap_or(now + Duration::from_secs(1 << 30))
 }
 
 impl CountConnections for Hub {

@@ -158,6 +158,11 @@ pub(crate) enum Control {
     NewConnection(Box<NewConnection>),
     /// Stop, at the latest at this instant.
     Stop(Instant),
+    /// Close all connections evenly until an instant, and tell clients how long to wait before they reconnect.
+    Drain {
+        until: Instant,
+        retry_after: Duration,
+    },
     /// A connection was closed on some shard, so accepting may work again.
     Accept,
     /// The program has asked to be called by the handlers of this connection.

@@ -69,7 +69,7 @@ pub(crate) enum PeerEnd {
 
 /// The program, as the engine calls it.
 ///
-/// `entered`, `left`, `ended_in`, `stream_ended`, `emptied`, `received` and `ending` are called on the shard's thread and must return at
+/// `entered`, `left`, `ended_in`, `stream_ended`, `drained`, `emptied`, `received` and `ending` are called on the shard's thread and must return at
 /// once. The others may block: they are called on a handler thread, or on the shard's own while the shard is lent out. For one
 /// session, calls never overlap. Their order is `open`, `message` for each message in the order sent, and `close`, each
 /// exactly once. `room` is called in between, once for each change, in order. `handshake` is called before the session
@@ -96,6 +96,8 @@ pub(crate) trait Program: Send + Sync + 'static {
     /// Called when nothing more will be received, at least once, possibly while handlers run. Only for sessions with a
     /// protocol state.
     fn ending(&self, _session: &Session, _ending: PeerEnd) {}
+    /// Called when the time of `Hub::drain` is over, or no connection is left before: the program stops the engine.
+    fn drained(&self) {}
     /// Called when a room has become empty. It is retired then, unless it keeps a history.
     fn emptied(&self, room: &SharedRoom);
 

@@ -14,7 +14,7 @@
 //! insert     6  new connections those set aside, and those that the listener has accepted
 //! turn       7  reads           parked messages are inflated, then paused connections are read, then readable ones
 //!            8  timers          and sessions that have expired
-//!            9  stop            if the engine stops and everything is delivered, connections are closed
+//!            9  drain, stop     connections whose turn it is are closed; all are, if the engine stops and everything is delivered
 //!           10  jobs out        handlers begin while the shard writes
 //!           11  batches out     broadcasts of this turn, one write per member
 //!           12  dirty outboxes  and evicted connections, a few at a time
@@ -30,6 +30,7 @@
 pub(crate) mod audit;
 mod conn;
 mod conn_cx;
+mod draining;
 pub(crate) mod event_streams;
 pub(crate) mod fanout;
 pub(crate) mod http;
@@ -50,6 +51,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::conn::{Conn, Stage};
 pub(crate) use self::conn_cx::{ConnCx, Reader, Readiness};
+use self::draining::Draining;
 pub(crate) use self::stop::Stop;
 use crate::engine::hub::{Hub, ShardHandle};
 use crate::engine::model::command::{Control, NewConnection, Upgraded};
@@ -134,6 +136,8 @@ pub(crate) struct ShardCx<T: ShardTransport> {
     pub(crate) read_buffer: Box<[u8]>,
     pub(crate) scratch: Vec<u8>,
     pub(crate) stop: Stop,
+    /// The connections are being closed, since the engine will stop.
+    pub(crate) draining: Option<Draining>,
 }
 
 impl<T: ShardTransport> Core<T> {
@@ -172,6 +176,7 @@ impl<T: ShardTransport> Core<T> {
             read_buffer: vec![0; READ_BYTES].into(),
             scratch: Vec::new(),
             stop: Stop::Running,
+            draining: None,
             hub,
         };
         Self {
@@ -325,6 +330,7 @@ impl<T: ShardTransport> Core<T> {
                 Control::Done(key, done) => self.done(key, done),
                 Control::NewConnection(new_connection) => self.take_arrivals.push(*new_connection),
                 Control::Stop(deadline) => self.cx.begin_stop(deadline),
+                Control::Drain { until, retry_after } => self.begin_draining(until, retry_after),
                 Control::Accept => self.accept_again = true,
                 Control::Nudge(key) => {
                     self.with_ws(key, |ws, cx| ws.nudge(cx));
@@ -419,6 +425,7 @@ impl<T: ShardTransport> Core<T> {
         self.read_ready();
         self.expire_timers();
         self.expire_sessions();
+        self.go_on_draining();
         self.go_on_stopping();
         self.hand_over();
         self.flush_batches();
@@ -558,7 +565,14 @@ impl<T: ShardTransport> Core<T> {
             .stop
             .deadline()
             .map(|deadline| deadline.saturating_duration_since(now));
-        let waits = [cx.timers.wait(now), cx.handle().expiries.wait(now), stop];
+        let draining = cx.draining.as_ref();
+        let drain = draining.and_then(|draining| draining.wait(now, cx.hub.is_unused()));
+        let waits = [
+            cx.timers.wait(now),
+            cx.handle().expiries.wait(now),
+            stop,
+            drain,
+        ];
         waits.into_iter().flatten().min()
     }
 }

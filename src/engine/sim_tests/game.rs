@@ -617,6 +617,12 @@ impl Game {
             self.world.run_handlers();
             assert_eq!(self.world.core().cx.fanout.congested, 0);
         }
+        if self.dice.one_in(3) {
+            let ms = [0, 1, 90, 900].map(Duration::from_millis);
+            self.world.drain(ms[self.dice.below(4)], Duration::ZERO);
+            self.world.advance_ms(self.dice.below(700) as u64);
+            self.world.run_handlers();
+        }
         self.world.stop(Duration::from_millis(700));
         self.world.run_handlers();
         self.world.advance_ms(710);

@@ -134,6 +134,7 @@ struct TestProgram {
     sessions: Mutex<Vec<Arc<Session>>>,
     /// The handshake requests that connect handlers received.
     requests: Mutex<Vec<Weak<RequestHead>>>,
+    drained: AtomicBool,
 }
 
 impl TestProgram {
@@ -160,6 +161,10 @@ impl Program for TestProgram {
 
     fn left(&self, session: &Session) {
         self.note(session, Told::Left);
+    }
+
+    fn drained(&self) {
+        self.drained.store(true, SeqCst);
     }
 
     fn emptied(&self, _: &SharedRoom) {}
@@ -320,6 +325,7 @@ impl World {
             log: Mutex::default(),
             sessions: Mutex::default(),
             requests: Mutex::default(),
+            drained: AtomicBool::default(),
         });
         let bell = Arc::<Bell>::default();
         let hub = Hub::new(
@@ -978,6 +984,18 @@ impl World {
         mailbox.close();
         mailbox.control(Control::Stop(deadline), When::Now);
         self.settle();
+    }
+
+    pub(super) fn drain(&mut self, over: Duration, retry_after: Duration) {
+        let until = self.base + self.now + over;
+        let drain = Control::Drain { until, retry_after };
+        self.hub.shards[0].mailbox.control(drain, When::Now);
+        self.settle();
+    }
+
+    /// Returns whether the program was told that a drain is over.
+    pub(super) fn is_drained(&self) -> bool {
+        self.program.drained.load(SeqCst)
     }
 
     /// Returns whether the shard's thread would end now.

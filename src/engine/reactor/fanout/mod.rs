@@ -144,6 +144,20 @@ impl Fanout {
         }
     }
 
+    /// The number of open connections.
+    pub(crate) fn open_len(&self) -> usize {
+        self.members.len() + self.streams.len()
+    }
+
+    /// The slot of one of the open connections. Event streams come last.
+    pub(crate) fn open_slot(&self, nth: usize) -> Option<u32> {
+        let sets = [&self.members, &self.streams].into_iter();
+        let slots = sets
+            .map(SlotSet::as_slice)
+            .find(|slots| !slots.is_empty())?;
+        Some(slots[nth % slots.len()])
+    }
+
     fn is_paced(&self) -> bool {
         self.paces && self.congested > 0
     }

@@ -78,7 +78,7 @@ impl WebSocket {
             // Its client still needs a response.
             let answer = match code {
                 CloseCode::UNAUTHORIZED => Reject::new(401).with_body(format!("{reason}\n")),
-                CloseCode::GOING_AWAY => shutting_down(),
+                CloseCode::GOING_AWAY | CloseCode::SERVICE_RESTART => shutting_down(),
                 _ => Reject::new(403).with_body(format!("{reason}\n")),
             };
             let answer = answer.response(BodyMode::Full);
@@ -235,8 +235,12 @@ impl WebSocket {
         self.advance(cx);
     }
 
-    /// Closes the connection since the engine stops (RFC 6455 §7.4.1, 1001).
+    /// Closes the connection since the engine stops (RFC 6455 §7.4.1, 1001), or has been drained.
     pub(crate) fn stop<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        if let Some(draining) = &cx.shard.draining {
+            let retry_after = draining.retry_after();
+            return self.restart(cx, retry_after);
+        }
         self.close(cx, CloseCode::GOING_AWAY, "server is shutting down");
     }
 
