@@ -81,6 +81,7 @@ mod history_id;
 mod host;
 mod hosts;
 mod limits;
+mod listener;
 pub mod message;
 mod metrics;
 mod option_names;
@@ -131,6 +132,7 @@ pub use history_id::{HistoryGone, HistoryId, InvalidHistoryId};
 pub use host::Cors;
 pub use hosts::AllowedHosts;
 pub use limits::{HistoryLimits, Limits, SlowConsumer};
+pub use listener::Listener;
 pub use message::Message;
 pub use metrics::{
     Calls, ClusterMetrics, CompressionMetrics, Dropped, HandshakeFailures, Metrics, Refused,

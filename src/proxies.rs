@@ -1,7 +1,9 @@
 //! Trusted proxies, and the client addresses that they forward.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+#[cfg(unix)]
+use std::net::SocketAddrV6;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -12,7 +14,8 @@ use ipnet::IpNet;
 /// header that the proxies are known to set: a proxy that sets one header passes on the other as the client forged it.
 /// The header is read from its end, hop by hop, as long as the hop is trusted.
 ///
-/// A network is an address (`127.0.0.1`) or has a prefix length (`10.0.0.0/8`, `fd00::/8`).
+/// A network is an address (`127.0.0.1`), has a prefix length (`10.0.0.0/8`, `fd00::/8`), or is the word `unix`: all that connects
+/// to a Unix socket of the app ([`Listener::unix`](crate::Listener)).
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, TrustedProxies};
@@ -56,6 +59,7 @@ impl TrustedProxies {
     pub(crate) fn resolve(&self) -> Result<Proxies, InvalidNetwork> {
         let network = |text: &String| match text.parse::<IpAddr>() {
             Ok(address) => Ok(IpNet::from(address)),
+            Err(_) if text == "unix" => Ok(IpNet::from(UNIX)),
             Err(_) => text.parse().map_err(|_| InvalidNetwork(text.clone())),
         };
         Ok(Proxies {
@@ -69,6 +73,21 @@ impl TrustedProxies {
     }
 }
 
+/// The address of all clients of Unix sockets. No client of TCP has it.
+const UNIX: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+/// An address for the `n`th client of a Unix socket. It differs from those of all other clients.
+#[cfg(unix)]
+pub(crate) fn unix_peer(n: u64) -> SocketAddr {
+    let (flowinfo, scope_id) = ((n >> 32) as u32, n as u32);
+    SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, flowinfo, scope_id).into()
+}
+
+/// Whether an address is that of a client of a Unix socket.
+pub(crate) fn is_unix_peer(address: IpAddr) -> bool {
+    address == UNIX
+}
+
 /// A list entry that is not a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InvalidNetwork(String);
@@ -77,7 +96,7 @@ impl fmt::Display for InvalidNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is not a network of trusted proxies: it must look like 127.0.0.1, 10.0.0.0/8 or fd00::/8",
+            "{:?} is not a network of trusted proxies: it must look like 127.0.0.1, 10.0.0.0/8, fd00::/8 or unix",
             self.0
         )
     }

@@ -845,12 +845,15 @@ fn http_2_websocket_is_refused_asking_for_http_1_1() {
 }
 
 #[test]
-fn socket_other_than_tcp_is_closed_with_1011() {
+fn unix_socket_of_axum_is_handed_over() {
     let directory = env::temp_dir().join(format!("humphrey_ws_axum_{}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     let path = directory.join("socket");
-    let running = echo()
-        .with_limits(Limits::default().connections_max(1))
+    let running = unlinked()
+        .with_message_handler(|stream, message, _| {
+            stream.send(message);
+            stream.send(stream.peer_addr().to_string());
+        })
         .start()
         .unwrap();
     let router = routes(&running);
@@ -861,24 +864,52 @@ fn socket_other_than_tcp_is_closed_with_1011() {
         served.with_graceful_shutdown(stopped).await.unwrap();
     });
     eventually("the server listens", || UnixStream::connect(&path).is_ok());
+    let mut addresses = Vec::new();
     for _ in 0..2 {
         let socket = UnixStream::connect(&path).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         let (mut client, _) = tungstenite::client("ws://localhost/ws", socket).unwrap();
+        client.send("echo".into()).unwrap();
+        assert_eq!(client.read().unwrap(), "echo".into());
+        addresses.push(client.read().unwrap());
+    }
+    assert_ne!(addresses[0], addresses[1]);
+    assert_eq!(running.sender().metrics().refused.unserved, 0);
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn socket_with_a_layer_is_closed_with_1011() {
+    let running = echo()
+        .with_limits(Limits::default().connections_max(1))
+        .start()
+        .unwrap();
+    let router = routes(&running);
+    let served = Served::with(async move |listener, _| {
+        for _ in 0..2 {
+            let (socket, _) = listener.accept().await.unwrap();
+            let (reading, writing) = socket.into_split();
+            let socket = TokioIo::new(tokio::io::join(reading, writing));
+            let service = TowerToHyperService::new(router.clone());
+            let served = http1::Builder::new().serve_connection(socket, service);
+            served.with_upgrades().await.unwrap();
+            // The task that hands the socket over runs.
+            tokio::task::yield_now().await;
+        }
+    });
+    for _ in 0..2 {
+        let (mut client, _) =
+            tungstenite::client(format!("ws://{}/ws", served.address), tcp(served.address))
+                .unwrap();
         let tungstenite::Message::Close(Some(frame)) = client.read().unwrap() else {
             panic!("no close frame");
         };
         assert_eq!(frame.code, CloseCode::Error);
-        assert!(
-            frame.reason.contains("plain TCP connections only"),
-            "{}",
-            frame.reason
-        );
-        drop(client);
+        let reason = "plain connections only";
+        assert!(frame.reason.contains(reason), "{}", frame.reason);
         // The connection no longer counts.
     }
     assert_eq!(running.sender().metrics().refused.unserved, 2);
-    fs::remove_dir_all(&directory).unwrap();
 }
 
 #[test]

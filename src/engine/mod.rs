@@ -28,7 +28,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::net::TcpListener;
 use mio::{Poll, Waker};
 
 use self::handlers::pool;
@@ -58,9 +57,10 @@ pub(crate) use self::parts::mailbox::PushError;
 use self::parts::mailbox::Wake;
 use self::parts::token::WAKER;
 use self::reactor::Core;
-use self::threads::listener::Listener;
+use self::threads::listener::Listeners;
 use self::threads::shard::{Leases, Shard, ShardEndGuard};
 use self::threads::watchdog;
+use crate::listener::ListenerSocket;
 /// The head of a [`Request`].
 pub(crate) use crate::protocol::http::Head;
 use crate::report::warning;
@@ -87,7 +87,7 @@ impl Prepared {
     /// never later.
     pub(crate) fn new(
         settings: Settings,
-        listener: Option<std::net::TcpListener>,
+        listeners: Vec<ListenerSocket>,
         program: Arc<dyn Program>,
     ) -> io::Result<Self> {
         let count = settings.shards.clamp(1, SHARDS_MAX);
@@ -101,17 +101,12 @@ impl Prepared {
         let hub = Hub::new(settings, wakers, program.clone());
         let mut shards = Vec::with_capacity(count);
         let mut writers = writers(count, hub.settings.has_tls()).into_iter();
-        let mut listener = listener;
+        let mut listeners = (!listeners.is_empty()).then_some(listeners);
         for (index, poll) in polls.into_iter().enumerate() {
             let registry = poll.registry().try_clone()?;
-            let listener = match listener.take() {
-                Some(listener) => {
-                    listener.set_nonblocking(true)?;
-                    let listener = TcpListener::from_std(listener);
-                    Some(Listener::new(listener, hub.clone(), &poll)?)
-                }
-                None => None,
-            };
+            // The first shard accepts the connections of all.
+            let listeners = listeners.take();
+            let listeners = listeners.map(|sockets| Listeners::new(sockets, hub.clone(), &poll));
             let now = Instant::now();
             let writer = writers.next().expect("`writers` makes one for each shard");
             let core = Core::new(
@@ -124,7 +119,7 @@ impl Prepared {
             );
             let lease = Arc::new(Lease::new(hub.settings.adaptive_handlers));
             let ending = ShardEndGuard::new(hub.clone(), lease);
-            shards.push(Shard::new(core, poll, listener, ending));
+            shards.push(Shard::new(core, poll, listeners.transpose()?, ending));
         }
         Ok(Self { hub, shards })
     }

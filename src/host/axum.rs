@@ -21,7 +21,10 @@ use hyper::rt::Write as _;
 use hyper::upgrade::{OnUpgrade, Upgraded as Socket};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -32,6 +35,8 @@ use crate::protocol::handshake::HandshakeRefusal;
 use crate::protocol::http::{Head, HttpError};
 use crate::report::{Limited, debug, limited};
 use crate::request::Reject;
+#[cfg(unix)]
+use crate::transport;
 use crate::transport::{limit_unsent, suppress_sigpipe};
 use crate::user_threads::while_nonblocking;
 
@@ -202,7 +207,7 @@ impl PendingUpgrade {
             socket,
         } = self;
         let (socket, early) = match socket.await.map(plain) {
-            Ok(Ok(plain)) => plain,
+            Ok(Ok(taken)) => taken,
             Ok(Err(other)) => {
                 hub.count_unserved();
                 refuse(other).await;
@@ -215,18 +220,28 @@ impl PendingUpgrade {
                 return;
             }
         };
-        let adopted = socket.into_std().and_then(|socket| {
-            if is_unknown {
-                accepted.set_peer(socket.peer_addr()?);
-            }
-            suppress_sigpipe(&socket)?;
-            if hub.settings.slow_consumer.prefers_new() {
-                limit_unsent(&socket);
-            }
-            // Otherwise Nagle's algorithm may delay replies. If this fails, so will the next read or write, which reports it.
-            let _ = socket.set_nodelay(true);
-            Ok(mio::net::TcpStream::from_std(socket))
-        });
+        let adopted = match socket {
+            TakenSocket::Tcp(socket) => socket.into_std().and_then(|socket| {
+                if is_unknown {
+                    accepted.set_peer(socket.peer_addr()?);
+                }
+                suppress_sigpipe(&socket)?;
+                if hub.settings.slow_consumer.prefers_new() {
+                    limit_unsent(&socket);
+                }
+                // Otherwise Nagle's algorithm may delay replies. If this fails, so will the next read or write, which reports it.
+                let _ = socket.set_nodelay(true);
+                Ok(mio::net::TcpStream::from_std(socket))
+            }),
+            #[cfg(unix)]
+            TakenSocket::Unix(socket) => socket.into_std().and_then(|socket| {
+                if is_unknown {
+                    accepted.set_peer(hub.next_unix_peer());
+                }
+                suppress_sigpipe(&socket)?;
+                Ok(transport::of_unix(socket.into()))
+            }),
+        };
         match adopted {
             Ok(mut socket) if hub.has_stopped() => {
                 // The engine accepts no more connections. One write that does not block is all that the client gets.
@@ -244,14 +259,36 @@ impl PendingUpgrade {
     }
 }
 
-/// Unwraps the TCP socket and the bytes that were read after the request. The error is a socket that is not plain TCP.
-fn plain(socket: Socket) -> Result<(TcpStream, Bytes), Socket> {
+/// A socket that the engine can take over.
+enum TakenSocket {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+/// Unwraps the socket and the bytes that were read after the request. The error is a socket with TLS or another layer.
+fn plain(socket: Socket) -> Result<(TakenSocket, Bytes), Socket> {
+    let socket = match unwrap_as::<TcpStream>(socket) {
+        Ok((socket, early)) => return Ok((TakenSocket::Tcp(socket), early)),
+        Err(socket) => socket,
+    };
+    #[cfg(unix)]
+    let socket = match unwrap_as::<UnixStream>(socket) {
+        Ok((socket, early)) => return Ok((TakenSocket::Unix(socket), early)),
+        Err(socket) => socket,
+    };
+    Err(socket)
+}
+
+fn unwrap_as<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    socket: Socket,
+) -> Result<(S, Bytes), Socket> {
     // axum::serve uses the connections of hyper-util, and a custom server may use those of hyper.
-    let socket = match upgrade::downcast::<TokioIo<TcpStream>>(socket) {
+    let socket = match upgrade::downcast::<TokioIo<S>>(socket) {
         Ok(parts) => return Ok((parts.io.into_inner(), parts.read_buf)),
         Err(socket) => socket,
     };
-    let parts = socket.downcast::<TokioIo<TcpStream>>()?;
+    let parts = socket.downcast::<TokioIo<S>>()?;
     Ok((parts.io.into_inner(), parts.read_buf))
 }
 
@@ -261,13 +298,13 @@ async fn refuse(mut socket: Socket) {
         limited!(
             NOT_PLAIN,
             error,
-            "closed a WebSocket that axum handed over, because its socket is not plain TCP: terminate TLS in a proxy in \
-             front of axum, and let axum::serve listen on TCP"
+            "closed a WebSocket that axum handed over, because its socket is neither plain TCP nor a Unix socket: terminate TLS in a \
+             proxy in front of axum"
         );
     });
     let frame = close_frame(
         CloseCode::INTERNAL_ERROR,
-        "this server accepts plain TCP connections only",
+        "this server accepts plain connections only",
     );
     // Each step is polled once, so that this task never waits for a client.
     poll_fn(|context| {

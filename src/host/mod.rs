@@ -9,7 +9,6 @@ mod cors;
 mod descriptors;
 mod file_offers;
 mod humphrey;
-mod listener;
 mod rejections;
 mod routes;
 
@@ -19,5 +18,4 @@ pub(crate) use self::file_offers::{OFFER_HEADER, offer_file};
 #[cfg(feature = "deflate")]
 pub(crate) use self::humphrey::handshake_with_compression;
 pub(crate) use self::humphrey::{ConnectHook, adopt_from, handshake, hook_of_app, is_hook_of_app};
-pub(crate) use self::listener::bind;
 pub(crate) use self::routes::Routes;

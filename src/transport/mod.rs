@@ -33,6 +33,13 @@ pub(crate) fn plain(tcp: TcpStream) -> ShardSocket {
     return tcp;
 }
 
+/// Makes a connection of a Unix socket one of a shard. A shard reads, writes, polls and shuts down, which is the same for a socket
+/// of TCP, so a second type would only cost a branch in each call.
+#[cfg(unix)]
+pub(crate) fn of_unix(socket: std::os::fd::OwnedFd) -> TcpStream {
+    TcpStream::from(socket)
+}
+
 /// The operations that a shard needs on a connection.
 pub(crate) trait ShardTransport: Sized + Send + 'static {
     /// The registry of the poll that reports readiness.

@@ -111,7 +111,7 @@ pub(crate) const IMPLS: [(&str, &str, &[&str]); 2] = [
 pub(crate) const SLAB_LOOKUPS_MAX: usize = 5;
 
 /// Types that depend on no other module: everything above `protocol` may use them.
-pub(crate) const LEAVES: [&str; 24] = [
+pub(crate) const LEAVES: [&str; 25] = [
     "atomic",
     "authority",
     "sync",
@@ -126,6 +126,7 @@ pub(crate) const LEAVES: [&str; 24] = [
     "crypto",
     "drain",
     "limits",
+    "listener",
     "metrics",
     "hosts",
     "option_names",
@@ -139,7 +140,7 @@ pub(crate) const LEAVES: [&str; 24] = [
 ];
 
 /// The arrows between top-level modules: each module, and what it may use beside the leaves. `a::b` allows that part of `a` only.
-pub(crate) const ARROWS: [(&str, &[&str]); 38] = [
+pub(crate) const ARROWS: [(&str, &[&str]); 39] = [
     ("authority", &[]),
     ("sync", &[]),
     ("atomic", &["sync"]),
@@ -171,6 +172,7 @@ pub(crate) const ARROWS: [(&str, &[&str]); 38] = [
     ("crypto", &[]),
     ("drain", &[]),
     ("limits", &[]),
+    ("listener", &[]),
     ("metrics", &["atomic"]),
     // A list of hosts can be derived from a list of origins.
     ("hosts", &["authority", "origins"]),

@@ -24,6 +24,7 @@ use super::sender::AsyncSender;
 use crate::host::{self, Cors};
 use crate::hosts::AllowedHosts;
 use crate::limits::{HistoryLimits, Limits, SlowConsumer};
+use crate::listener::Listener;
 use crate::option_names::OptionNames;
 use crate::origins::Origins;
 use crate::ping::Heartbeat;
@@ -72,7 +73,12 @@ where
     humphrey_link: HumphreyLink,
     /// Connections that a linked Humphrey app hands over.
     handed_over: Receiver<WebsocketStream>,
+    /// The app's own address, once it is bound.
     listener: Option<TcpListener>,
+    /// Whether the app's own address was set.
+    has_address: bool,
+    /// The listeners beside it.
+    listeners: Vec<Listener>,
     state: Arc<State>,
     shared: Arc<AppShared>,
     handler_threads: usize,
@@ -201,6 +207,8 @@ where
             humphrey_link,
             handed_over,
             listener: None,
+            has_address: false,
+            listeners: Vec::new(),
             state: Arc::new(state),
             shared: Arc::default(),
             handler_threads,
@@ -360,7 +368,7 @@ where
         self
     }
 
-    /// Sets the address to listen on. Port 0 takes any free port, which [`bind`](Self::bind) returns.
+    /// Sets the address to listen on, beside those of [`with_listener`](Self::with_listener). Port 0 takes any free port, which [`bind`](Self::bind) returns.
     ///
     /// This has no effect on an app that takes its connections from a Humphrey app.
     ///
@@ -382,7 +390,36 @@ where
                 Err(error) => panic!("the address to listen on can't be resolved: {error}"),
             };
             self.listener = None;
+            self.has_address = true;
         }
+        self
+    }
+
+    /// Adds a socket to listen on: a further TCP address, a Unix socket, or a socket that the process has inherited. A
+    /// [`std::net::TcpListener`] and a `UnixListener` convert into a [`Listener`]. An app can have 62 listeners.
+    ///
+    /// With a listener, the app binds no address of its own, unless [`with_address`](Self::with_address) sets one. Limits, allowed
+    /// origins and hosts, routes and, over TCP, TLS apply to all listeners alike.
+    ///
+    /// This has no effect on an app that takes its connections from a Humphrey app.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, Listener};
+    /// use std::net::TcpListener;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let (v4, v6) = (TcpListener::bind("127.0.0.1:0")?, Listener::tcp("[::1]:0"));
+    /// let mut app = AsyncWebsocketApp::<()>::new().with_listener(v4);
+    /// // The machine may have no IPv6.
+    /// if let Ok(v6) = v6 {
+    ///     app = app.with_listener(v6);
+    /// }
+    /// app.start()?.shutdown(std::time::Duration::ZERO);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_listener(mut self, listener: impl Into<Listener>) -> Self {
+        self.listeners.push(listener.into());
         self
     }
 

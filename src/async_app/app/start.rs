@@ -20,6 +20,7 @@ use crate::async_app::running::RunningApp;
 use crate::cluster::PreparedCluster;
 use crate::engine::{Prepared, Settings};
 use crate::host::{self, Routes};
+use crate::listener::{Listener, ListenerSocket, bind_tcp};
 use crate::presence::Announced;
 use crate::proxies::{Proxies, TrustedProxies};
 use crate::report;
@@ -30,7 +31,7 @@ where
     StreamState: Send + Sync + Default + 'static,
 {
     /// Binds the address now, and returns it with the actual port. Clients that connect before the app runs are served
-    /// when it does.
+    /// when it does. With [listeners](Self::with_listener) it also binds the app's own address.
     ///
     /// # Errors
     ///
@@ -44,7 +45,7 @@ where
         };
         let listener = match self.listener.take() {
             Some(listener) => listener,
-            None => host::bind(*address)?,
+            None => bind_tcp(*address)?,
         };
         let bound = listener.local_addr()?;
         *address = bound;
@@ -100,9 +101,10 @@ where
         let routes = self.take_routes()?;
         #[cfg(feature = "cluster")]
         let cluster = self.prepare_cluster()?;
-        let address = match self.humphrey_link {
-            HumphreyLink::Internal(..) => Some(self.bind()?),
-            HumphreyLink::External(_) => None,
+        let is_linked = matches!(self.humphrey_link, HumphreyLink::External(_));
+        let (address, sockets) = match is_linked {
+            true => (None, Vec::new()),
+            false => self.bind_all()?,
         };
         host::fit_connections(&mut self.limits);
         let calls_max = self.limits.connection_calls_max;
@@ -141,7 +143,7 @@ where
             routes,
         };
         let program = Arc::new(program);
-        let engine = Prepared::new(settings, self.listener, program.clone())?;
+        let engine = Prepared::new(settings, sockets, program.clone())?;
         // Before anything runs: the first handler may send.
         #[cfg(feature = "cluster")]
         if let Some(cluster) = &cluster {
@@ -168,7 +170,7 @@ where
             if let Some(cluster) = cluster {
                 cluster.start(LocalMembers::new(&self.shared))?;
             }
-            if address.is_none() {
+            if is_linked {
                 host::adopt_from(self.handed_over, engine.hub.clone())?;
             }
             match self.shutdown {
@@ -186,6 +188,18 @@ where
             presence: threads,
             address,
         })
+    }
+
+    /// Binds the app's own address, unless other listeners take its place. Returns the first TCP address, and all sockets.
+    fn bind_all(&mut self) -> io::Result<(Option<SocketAddr>, Vec<ListenerSocket>)> {
+        if self.listeners.is_empty() || self.has_address {
+            self.bind()?;
+        }
+        let own = self.listener.take().map(Listener::from);
+        let listeners: Vec<_> = own.into_iter().chain(self.listeners.drain(..)).collect();
+        let address = listeners.iter().find_map(Listener::local_addr);
+        let sockets = listeners.into_iter().map(|listener| listener.0);
+        Ok((address, sockets.collect()))
     }
 
     /// Checks origins, hosts and proxies. Returns the proxies' networks.

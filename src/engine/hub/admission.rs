@@ -14,6 +14,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::encode;
 use crate::protocol::handshake::HandshakeRefusal;
 use crate::protocol::http::{BodyMode, Head, HttpError};
+use crate::proxies::is_unix_peer;
 use crate::report::{Limited, debug, limited};
 use crate::request::Reject;
 
@@ -101,11 +102,13 @@ impl Hub {
         }
     }
 
-    /// The counts for an address, if it is counted: a trusted proxy may have any number of connections.
+    /// The counts for an address, if it is counted: a trusted proxy may have any number of connections, and the clients of a Unix
+    /// socket have no address of their own.
     fn peers_for(&self, address: IpAddr) -> Option<&Arc<PeerLimits>> {
         let proxies = self.settings.proxies.as_ref();
         self.peers
             .as_ref()
+            .filter(|_| !is_unix_peer(address))
             .filter(|_| !proxies.is_some_and(|proxies| proxies.trusts(address)))
     }
 

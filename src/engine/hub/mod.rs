@@ -7,6 +7,8 @@ pub(crate) mod event_streams;
 pub(crate) mod job_port;
 pub(crate) mod rooms;
 
+#[cfg(unix)]
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::fence;
 use std::sync::{Arc, Mutex};
@@ -37,6 +39,8 @@ use crate::engine::parts::sync::{AtomicBool, AtomicUsize};
 use crate::engine::parts::users::Users;
 use crate::message::Message;
 use crate::metrics::{Counters, Metrics};
+#[cfg(unix)]
+use crate::proxies::unix_peer;
 
 pub(crate) struct Hub {
     pub(crate) settings: Settings,
@@ -51,6 +55,9 @@ pub(crate) struct Hub {
     pub(crate) logged: LoggedOnce,
     /// The events that the program has handlers for.
     pub(crate) subscriptions: Subscriptions,
+    /// The number of connections that Unix sockets have ever accepted.
+    #[cfg(unix)]
+    unix_peers: AtomicU64,
     /// The number of channels that rooms have ever had.
     pub(crate) channels_ever: AtomicU64,
     /// The room of the event streams that receive broadcasts to everyone.
@@ -185,6 +192,8 @@ impl Hub {
             settings,
             shards,
             common: Counters::default(),
+            #[cfg(unix)]
+            unix_peers: AtomicU64::new(0),
             // After those of `everyone_streams`.
             channels_ever: AtomicU64::new(HistoryForm::COUNT),
             everyone_streams: Arc::new(SharedRoom::new(0, "".into(), true, shards_len)),
@@ -469,6 +478,12 @@ impl Hub {
         let max = self.settings.limits.connections_max;
         // While handlers are blocked, ended connections must not pile up in their queue.
         self.connections.load(Relaxed) > max || self.ended.load(Relaxed) > max
+    }
+
+    /// An address for a client of a Unix socket, which has none.
+    #[cfg(unix)]
+    pub(crate) fn next_unix_peer(&self) -> SocketAddr {
+        unix_peer(self.unix_peers.fetch_add(1, Relaxed) + 1)
     }
 
     /// Begins to close all connections evenly over a time, with 1012. `Program::drained` is called in the end, at least once.

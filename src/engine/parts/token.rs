@@ -7,11 +7,24 @@ use crate::engine::parts::id::Key;
 /// The token of the waker.
 pub(crate) const WAKER: Token = Token(usize::MAX);
 
-/// The token of the listener.
-pub(crate) const LISTENER: Token = Token(usize::MAX - 1);
+/// The maximum number of listeners.
+pub(crate) const LISTENERS_MAX: usize = 62;
 
-/// Slots that no connection gets, so that no connection's token equals [`WAKER`] or [`LISTENER`].
-const RESERVED_SLOTS: u64 = 2;
+/// Slots that no connection gets, so that no connection's token equals [`WAKER`] or that of a listener.
+const RESERVED_SLOTS: u64 = LISTENERS_MAX as u64 + 2;
+
+/// The token of a listener.
+pub(crate) const fn of_listener(index: usize) -> Token {
+    assert!(index < LISTENERS_MAX, "the number of listeners was checked");
+    Token(usize::MAX - 1 - index)
+}
+
+/// The listener that has a token, if it is that of a listener.
+pub(crate) fn as_listener(token: Token) -> Option<usize> {
+    // For the waker's token, it wraps around.
+    let index = (usize::MAX - 1).wrapping_sub(token.0);
+    (index < LISTENERS_MAX).then_some(index)
+}
 
 /// The layout of a token of `WIDTH` bits: the connection's slot in the low bits, and above it as many of the low bits
 /// of its generation as fit.
@@ -112,13 +125,17 @@ mod tests {
     #[test]
     fn slot_beyond_the_layout_has_no_token() {
         let pack = |slot| Layout::<32>::pack(key(slot, u32::MAX));
-        assert!(pack((1 << 22) - 3).is_some());
-        for slot in [(1 << 22) - 2, (1 << 22) - 1, 1 << 22, u32::MAX] {
+        let reserved = RESERVED_SLOTS as u32;
+        assert!(pack((1 << 22) - 1 - reserved).is_some());
+        for slot in [(1 << 22) - reserved, (1 << 22) - 1, 1 << 22, u32::MAX] {
             assert_eq!(pack(slot), None, "{slot}");
         }
         let pack = |slot| Layout::<64>::pack(key(slot, u32::MAX));
-        assert!(pack(u32::MAX - 2).is_some());
-        assert_eq!((pack(u32::MAX - 1), pack(u32::MAX)), (None, None));
+        assert!(pack(u32::MAX - reserved).is_some());
+        assert_eq!(
+            (pack(u32::MAX - reserved + 1), pack(u32::MAX)),
+            (None, None)
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! The app's own listener: accepts connections and hands them to the shards.
+//! The app's own listeners: accepts connections and hands them to the shards.
 
 use std::io;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -13,38 +14,118 @@ use mio::{Interest, Poll};
 use crate::engine::hub::Hub;
 use crate::engine::model::command::{Control, NewConnection};
 use crate::engine::parts::mailbox::When;
-use crate::engine::parts::token::LISTENER;
+use crate::engine::parts::token::{LISTENERS_MAX, of_listener};
+use crate::listener::ListenerSocket;
 use crate::report::limited;
 use crate::transport::{self, ShardSocket, limit_unsent, suppress_sigpipe};
 
-/// Most connections accepted in one turn, so that a connection storm does not delay others.
+/// Most connections accepted from a listener in one turn, so that a connection storm does not delay others.
 const ACCEPTS_PER_TURN: usize = 128;
 
 /// How long accepting pauses after it has failed, as when the process has run out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The app's own listener.
-pub(crate) struct Listener {
-    socket: TcpListener,
+/// The app's own listeners.
+pub(crate) struct Listeners {
+    listeners: Vec<Listener>,
     hub: Arc<Hub>,
-    /// There may be more connections to accept.
-    pub(crate) ready: bool,
     /// Accepting has failed and pauses until then.
     pub(crate) paused: Option<Instant>,
 }
 
-impl Listener {
-    pub(crate) fn new(mut socket: TcpListener, hub: Arc<Hub>, poll: &Poll) -> io::Result<Self> {
-        if hub.settings.slow_consumer.prefers_new() {
-            limit_unsent(&socket);
+struct Listener {
+    socket: Socket,
+    /// There may be more connections to accept.
+    ready: bool,
+}
+
+/// A listener's socket, as it is polled.
+enum Socket {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix {
+        socket: mio::net::UnixListener,
+        /// Removes the file in the end.
+        _file: Option<crate::listener::SocketFile>,
+    },
+}
+
+impl Socket {
+    fn new(socket: ListenerSocket) -> io::Result<Self> {
+        Ok(match socket {
+            ListenerSocket::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                Self::Tcp(TcpListener::from_std(socket))
+            }
+            #[cfg(unix)]
+            ListenerSocket::Unix(socket, file) => {
+                socket.set_nonblocking(true)?;
+                Self::Unix {
+                    socket: mio::net::UnixListener::from_std(socket),
+                    _file: file,
+                }
+            }
+        })
+    }
+
+    fn register(&mut self, poll: &Poll, index: usize) -> io::Result<()> {
+        let (registry, token) = (poll.registry(), of_listener(index));
+        match self {
+            Self::Tcp(socket) => socket.register(registry, token, Interest::READABLE),
+            #[cfg(unix)]
+            Self::Unix { socket, .. } => socket.register(registry, token, Interest::READABLE),
         }
-        socket.register(poll.registry(), LISTENER, Interest::READABLE)?;
+    }
+
+    /// Accepts a connection. The address of a client of a Unix socket is made up.
+    fn accept(&self, hub: &Hub) -> io::Result<(TcpStream, SocketAddr)> {
+        match self {
+            Self::Tcp(socket) => socket.accept(),
+            #[cfg(unix)]
+            Self::Unix { socket, .. } => {
+                let (stream, _) = socket.accept()?;
+                Ok((transport::of_unix(stream.into()), hub.next_unix_peer()))
+            }
+        }
+    }
+}
+
+impl Listeners {
+    pub(crate) fn new(
+        sockets: Vec<ListenerSocket>,
+        hub: Arc<Hub>,
+        poll: &Poll,
+    ) -> io::Result<Self> {
+        if sockets.len() > LISTENERS_MAX {
+            let why = format!("an app can have at most {LISTENERS_MAX} listeners");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let sockets = sockets.into_iter().enumerate();
+        let listeners = sockets.map(|(index, socket)| {
+            let mut socket = Socket::new(socket)?;
+            if let Socket::Tcp(socket) = &socket
+                && hub.settings.slow_consumer.prefers_new()
+            {
+                limit_unsent(socket);
+            }
+            socket.register(poll, index)?;
+            Ok(Listener {
+                socket,
+                ready: true,
+            })
+        });
         Ok(Self {
-            socket,
+            listeners: listeners.collect::<io::Result<_>>()?,
             hub,
-            ready: true,
             paused: None,
         })
+    }
+
+    /// Records that a listener may have connections.
+    pub(crate) fn ready(&mut self, index: usize) {
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.ready = true;
+        }
     }
 
     /// Accepts the connections that wait, and hands them to the shards. Returns the share of the listener's own shard.
@@ -54,67 +135,92 @@ impl Listener {
             return own;
         }
         self.paused = None;
-        for _ in 0..ACCEPTS_PER_TURN {
-            if !self.ready {
-                break;
-            }
-            match self.socket.accept() {
-                Ok((mut stream, peer)) => {
-                    self.resumed();
-                    if suppress_sigpipe(&stream).is_err() {
-                        // The peer has already reset it.
-                        continue;
-                    }
-                    let peer_slot = match self.hub.admit_peer(peer, now) {
-                        Ok(peer_slot) => peer_slot,
-                        Err(refused) => {
-                            self.hub.common.accepted.add(1);
-                            refused.counter(&self.hub.common).add(1);
-                            // A refused connection is not worth a buffer, nor a TLS handshake: the response is sent if it
-                            // can be at once.
-                            if !self.hub.settings.has_tls() {
-                                let _ = stream.write(&refused.response(false));
-                            }
-                            continue;
-                        }
-                    };
-                    // Without TCP_NODELAY the kernel may hold back a reply. If this fails the peer is gone, which the
-                    // next read shows.
-                    let _ = stream.set_nodelay(true);
-                    let Some(stream) = self.secured(stream) else {
-                        continue;
-                    };
-                    let new_connection = NewConnection {
-                        stream,
-                        peer,
-                        peer_slot,
-                        upgraded: None,
-                    };
-                    let shard = self.hub.least_loaded();
-                    self.hub.shards[shard].load.fetch_add(1, Relaxed);
-                    if shard == 0 {
-                        own.push(new_connection);
-                    } else {
-                        self.hub.send_control(
-                            shard as u16,
-                            Control::NewConnection(Box::new(new_connection)),
-                            When::Now,
-                        );
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready = false,
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(_) if self.hub.accept_failed() => {}
-                Err(error) => {
-                    self.pause(now, &error);
+        for index in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS_PER_TURN {
+                let listener = &mut self.listeners[index];
+                if !listener.ready {
                     break;
+                }
+                match listener.socket.accept(&self.hub) {
+                    Ok((stream, peer)) => {
+                        self.resumed();
+                        let is_tcp = matches!(self.listeners[index].socket, Socket::Tcp(_));
+                        if let Some(new_connection) = self.admit(stream, peer, is_tcp, now) {
+                            self.hand_over(new_connection, &mut own);
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        listener.ready = false;
+                    }
+                    Err(error) if is_of_one_connection(&error) => {}
+                    Err(_) if self.hub.accept_failed() => {}
+                    Err(error) => {
+                        self.pause(now, &error);
+                        return own;
+                    }
                 }
             }
         }
         own
     }
 
-    /// Puts TLS on a new connection, if the app has TLS. `None` if that is not possible.
+    /// Prepares an accepted connection. `None` if it is refused, or has already ended.
+    fn admit(
+        &self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        is_tcp: bool,
+        now: Instant,
+    ) -> Option<NewConnection> {
+        // If this fails, the peer has already reset it.
+        suppress_sigpipe(&stream).ok()?;
+        let has_tls = is_tcp && self.hub.settings.has_tls();
+        let peer_slot = match self.hub.admit_peer(peer, now) {
+            Ok(peer_slot) => peer_slot,
+            Err(refused) => {
+                self.hub.common.accepted.add(1);
+                refused.counter(&self.hub.common).add(1);
+                // A refused connection is not worth a buffer, nor a TLS handshake: the response is sent if it can be at
+                // once.
+                if !has_tls {
+                    let _ = stream.write(&refused.response(false));
+                }
+                return None;
+            }
+        };
+        if is_tcp {
+            // Without TCP_NODELAY the kernel may hold back a reply. If this fails the peer is gone, which the next read
+            // shows.
+            let _ = stream.set_nodelay(true);
+        }
+        let stream = match has_tls {
+            true => self.secured(stream)?,
+            false => transport::plain(stream),
+        };
+        Some(NewConnection {
+            stream,
+            peer,
+            peer_slot,
+            upgraded: None,
+        })
+    }
+
+    /// Hands a connection to the shard with the fewest, or adds it to those of the listeners' own shard.
+    fn hand_over(&self, new_connection: NewConnection, own: &mut Vec<NewConnection>) {
+        let shard = self.hub.least_loaded();
+        self.hub.shards[shard].load.fetch_add(1, Relaxed);
+        if shard == 0 {
+            own.push(new_connection);
+        } else {
+            self.hub.send_control(
+                shard as u16,
+                Control::NewConnection(Box::new(new_connection)),
+                When::Now,
+            );
+        }
+    }
+
+    /// Puts TLS on a new connection. `None` if that is not possible.
     #[cfg_attr(
         not(feature = "__tls"),
         allow(clippy::unnecessary_wraps, clippy::unused_self)
@@ -156,7 +262,10 @@ impl Listener {
     pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
         match self.paused {
             Some(until) => Some(until.saturating_duration_since(now)),
-            None => self.ready.then_some(Duration::ZERO),
+            None => {
+                let is_ready = self.listeners.iter().any(|listener| listener.ready);
+                is_ready.then_some(Duration::ZERO)
+            }
         }
     }
 }

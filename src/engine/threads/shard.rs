@@ -13,9 +13,9 @@ use mio::{Events, Poll, Token};
 use crate::engine::handlers::inline::{JobSource, run_inline};
 use crate::engine::hub::Hub;
 use crate::engine::parts::lease::Lease;
-use crate::engine::parts::token::{LISTENER, WAKER};
+use crate::engine::parts::token::{WAKER, as_listener};
 use crate::engine::reactor::{Core, Readiness};
-use crate::engine::threads::listener::Listener;
+use crate::engine::threads::listener::Listeners;
 use crate::report::error;
 use crate::transport::ShardSocket;
 use crate::user_threads::while_nonblocking;
@@ -27,7 +27,7 @@ pub(crate) struct Shard {
     core: Core<ShardSocket>,
     poll: Poll,
     events: Events,
-    listener: Option<Listener>,
+    listeners: Option<Listeners>,
     /// Dropped last, whether the shard ran to its end, panicked or never ran.
     ending: ShardEndGuard,
 }
@@ -66,14 +66,14 @@ impl Shard {
     pub(crate) fn new(
         core: Core<ShardSocket>,
         poll: Poll,
-        listener: Option<Listener>,
+        listeners: Option<Listeners>,
         ending: ShardEndGuard,
     ) -> Self {
         Self {
             core,
             poll,
             events: Events::with_capacity(EVENTS_MAX),
-            listener,
+            listeners,
             ending,
         }
     }
@@ -155,9 +155,9 @@ impl Shard {
         for event in &self.events {
             match event.token() {
                 WAKER => {}
-                LISTENER => {
-                    if let Some(listener) = &mut self.listener {
-                        listener.ready = true;
+                token if let Some(index) = as_listener(token) => {
+                    if let Some(listeners) = &mut self.listeners {
+                        listeners.ready(index);
                     }
                 }
                 Token(token) => self.core.ready(
@@ -186,12 +186,12 @@ impl Shard {
         let Self {
             core,
             poll,
-            listener,
+            listeners,
             ending,
             ..
         } = *self;
         // Closed before the clients are, so that none of them reconnects to a listener that does not answer.
-        drop(listener);
+        drop(listeners);
         core.finish();
         drop(poll);
         drop(ending);
@@ -201,15 +201,15 @@ impl Shard {
     fn take_in(&mut self, now: Instant) {
         let mut new_connections = self.core.take_arrivals();
         if self.core.take_accept_again()
-            && let Some(listener) = &mut self.listener
+            && let Some(listeners) = &mut self.listeners
         {
-            listener.paused = None;
+            listeners.paused = None;
         }
         if self.core.is_stopping() {
-            self.listener = None;
+            self.listeners = None;
         }
-        if let Some(listener) = &mut self.listener {
-            new_connections.append(&mut listener.accept(now));
+        if let Some(listeners) = &mut self.listeners {
+            new_connections.append(&mut listeners.accept(now));
         }
         for new_connection in new_connections {
             self.core.insert(
@@ -223,13 +223,11 @@ impl Shard {
 
     fn wait(&mut self) -> Option<Duration> {
         let now = Instant::now();
-        let listener = self
-            .listener
-            .as_ref()
-            .and_then(|listener| listener.wait(now));
-        match (self.core.wait(now), listener) {
-            (Some(core), Some(listener)) => Some(core.min(listener)),
-            (core, listener) => core.or(listener),
+        let listeners = self.listeners.as_ref();
+        let accept = listeners.and_then(|listeners| listeners.wait(now));
+        match (self.core.wait(now), accept) {
+            (Some(core), Some(accept)) => Some(core.min(accept)),
+            (core, accept) => core.or(accept),
         }
     }
 }
