@@ -81,17 +81,24 @@ fn app_is_ready_from_start_to_shutdown() {
         });
     let sender = app.sender();
     assert!(!sender.is_ready(), "before the start");
+    assert!(!sender.responds_within(DEADLINE));
     let (running, address) = start(app);
     assert!(sender.is_ready());
+    assert!(sender.responds_within(DEADLINE));
     let mut client = Client::connect(address);
     client.send("block");
     running_handler.recv_timeout(DEADLINE).unwrap();
+    assert!(
+        sender.responds_within(DEADLINE),
+        "a handler blocks no shard"
+    );
     sender.shutdown(DEADLINE);
     assert!(!sender.is_ready(), "while it stops");
     drop(finish);
     client.receive_to_close();
     running.join();
     assert!(!sender.is_ready(), "after the end");
+    assert!(!sender.responds_within(DEADLINE));
 }
 
 #[test]

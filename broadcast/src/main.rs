@@ -23,6 +23,8 @@ mod history;
 mod input;
 mod json;
 mod lines;
+mod listen_address;
+mod listening;
 mod login;
 mod metrics;
 mod on_message;
@@ -38,15 +40,16 @@ mod responses;
 mod room_name;
 mod rooms;
 mod server_progress;
+mod service_manager;
 mod session;
 mod signals;
 mod sources;
+mod start_messages;
 mod stdio;
 mod tls;
 mod token;
 
 use std::io::{self, IsTerminal};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
@@ -61,8 +64,8 @@ use humphrey_ws::{
 use crate::admission::{Admission, ClientState};
 use crate::attempt_limiter::AttemptLimiter;
 use crate::diagnostics::report;
-use crate::exposure::Exposure;
 use crate::input::{InputAccount, InputRooms};
+use crate::listening::Listening;
 use crate::on_message::OnMessage;
 use crate::options::{Options, Subcommand};
 use crate::page::PageSettings;
@@ -132,12 +135,20 @@ fn run(options: &Options) -> io::Result<bool> {
     let (connections_max, connections_warning) =
         descriptor_limit::limit_connections(options.max_connections, files.descriptors());
     let settings = options.room_settings(&files);
-    let (app, rooms, probes) = build_app(options, &settings, connections_max, &stopping)?;
+    let listening = Listening::open(options)?;
+    let (app, rooms, probes) =
+        build_app(options, &listening, &settings, connections_max, &stopping)?;
     let files = files.open(options.lines_at_start())?;
     let app = cluster::apply(app, options);
-    let (mut app, reload) = tls::apply(app, options).map_err(invalid_option)?;
+    let (mut app, reload) = tls::apply(app, options, &listening).map_err(invalid_option)?;
     let is_tls = reload.is_some();
-    let address = app.bind()?;
+    let Listening {
+        listeners,
+        addresses,
+    } = listening;
+    for listener in listeners {
+        app = app.with_listener(listener);
+    }
     let sender = app.sender();
     {
         let sender = sender.clone();
@@ -147,8 +158,9 @@ fn run(options: &Options) -> io::Result<bool> {
     let running = app.start()?;
     if !options.quiet {
         let metrics = metrics.as_ref().and_then(RunningApp::local_addr);
-        report_start(options, (address, is_tls), connections_warning, metrics);
+        start_messages::report(options, (&addresses, is_tls), connections_warning, metrics);
     }
+    service_manager::ready(&sender)?;
     let is_typed = options.reads_standard_input() && io::stdin().is_terminal();
     let shown = ServerProgress::start(options.quiet || is_typed, sender.clone())?;
     let progress = shown.as_ref().map(|shown| shown.progress.clone());
@@ -189,6 +201,7 @@ fn stop(options: &Options, sender: AsyncSender) -> impl Fn() + Send + 'static {
     let (drain, quiet) = (options.drain(), options.quiet);
     let announced = Once::new();
     move || {
+        service_manager::stopping();
         let Some(drain) = drain else {
             return sender.shutdown(SHUTDOWN_TIMEOUT);
         };
@@ -202,40 +215,6 @@ fn stop(options: &Options, sender: AsyncSender) -> impl Fn() + Send + 'static {
             }
         });
         sender.shutdown_over(drain.settings);
-    }
-}
-
-/// Says where the server listens, and what to know about it.
-fn report_start(
-    options: &Options,
-    (address, is_tls): (SocketAddr, bool),
-    connections_warning: Option<String>,
-    metrics: Option<SocketAddr>,
-) {
-    report!("{}", listening_message(address, is_tls));
-    let exposure = Exposure {
-        address,
-        is_encrypted: is_tls || options.trusted_proxies().is_some(),
-        needs_token: options.read_token_file.is_some(),
-    };
-    if let Some(warning) = exposure.warning() {
-        report!("{warning}");
-    }
-    if let Some(without_effect) = options.without_effect() {
-        report!("{without_effect}");
-    }
-    if let Some(connections_warning) = connections_warning {
-        report!("{connections_warning}");
-    }
-    if let Some(address) = metrics {
-        report!("metrics for Prometheus at http://{address}/metrics");
-    }
-    if options.reads_standard_input() && io::stdin().is_terminal() {
-        let recipient = match &options.room {
-            Some(room) => format!("room {:?}", room.as_str()),
-            None => "everyone".to_owned(),
-        };
-        report!("type lines to send them to {recipient}; Ctrl-C exits");
     }
 }
 
@@ -269,11 +248,12 @@ fn start_input(
 
 fn build_app(
     options: &Options,
+    listening: &Listening,
     settings: &RoomSettings,
     connections_max: usize,
     stopping: &Arc<AtomicBool>,
 ) -> io::Result<(App, Rooms, Probes)> {
-    let mut app = guarded_app(options, settings, connections_max);
+    let mut app = guarded_app(options, listening.is_local(), settings, connections_max);
     let input = options.room.clone().unwrap_or_else(RoomName::everyone);
     app = settings.apply(app, &input);
     if settings.history.is_some() {
@@ -346,8 +326,12 @@ fn build_app(
 }
 
 /// An app with what the options say of the network: addresses, limits, and who may connect.
-fn guarded_app(options: &Options, settings: &RoomSettings, connections_max: usize) -> App {
-    let address = options.listen_address();
+fn guarded_app(
+    options: &Options,
+    is_local: bool,
+    settings: &RoomSettings,
+    connections_max: usize,
+) -> App {
     let limits = Limits::default()
         .outbox_bytes_max(OUTBOX_BYTES_MAX)
         .connections_max(connections_max)
@@ -355,14 +339,13 @@ fn guarded_app(options: &Options, settings: &RoomSettings, connections_max: usiz
         .peer_handshakes_per_second_max(options.max_handshakes_per_address)
         .rooms_max(settings.library_rooms_max());
     let mut app: App = AsyncWebsocketApp::new()
-        .with_address(address)
         .with_limits(limits)
         .with_slow_consumer(options.slow_consumer())
         .with_allowed_origins(options.origins())
         .with_option_names(options::option_names())
         // Other sites may link to the page, and so to the login, but to no other route.
         .with_guarded_routes(["/", "/login"]);
-    if let Some(hosts) = options.hosts(address) {
+    if let Some(hosts) = options.hosts(is_local) {
         app = app.with_allowed_hosts(hosts);
     }
     if let Some(proxies) = options.trusted_proxies() {
@@ -396,20 +379,6 @@ fn routes(
         .chain(protection.login_routes())
         .map(|routes| protection.routes(routes))
         .collect()
-}
-
-/// The message that names the URLs for browsers and WebSocket clients.
-fn listening_message(address: SocketAddr, is_tls: bool) -> String {
-    let s = if is_tls { "s" } else { "" };
-    if address.ip().is_unspecified() {
-        // An unspecified address cannot be connected to; `localhost` exists on every machine.
-        let port = address.port();
-        return format!(
-            "open http{s}://localhost:{port}/ in a browser, or connect to ws{s}://localhost:{port}/ \
-             (listening on all addresses, {address})"
-        );
-    }
-    format!("open http{s}://{address}/ in a browser, or connect to ws{s}://{address}/")
 }
 
 /// The final line: the lines that were read, the clients, the messages, and each kind of loss that occurred.
@@ -571,22 +540,6 @@ mod tests {
             let both = count(".on_handshake(move") + count(".with_handshake_handler(");
             assert_eq!(both, handshakes, "{name}");
         }
-    }
-
-    #[test]
-    fn listening_message_names_an_address_browsers_can_open() {
-        let of = |address: &str| listening_message(address.parse().unwrap(), false);
-        assert_eq!(
-            of("127.0.0.1:8080"),
-            "open http://127.0.0.1:8080/ in a browser, or connect to ws://127.0.0.1:8080/"
-        );
-        assert!(of("[::1]:80").starts_with("open http://[::1]:80/ "));
-        assert!(of("0.0.0.0:80").starts_with("open http://localhost:80/ "));
-        assert!(of("[::]:80").starts_with("open http://localhost:80/ "));
-        assert_eq!(
-            listening_message("127.0.0.1:8080".parse().unwrap(), true),
-            "open https://127.0.0.1:8080/ in a browser, or connect to wss://127.0.0.1:8080/"
-        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ use humphrey::SubApp;
 use humphrey::http::StatusCode;
 use humphrey_ws::{AsyncSender, AsyncWebsocketApp, CloseCode, Limits, RunningApp};
 
+use crate::listen_address::ListenAddress;
 use crate::options::{Options, option_names};
 use crate::probes::Probes;
 use crate::responses::uncached;
@@ -28,7 +29,7 @@ pub(crate) fn serve(
         uncached(StatusCode::OK, of.prometheus(), media_type)
     });
     let mut app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
-    if let Some(hosts) = options.hosts(address) {
+    if let Some(hosts) = options.hosts(ListenAddress::Tcp(address).is_local()) {
         app = app.with_allowed_hosts(hosts);
     }
     app.with_address(address)

@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use humphrey_ws::{
 
 use crate::client;
 use crate::files::{self, FollowedFiles};
+use crate::listen_address::{ListenAddress, parse_tcp};
 use crate::on_message::OnMessage;
 use crate::page::PageSettings;
 use crate::room_name::RoomName;
@@ -73,6 +74,9 @@ mod heading {
     pub(super) const MONITORING: &str = "Monitoring";
 }
 
+/// The port of 127.0.0.1 on which the server listens by default.
+const PORT_DEFAULT: u16 = 8080;
+
 /// The number of messages that are kept by default.
 const HISTORY_DEFAULT: u16 = 1_000;
 
@@ -124,10 +128,16 @@ pub(crate) struct Options {
     #[arg(short = 'n', long, help_heading = heading::INPUT, value_name = "N")]
     pub(crate) lines: Option<u64>,
 
-    /// Listen on this address: IP:PORT or HOST:PORT, PORT for 127.0.0.1, or :PORT for all addresses, which also accepts
-    /// connections from other machines. Port 0 selects a free port
-    #[arg(long, help_heading = heading::ACCESS, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = parse_address)]
-    pub(crate) listen: SocketAddr,
+    /// Listen on this address: IP:PORT or HOST:PORT, PORT for 127.0.0.1, :PORT for all addresses, which also accepts connections
+    /// from other machines, or unix:PATH for a Unix socket, which has no TLS; repeatable. Port 0 selects a free port. Sockets that
+    /// systemd passes on (socket activation) take the place of all of these. Default: 127.0.0.1:8080
+    #[arg(long, help_heading = heading::ACCESS, value_name = "ADDR", value_parser = ListenAddress::parse)]
+    pub(crate) listen: Vec<ListenAddress>,
+
+    #[cfg(unix)]
+    /// The permissions of Unix sockets, such as 660 for the user and the group. Default: those of the umask
+    #[arg(long, help_heading = heading::ACCESS, value_name = "MODE", value_parser = parse_mode)]
+    pub(crate) listen_mode: Option<u32>,
 
     /// Listen on this port of 127.0.0.1, as --listen PORT does
     #[arg(short, long, help_heading = heading::ACCESS, value_name = "PORT", conflicts_with = "listen")]
@@ -281,7 +291,7 @@ pub(crate) struct Options {
 
     /// Serve metrics for Prometheus under /metrics at this address, which should not be public, and the probes /health and
     /// /ready
-    #[arg(long, help_heading = heading::MONITORING, value_name = "ADDR", value_parser = parse_address)]
+    #[arg(long, help_heading = heading::MONITORING, value_name = "ADDR", value_parser = parse_tcp)]
     pub(crate) metrics: Option<SocketAddr>,
 
     /// Ping clients that have been silent for this long, and disconnect those that do not answer within 10 s. 0 disables
@@ -393,12 +403,12 @@ impl Options {
     }
 
     /// The host names for which the program answers on an address; `None`: any.
-    pub(crate) fn hosts(&self, listen: SocketAddr) -> Option<AllowedHosts> {
+    pub(crate) fn hosts(&self, is_local: bool) -> Option<AllowedHosts> {
         let origins = self.origins();
         let any = |list: &[String]| list.iter().any(|entry| entry == "*");
         let allows_any =
             any(&self.allow_host) || (origins == Origins::Any && self.allow_host.is_empty());
-        let checks_hosts = listen.ip().to_canonical().is_loopback() || !self.allow_host.is_empty();
+        let checks_hosts = is_local || !self.allow_host.is_empty();
         (checks_hosts && !allows_any).then(|| {
             AllowedHosts::loopback()
                 .with_origins(&origins)
@@ -406,12 +416,22 @@ impl Options {
         })
     }
 
-    /// The address to listen on.
-    pub(crate) fn listen_address(&self) -> SocketAddr {
+    /// The addresses to listen on.
+    pub(crate) fn listen_addresses(&self) -> Vec<ListenAddress> {
         match self.port {
-            Some(port) => (Ipv4Addr::LOCALHOST, port).into(),
-            None => self.listen,
+            Some(port) => vec![ListenAddress::Tcp((Ipv4Addr::LOCALHOST, port).into())],
+            None if self.listen.is_empty() => {
+                vec![ListenAddress::Tcp(
+                    (Ipv4Addr::LOCALHOST, PORT_DEFAULT).into(),
+                )]
+            }
+            None => self.listen.clone(),
         }
+    }
+
+    /// Whether an option says where to listen.
+    pub(crate) fn names_address(&self) -> bool {
+        self.port.is_some() || !self.listen.is_empty()
     }
 
     /// Whether standard input is read.
@@ -570,18 +590,13 @@ fn is_standard_input_piped() -> bool {
     false
 }
 
-/// Parses IP:PORT, HOST:PORT, PORT for the loopback address, or :PORT for all addresses.
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    if let Ok(port) = text.parse::<u16>() {
-        return Ok((Ipv4Addr::LOCALHOST, port).into());
+/// Parses permissions, in octal.
+#[cfg(unix)]
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("must be permissions in octal, such as 660".to_owned()),
     }
-    if let Some(Ok(port)) = text.strip_prefix(':').map(str::parse::<u16>) {
-        return Ok((Ipv4Addr::UNSPECIFIED, port).into());
-    }
-    text.to_socket_addrs()
-        .map_err(|error| format!("use IP:PORT or HOST:PORT, such as 127.0.0.1:8080 ({error})"))?
-        .next()
-        .ok_or_else(|| "the host name has no address".to_owned())
 }
 
 /// Parses a time in seconds, which may be a fraction.

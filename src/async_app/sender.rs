@@ -266,6 +266,26 @@ impl AsyncSender {
         self.0.is_ready()
     }
 
+    /// Returns whether all threads that serve clients take a turn within this time, for a watchdog that restarts a process which
+    /// hangs. A handler that blocks does not hold them up. False while the app does not run.
+    ///
+    /// Waits, usually for less than a millisecond, at most for the given time. Do not call it from a handler.
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    /// use std::time::Duration;
+    ///
+    /// let running = AsyncWebsocketApp::<()>::new().with_address("127.0.0.1:0").start()?;
+    /// assert!(running.sender().responds_within(Duration::from_secs(10)));
+    /// # running.shutdown(Duration::ZERO);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn responds_within(&self, wait: Duration) -> bool {
+        self.0
+            .running()
+            .is_some_and(|hub| hub.responds_within(wait))
+    }
+
     /// Returns how many WebSocket clients are connected.
     pub fn connections(&self) -> usize {
         self.0.connections()

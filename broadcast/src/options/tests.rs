@@ -15,7 +15,7 @@ fn command_line_definition_is_consistent() {
 #[test]
 fn defaults_match_the_documentation() {
     let options = parsed(&[]).unwrap();
-    assert_eq!(options.listen, "127.0.0.1:8080".parse().unwrap());
+    assert!(options.listen.is_empty() && !options.names_address());
     assert_eq!(options.on_message, OnMessage::Echo);
     assert_eq!(options.slow_consumer(), SlowConsumer::SkipAhead);
     let pace = parsed(&["--slow-client", "pace"]).unwrap();
@@ -65,13 +65,19 @@ fn defaults_match_the_documentation() {
 
 #[test]
 fn address_may_be_a_port_alone() {
-    let address = |arguments: &[&str]| parsed(arguments).unwrap().listen_address().to_string();
+    let address = |arguments: &[&str]| {
+        let addresses = parsed(arguments).unwrap().listen_addresses();
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        addresses.join(" ")
+    };
     assert_eq!(address(&[]), "127.0.0.1:8080");
     assert_eq!(address(&["--listen", "80"]), "127.0.0.1:80");
     assert_eq!(address(&["--listen", ":80"]), "0.0.0.0:80");
     assert_eq!(address(&["--listen", "[::1]:80"]), "[::1]:80");
     assert_eq!(address(&["-p", "9000"]), "127.0.0.1:9000");
     assert_eq!(address(&["--port=9000"]), "127.0.0.1:9000");
+    let several = ["--listen", "80", "--listen=[::1]:81"];
+    assert_eq!(address(&several), "127.0.0.1:80 [::1]:81");
 }
 
 #[test]
@@ -91,7 +97,8 @@ fn allowed_origins_extend_the_own_origin() {
 fn allowed_hosts_depend_on_the_address_and_the_options() {
     let hosts = |arguments: &[&str]| {
         let options = parsed(arguments).unwrap();
-        options.hosts(options.listen_address())
+        let addresses = options.listen_addresses();
+        options.hosts(addresses.iter().all(ListenAddress::is_local))
     };
     let default = hosts(&[]).unwrap();
     assert!(default.allows(Some("localhost:8080")) && !default.allows(Some("a.example")));

@@ -16,7 +16,7 @@ const KEY: &str = "key.pem";
 const VALID_YEARS: i32 = 10;
 
 /// Returns the files of the certificate and its key. Makes them if the directory has neither.
-pub(super) fn files(directory: &Path, listen: IpAddr) -> io::Result<(PathBuf, PathBuf)> {
+pub(super) fn files(directory: &Path, listen: &[IpAddr]) -> io::Result<(PathBuf, PathBuf)> {
     let (certificate, key) = (directory.join(CERTIFICATE), directory.join(KEY));
     match (certificate.exists(), key.exists()) {
         (true, true) => return Ok((certificate, key)),
@@ -47,8 +47,8 @@ pub(super) fn files(directory: &Path, listen: IpAddr) -> io::Result<(PathBuf, Pa
     Ok((certificate, key))
 }
 
-/// Makes a certificate for this machine, and for the address that the program listens on.
-fn make(listen: IpAddr) -> Result<(String, String), rcgen::Error> {
+/// Makes a certificate for this machine, and for the addresses that the program listens on.
+fn make(listen: &[IpAddr]) -> Result<(String, String), rcgen::Error> {
     let mut names = vec!["localhost".to_owned()];
     names.extend(host_name().filter(|name| name != "localhost"));
     let mut params = CertificateParams::new(names)?;
@@ -56,8 +56,10 @@ fn make(listen: IpAddr) -> Result<(String, String), rcgen::Error> {
         IpAddr::from([127, 0, 0, 1]),
         "::1".parse().expect("an address"),
     ];
-    if !listen.is_unspecified() && !addresses.contains(&listen) {
-        addresses.push(listen);
+    for listen in listen {
+        if !listen.is_unspecified() && !addresses.contains(listen) {
+            addresses.push(*listen);
+        }
     }
     let addresses = addresses.into_iter().map(SanType::IpAddress);
     params.subject_alt_names.extend(addresses);
@@ -132,7 +134,7 @@ mod tests {
     #[test]
     fn self_signed_certificate_is_made_once_and_private() {
         let directory = empty_directory("self-signed");
-        files(&directory, [192, 0, 2, 1].into()).unwrap();
+        files(&directory, &[[192, 0, 2, 1].into()]).unwrap();
         let read =
             || [CERTIFICATE, KEY].map(|name| fs::read_to_string(directory.join(name)).unwrap());
         let first = read();
@@ -143,12 +145,12 @@ mod tests {
             let mode = directory.join(KEY).metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
-        files(&directory, [192, 0, 2, 1].into()).unwrap();
+        files(&directory, &[[192, 0, 2, 1].into()]).unwrap();
         assert_eq!(read(), first);
         Tls::from_pem_files(directory.join(CERTIFICATE), directory.join(KEY)).unwrap();
 
         fs::remove_file(directory.join(KEY)).unwrap();
-        let error = files(&directory, [127, 0, 0, 1].into()).unwrap_err();
+        let error = files(&directory, &[[127, 0, 0, 1].into()]).unwrap_err();
         assert!(error.to_string().contains("without key.pem"), "{error}");
         fs::remove_dir_all(directory).unwrap();
     }

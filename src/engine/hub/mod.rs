@@ -11,7 +11,7 @@ pub(crate) mod rooms;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::fence;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -500,6 +500,20 @@ impl Hub {
     /// Whether the engine drains, stops or has stopped.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Relaxed) || self.has_stopped()
+    }
+
+    /// Whether each shard takes a turn within this time.
+    pub(crate) fn responds_within(&self, wait: Duration) -> bool {
+        let deadline = instant_after(Instant::now(), wait);
+        let (answer, answers) = mpsc::channel();
+        for handle in &self.shards {
+            let probe = Control::Probe(answer.clone());
+            handle.mailbox.control(probe, When::Now);
+        }
+        self.shards.iter().all(|_| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            answers.recv_timeout(left).is_ok()
+        })
     }
 
     /// Whether no connection of any kind is left.

@@ -1,7 +1,7 @@
 //! The messages in a shard's mailbox: commands, which keep their order, and control messages.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -158,6 +158,8 @@ pub(crate) enum Control {
     NewConnection(Box<NewConnection>),
     /// Stop, at the latest at this instant.
     Stop(Instant),
+    /// Tell that the shard has taken a turn.
+    Probe(mpsc::Sender<()>),
     /// Close all connections evenly until an instant, and tell clients how long to wait before they reconnect.
     Drain {
         until: Instant,

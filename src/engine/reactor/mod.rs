@@ -331,6 +331,10 @@ impl<T: ShardTransport> Core<T> {
                 Control::NewConnection(new_connection) => self.take_arrivals.push(*new_connection),
                 Control::Stop(deadline) => self.cx.begin_stop(deadline),
                 Control::Drain { until, retry_after } => self.begin_draining(until, retry_after),
+                Control::Probe(answer) => {
+                    // Whoever has asked may have given up.
+                    let _ = answer.send(());
+                }
                 Control::Accept => self.accept_again = true,
                 Control::Nudge(key) => {
                     self.with_ws(key, |ws, cx| ws.nudge(cx));

@@ -1,0 +1,82 @@
+//! What the server tells systemd (`sd_notify(3)`): that it is ready, reloads or stops, and that it is alive. Without a service
+//! manager, nothing happens.
+
+#[cfg(target_os = "linux")]
+mod systemd {
+    use std::io;
+    use std::thread;
+    use std::time::Duration;
+
+    use humphrey_ws::AsyncSender;
+    use sd_notify::NotifyState;
+
+    use crate::diagnostics::report;
+
+    fn notify(states: &[NotifyState<'_>]) {
+        if let Err(error) = sd_notify::notify(states) {
+            report!("the service manager can't be told the state: {error}");
+        }
+    }
+
+    /// The server serves clients. From now on, as long as it does, the watchdog is told so.
+    pub(crate) fn ready(sender: &AsyncSender) -> io::Result<()> {
+        notify(&[NotifyState::Ready]);
+        let Some(interval) = sd_notify::watchdog_enabled() else {
+            return Ok(());
+        };
+        let sender = sender.clone();
+        let thread = thread::Builder::new().name("watchdog".into());
+        thread
+            .spawn(move || tell_alive(&sender, interval / 2))
+            .map(drop)
+    }
+
+    /// Tells the watchdog, in time, that the threads that serve clients take their turns. If one of them does not, the watchdog
+    /// restarts the service.
+    fn tell_alive(sender: &AsyncSender, interval: Duration) {
+        loop {
+            if sender.responds_within(interval) {
+                notify(&[NotifyState::Watchdog]);
+            }
+            thread::sleep(interval);
+        }
+    }
+
+    pub(crate) fn stopping() {
+        notify(&[NotifyState::Stopping]);
+    }
+
+    /// Settings are loaded again.
+    pub(crate) fn reloading(load: impl FnOnce()) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
+            Err(_) => notify(&[NotifyState::Reloading]),
+        }
+        load();
+        notify(&[NotifyState::Ready]);
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub(crate) use self::systemd::{ready, reloading, stopping};
+
+#[cfg(not(target_os = "linux"))]
+mod none {
+    use std::io;
+
+    use humphrey_ws::AsyncSender;
+
+    #[allow(clippy::unnecessary_wraps)] // As on Linux.
+    pub(crate) fn ready(_: &AsyncSender) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn stopping() {}
+
+    pub(crate) fn reloading(load: impl FnOnce()) {
+        load();
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) use self::none::{ready, reloading, stopping};

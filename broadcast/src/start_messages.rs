@@ -1,0 +1,88 @@
+//! What the server says when it has started.
+
+use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
+
+use crate::diagnostics::report;
+use crate::exposure::Exposure;
+use crate::listen_address::ListenAddress;
+use crate::options::Options;
+
+/// Says where the server listens, and what to know about it.
+pub(crate) fn report(
+    options: &Options,
+    (addresses, is_tls): (&[ListenAddress], bool),
+    connections_warning: Option<String>,
+    metrics: Option<SocketAddr>,
+) {
+    for address in addresses {
+        match address {
+            ListenAddress::Tcp(address) => report!("{}", listening_message(*address, is_tls)),
+            #[cfg(unix)]
+            ListenAddress::Unix(_) => report!("listening on {address}"),
+        }
+    }
+    // One of them stands for all.
+    let exposed = addresses.iter().find(|address| !address.is_local());
+    if let Some(address) = exposed.and_then(ListenAddress::tcp) {
+        let exposure = Exposure {
+            address,
+            is_encrypted: is_tls || options.trusted_proxies().is_some(),
+            needs_token: options.read_token_file.is_some(),
+        };
+        if let Some(warning) = exposure.warning() {
+            report!("{warning}");
+        }
+    }
+    if let Some(without_effect) = options.without_effect() {
+        report!("{without_effect}");
+    }
+    if let Some(connections_warning) = connections_warning {
+        report!("{connections_warning}");
+    }
+    if let Some(address) = metrics {
+        report!("metrics for Prometheus at http://{address}/metrics");
+    }
+    if options.reads_standard_input() && io::stdin().is_terminal() {
+        let recipient = match &options.room {
+            Some(room) => format!("room {:?}", room.as_str()),
+            None => "everyone".to_owned(),
+        };
+        report!("type lines to send them to {recipient}; Ctrl-C exits");
+    }
+}
+
+/// The message that names the URLs for browsers and WebSocket clients.
+fn listening_message(address: SocketAddr, is_tls: bool) -> String {
+    let s = if is_tls { "s" } else { "" };
+    if address.ip().is_unspecified() {
+        // An unspecified address cannot be connected to; `localhost` exists on every machine.
+        let port = address.port();
+        return format!(
+            "open http{s}://localhost:{port}/ in a browser, or connect to ws{s}://localhost:{port}/ \
+             (listening on all addresses, {address})"
+        );
+    }
+    format!("open http{s}://{address}/ in a browser, or connect to ws{s}://{address}/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listening_message_names_an_address_browsers_can_open() {
+        let of = |address: &str| listening_message(address.parse().unwrap(), false);
+        assert_eq!(
+            of("127.0.0.1:8080"),
+            "open http://127.0.0.1:8080/ in a browser, or connect to ws://127.0.0.1:8080/"
+        );
+        assert!(of("[::1]:80").starts_with("open http://[::1]:80/ "));
+        assert!(of("0.0.0.0:80").starts_with("open http://localhost:80/ "));
+        assert!(of("[::]:80").starts_with("open http://localhost:80/ "));
+        assert_eq!(
+            listening_message("127.0.0.1:8080".parse().unwrap(), true),
+            "open https://127.0.0.1:8080/ in a browser, or connect to wss://127.0.0.1:8080/"
+        );
+    }
+}
