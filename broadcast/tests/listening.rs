@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use support::shell::Shell;
 use support::{Client, DEADLINE, Program, http_get, program, run};
 use tungstenite::protocol::frame::coding::CloseCode;
 
@@ -96,6 +97,35 @@ fn several_addresses_share_rooms_and_lines() {
     drop(over_unix);
     server.expect_exit(0);
     assert!(!path.exists(), "the socket's file is removed");
+}
+
+#[test]
+fn listen_and_send_use_a_unix_socket_and_wait_for_it() {
+    let directory = Directory::new("clients");
+    let path = directory.socket();
+    let path = path.to_str().unwrap();
+    let through = ["--unix-socket", path, "--max-delay", "1"];
+    // The host of the URL is not looked up.
+    let mut listen = Shell::listen("ws://nowhere.invalid/", &through);
+    listen.expect_line(&format!("can't connect to {path}"));
+    let unix = format!("unix:{path}");
+    let names = [
+        "--allow-host",
+        "nowhere.invalid",
+        "--on-message",
+        "broadcast",
+    ];
+    let mut server = Program::start(&[&["--no-welcome", "--listen", &unix], &names[..]].concat());
+    listen.expect_line("connected");
+    let mut send = Shell::send("ws://nowhere.invalid/", &through);
+    send.write(b"over the socket\n");
+    assert_eq!(listen.line(), "over the socket");
+    send.stdin = None;
+    send.expect_exit(0);
+    listen.signal(Signal::TERM);
+    listen.expect_exit(0);
+    server.signal(Signal::TERM);
+    server.expect_exit(0);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::mpsc::{TryRecvError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,13 +39,19 @@ pub(super) struct OpenedConnection {
 pub(super) fn dial(
     event_loop: &mut EventLoop,
     request: &HandshakeRequest,
+    unix_socket: Option<&Path>,
     trust: &mut Trust,
 ) -> Result<OpenedConnection, End> {
     let deadline = Instant::now() + DIAL_WAIT;
     let handshake = request.start();
     let mut handshake = handshake.map_err(|error| End::failed(Failure::LocalError, error))?;
-    let addresses = resolve(event_loop, request.url(), deadline)?;
-    let socket = connect_any(event_loop, &addresses, deadline)?;
+    let socket = match unix_socket {
+        Some(path) => connect_unix(event_loop, path)?,
+        None => {
+            let addresses = resolve(event_loop, request.url(), deadline)?;
+            connect_any(event_loop, &addresses, deadline)?
+        }
+    };
     let mut stream = trust.secure(event_loop, request.url(), socket, deadline)?;
     match perform_handshake(event_loop, &mut stream, trust, &mut handshake, deadline)? {
         Ok(accepted) => Ok(OpenedConnection { stream, accepted }),
@@ -214,6 +221,31 @@ fn connect(
     // Best effort: without it, small messages are delayed.
     let _ = stream.set_nodelay(true);
     Ok(stream)
+}
+
+/// Connects to a Unix socket, which succeeds or fails at once.
+#[cfg(unix)]
+fn connect_unix(event_loop: &mut EventLoop, path: &Path) -> Result<TcpStream, End> {
+    use std::os::fd::OwnedFd;
+    let failed = |error: io::Error| {
+        let message = format!("can't connect to {}: {error}", path.display());
+        let failure = match error.kind() {
+            ErrorKind::InvalidInput => Failure::BadAddress,
+            _ => Failure::Unreachable,
+        };
+        End::failed(failure, message)
+    };
+    let stream = mio::net::UnixStream::connect(path).map_err(failed)?;
+    // Whoever reads, writes, polls and shuts down does the same with either kind of stream.
+    let mut stream = TcpStream::from(OwnedFd::from(stream));
+    let registered = event_loop.register(&mut stream);
+    registered.map_err(|error| End::failed(Failure::LocalError, error))?;
+    Ok(stream)
+}
+
+#[cfg(not(unix))]
+fn connect_unix(_: &mut EventLoop, _: &Path) -> Result<TcpStream, End> {
+    unreachable!("there is no option that names a Unix socket")
 }
 
 /// A link-local address is meaningless without its interface (RFC 4007 §6).

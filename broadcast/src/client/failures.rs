@@ -88,7 +88,7 @@ pub(super) const TABLE: &[FailureRow] = &[
     ),
     row!(
         Unreachable,
-        "connection refused, no route, or no answer within 20 s",
+        "connection refused, no route, no such Unix socket, or no answer within 20 s",
         Retry,
         "the server or the network may be back"
     ),

@@ -1,7 +1,8 @@
 //! The command-line options of `listen` and `send`.
 
 use std::num::{NonZeroU32, NonZeroU64};
-#[cfg(feature = "tls")]
+use std::path::Path;
+#[cfg(any(unix, feature = "tls"))]
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -156,6 +157,11 @@ pub(crate) struct ConnectOptions {
     #[arg(value_name = "URL")]
     pub(crate) url: Target,
 
+    /// Connect to this Unix socket instead of the host and port of the URL, which are still sent as 'Host'
+    #[cfg(unix)]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) unix_socket: Option<PathBuf>,
+
     /// Join this room of a humphrey-broadcast: its name is appended to the URL's path, percent-encoded
     #[arg(long, value_name = "ROOM")]
     pub(crate) room: Option<RoomName>,
@@ -238,6 +244,18 @@ impl FromStr for HeaderOption {
 }
 
 impl ConnectOptions {
+    /// The Unix socket to connect to.
+    #[cfg(unix)]
+    pub(super) fn unix_socket(&self) -> Option<&Path> {
+        self.unix_socket.as_deref()
+    }
+
+    #[cfg(not(unix))]
+    #[allow(clippy::unused_self)] // As on Unix.
+    pub(super) fn unix_socket(&self) -> Option<&Path> {
+        None
+    }
+
     /// The subprotocols that the user has named.
     pub(super) fn subprotocols(&self) -> Vec<Subprotocol> {
         let given = self.header.iter().filter_map(|given| match given {

@@ -168,7 +168,7 @@ pub(super) fn run<P: ConnectionHandler>(
         let request = connect
             .request(&handler.target(&target), offers.current())
             .map_err(io::Error::other)?;
-        let end = match dial(event_loop, &request, &mut trust) {
+        let end = match dial(event_loop, &request, connect.unix_socket(), &mut trust) {
             Ok(opened) => {
                 has_connected = true;
                 if !connect.quiet {
