@@ -57,18 +57,9 @@ impl TrustedProxies {
     }
 
     pub(crate) fn resolve(&self) -> Result<Proxies, InvalidNetwork> {
-        let network = |text: &String| match text.parse::<IpAddr>() {
-            Ok(address) => Ok(IpNet::from(address)),
-            Err(_) if text == "unix" => Ok(IpNet::from(UNIX)),
-            Err(_) => text.parse().map_err(|_| InvalidNetwork(text.clone())),
-        };
         Ok(Proxies {
             header: self.header,
-            networks: self
-                .networks
-                .iter()
-                .map(network)
-                .collect::<Result<_, _>>()?,
+            networks: Networks::parse(&self.networks)?,
         })
     }
 }
@@ -96,7 +87,7 @@ impl fmt::Display for InvalidNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is not a network of trusted proxies: it must look like 127.0.0.1, 10.0.0.0/8, fd00::/8 or unix",
+            "{:?} is not a network of proxies: it must look like 127.0.0.1, 10.0.0.0/8, fd00::/8 or unix",
             self.0
         )
     }
@@ -108,15 +99,33 @@ impl std::error::Error for InvalidNetwork {}
 #[derive(Debug, Clone)]
 pub(crate) struct Proxies {
     header: ForwardingHeader,
-    networks: Vec<IpNet>,
+    networks: Networks,
+}
+
+/// Networks of proxies, parsed.
+#[derive(Debug, Clone)]
+pub(crate) struct Networks(Vec<IpNet>);
+
+impl Networks {
+    pub(crate) fn parse(networks: &[String]) -> Result<Self, InvalidNetwork> {
+        let network = |text: &String| match text.parse::<IpAddr>() {
+            Ok(address) => Ok(IpNet::from(address)),
+            Err(_) if text == "unix" => Ok(IpNet::from(UNIX)),
+            Err(_) => text.parse().map_err(|_| InvalidNetwork(text.clone())),
+        };
+        let networks: Result<_, _> = networks.iter().map(network).collect();
+        networks.map(Self)
+    }
+
+    pub(crate) fn contain(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|network| network.contains(&address))
+    }
 }
 
 impl Proxies {
     pub(crate) fn trusts(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.networks
-            .iter()
-            .any(|network| network.contains(&address))
+        self.networks.contain(address)
     }
 
     /// Returns the client for which a peer has sent these headers: the peer itself, unless it is trusted and names

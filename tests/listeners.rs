@@ -79,6 +79,40 @@ fn own_address_is_bound_beside_listeners_only_if_it_is_set() {
 }
 
 #[test]
+fn proxy_names_its_client_before_the_request() {
+    let app = AsyncWebsocketApp::<()>::new()
+        .with_proxy_protocol(["127.0.0.1"])
+        .with_connect_handler(|stream, _| {
+            stream.send(format!("{} {}", stream.peer_addr(), stream.client_ip()));
+        });
+    let (running, address) = support::start(app);
+    let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0C\xC0\0\x02\x07\x0A\0\0\x01\x12\x67\x01\xBB";
+    for (header, named) in [
+        (
+            &b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 443\r\n"[..],
+            Some("192.0.2.7"),
+        ),
+        (v2, Some("192.0.2.7")),
+        (b"PROXY UNKNOWN\r\n", None),
+    ] {
+        use std::io::Write;
+        let mut socket = support::tcp(address);
+        let own = socket.local_addr().unwrap();
+        socket.write_all(header).unwrap();
+        let (mut client, _) = tungstenite::client(format!("ws://{address}/"), socket).unwrap();
+        let expected = match named {
+            Some(ip) => format!("{ip}:4711 {ip}"),
+            None => format!("{own} {}", own.ip()),
+        };
+        assert_eq!(client.read().unwrap().into_text().unwrap(), expected);
+    }
+    running.shutdown(Duration::ZERO);
+    let app = AsyncWebsocketApp::<()>::new().with_address("127.0.0.1:0");
+    let refused = app.with_proxy_protocol(["nonsense"]).start().map(drop);
+    assert!(refused.unwrap_err().to_string().contains("\"nonsense\""));
+}
+
+#[test]
 fn app_with_too_many_listeners_does_not_start() {
     let mut app = echo();
     for _ in 0..63 {

@@ -25,7 +25,7 @@ use support::{
     DEADLINE, client_frame, close_code, eventually, get_request, read_frame, read_head,
     read_response, start, tcp, upgrade_request,
 };
-use tls_clients::{ask, connect, directory, raw_websocket, start_tls, websocket};
+use tls_clients::{ask, connect, directory, raw_websocket, secure, start_tls, websocket};
 
 const STOP: Duration = Duration::from_millis(100);
 
@@ -447,6 +447,56 @@ fn timeout_of_a_connection_ends_it_with_close_notify() {
             assert_eq!(client.read(&mut [0]).expect("a close_notify"), 0);
         }
     }
+    running.shutdown(STOP);
+}
+
+#[test]
+fn tls_begins_behind_the_header_of_a_proxy() {
+    let app = AsyncWebsocketApp::<()>::new()
+        .with_proxy_protocol(["127.0.0.1"])
+        .with_message_handler(|stream, message, _| {
+            stream.send(stream.peer_addr().to_string());
+            stream.send(message);
+        });
+    let (running, address, clients) = start_both(app);
+    let header = b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 443\r\n";
+    for config in &clients {
+        // The header alone, and in one segment with the beginning of TLS.
+        for is_together in [false, true] {
+            let mut socket = tcp(address);
+            let mut client = if is_together {
+                let mut hello = Vec::new();
+                let name = "localhost".try_into().unwrap();
+                let mut client = rustls::ClientConnection::new(config.clone(), name).unwrap();
+                client.write_tls(&mut hello).unwrap();
+                socket.write_all(&[&header[..], &hello].concat()).unwrap();
+                rustls::StreamOwned::new(client, socket)
+            } else {
+                socket.write_all(header).unwrap();
+                secure(socket, config, "localhost")
+            };
+            client.write_all(upgrade_request("/").as_bytes()).unwrap();
+            let head = read_head(&mut client);
+            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+            client.write_all(&client_frame(0x81, b"hello")).unwrap();
+            for expected in ["192.0.2.7:4711", "hello"] {
+                let (opcode, payload) = read_frame(&mut client).unwrap();
+                assert_eq!((opcode, &payload[..]), (0x81, expected.as_bytes()));
+            }
+        }
+    }
+    // TLS without a header, and with too much behind it.
+    let mut client = connect(address, &clients[0]);
+    assert!(
+        client
+            .write_all(b"GET")
+            .and_then(|()| client.read(&mut [0]).map(drop))
+            .is_err()
+    );
+    let mut socket = tcp(address);
+    let flood = [&header[..], &[0x16; 64 << 10]].concat();
+    let _ = socket.write_all(&flood);
+    assert!(matches!(socket.read(&mut [0]), Ok(0) | Err(_)));
     running.shutdown(STOP);
 }
 

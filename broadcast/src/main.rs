@@ -351,6 +351,9 @@ fn guarded_app(
     if let Some(proxies) = options.trusted_proxies() {
         app = app.with_trusted_proxies(proxies);
     }
+    if !options.proxy_protocol.is_empty() {
+        app = app.with_proxy_protocol(options.proxy_protocol.clone());
+    }
     if options.compress {
         app = app.with_compression(Compression::new());
     }

@@ -285,9 +285,15 @@ pub(crate) struct Options {
     #[arg(long, help_heading = heading::CLUSTER, value_name = "FILE")]
     pub(crate) cluster_ca: Option<PathBuf>,
 
-    /// Trust X-Forwarded-For from this proxy, or from a network of proxies such as 10.0.0.0/8; repeatable
+    /// Trust X-Forwarded-For from this proxy, from a network of proxies such as 10.0.0.0/8, or from those that connect to a Unix
+    /// socket ('unix'); repeatable
     #[arg(long, help_heading = heading::ACCESS, value_name = "NETWORK")]
     pub(crate) trusted_proxy: Vec<String>,
+
+    /// Expect the PROXY protocol (version 1 or 2) from this proxy, or from a network of proxies, or from those that connect to a
+    /// Unix socket ('unix'): each of their connections begins with a header that names the client; repeatable
+    #[arg(long, help_heading = heading::ACCESS, value_name = "NETWORK")]
+    pub(crate) proxy_protocol: Vec<String>,
 
     /// Serve metrics for Prometheus under /metrics at this address, which should not be public, and the probes /health and
     /// /ready

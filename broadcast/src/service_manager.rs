@@ -47,6 +47,7 @@ mod systemd {
     }
 
     /// Settings are loaded again.
+    #[cfg(feature = "tls")]
     pub(crate) fn reloading(load: impl FnOnce()) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -57,8 +58,10 @@ mod systemd {
     }
 }
 
+#[cfg(all(target_os = "linux", feature = "tls"))]
+pub(crate) use self::systemd::reloading;
 #[cfg(target_os = "linux")]
-pub(crate) use self::systemd::{ready, reloading, stopping};
+pub(crate) use self::systemd::{ready, stopping};
 
 #[cfg(not(target_os = "linux"))]
 mod none {
@@ -73,10 +76,13 @@ mod none {
 
     pub(crate) fn stopping() {}
 
+    #[cfg(feature = "tls")]
     pub(crate) fn reloading(load: impl FnOnce()) {
         load();
     }
 }
 
+#[cfg(all(not(target_os = "linux"), feature = "tls"))]
+pub(crate) use self::none::reloading;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use self::none::{ready, reloading, stopping};
+pub(crate) use self::none::{ready, stopping};

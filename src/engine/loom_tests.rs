@@ -190,6 +190,7 @@ fn hub_with_handlers_max(
         guarded: None,
         option_names: crate::option_names::OptionNames::new(),
         proxies: None,
+        proxy_protocol: None,
         #[cfg(feature = "deflate")]
         compression: None,
         #[cfg(feature = "__tls")]

@@ -33,6 +33,8 @@ mod pieces;
 #[cfg(test)]
 mod pre_admission;
 #[cfg(test)]
+mod proxied;
+#[cfg(test)]
 mod regressions;
 #[cfg(test)]
 mod replays;

@@ -49,6 +49,7 @@ pub(crate) mod json_string;
 pub(crate) mod mask;
 pub(crate) mod percent;
 pub(crate) mod procedures;
+pub(crate) mod proxy_header;
 #[cfg(test)]
 mod regressions;
 pub(crate) mod role;

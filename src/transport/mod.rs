@@ -114,6 +114,21 @@ pub(crate) trait ShardTransport: Sized + Send + 'static {
         false
     }
 
+    /// Puts TLS on a plain connection, of which `early` was read already. `cost` is the work of its handshake, as `read_cost`
+    /// returns it.
+    ///
+    /// # Errors
+    /// The configuration can't be used.
+    #[cfg(feature = "__tls")]
+    fn secured(
+        self,
+        _config: std::sync::Arc<rustls::ServerConfig>,
+        _cost: u32,
+        _early: &[u8],
+    ) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// The progress of the TLS handshake.
     #[cfg(feature = "__tls")]
     fn handshake(&self) -> Handshake {

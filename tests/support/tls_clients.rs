@@ -62,9 +62,14 @@ pub(crate) fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> TlsStr
 
 /// Connects to the server with this name.
 pub(crate) fn connect_as(address: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> TlsStream {
+    secure(tcp(address), config, name)
+}
+
+/// Begins TLS on a socket that is connected to the server with this name.
+pub(crate) fn secure(socket: TcpStream, config: &Arc<ClientConfig>, name: &str) -> TlsStream {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let client = ClientConnection::new(config.clone(), name).unwrap();
-    StreamOwned::new(client, tcp(address))
+    StreamOwned::new(client, socket)
 }
 
 /// Connects a WebSocket whose frames the test writes and reads itself.

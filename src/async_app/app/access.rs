@@ -136,6 +136,29 @@ where
         self
     }
 
+    /// Expects the PROXY protocol (version 1 or 2) from these proxies, such as HAProxy with `send-proxy-v2`, or a load balancer of
+    /// TCP: each of their connections to the app's own listeners begins with a header that names the client. By default it is
+    /// expected from nobody.
+    ///
+    /// A network is an address (`127.0.0.1`), has a prefix length (`10.0.0.0/8`), or is the word `unix` for Unix sockets. The
+    /// named address becomes the connection's peer: [`AsyncStream::peer_addr`](crate::AsyncStream::peer_addr), and the address for limits
+    /// ([`Limits::peer_connections_max`](field@crate::Limits::peer_connections_max)). With TLS, the header comes before TLS. A connection of one of these proxies
+    /// without a header, or with one longer than 4 KiB, is closed; connections of others can't have one. Starting the app
+    /// fails if an entry is not a network.
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new().with_proxy_protocol(["10.0.0.0/8"]);
+    /// ```
+    pub fn with_proxy_protocol<T: Into<String>>(
+        mut self,
+        proxies: impl IntoIterator<Item = T>,
+    ) -> Self {
+        self.proxy_protocol = Some(proxies.into_iter().map(Into::into).collect());
+        self
+    }
+
     /// Trusts the forwarding header of these proxies. By default no proxy is trusted.
     ///
     /// The forwarded address becomes the client's address: for

@@ -101,6 +101,7 @@ where
     guarded: Option<Vec<String>>,
     option_names: OptionNames,
     proxies: Option<TrustedProxies>,
+    proxy_protocol: Option<Vec<String>>,
     #[cfg(feature = "deflate")]
     compression: Option<crate::compression::Compression>,
     #[cfg(feature = "__tls")]
@@ -231,6 +232,7 @@ where
             guarded: None,
             option_names: OptionNames::new(),
             proxies: None,
+            proxy_protocol: None,
             #[cfg(feature = "deflate")]
             compression: None,
             #[cfg(feature = "__tls")]

@@ -22,7 +22,7 @@ use crate::engine::{Prepared, Settings};
 use crate::host::{self, Routes};
 use crate::listener::{Listener, ListenerSocket, bind_tcp};
 use crate::presence::Announced;
-use crate::proxies::{Proxies, TrustedProxies};
+use crate::proxies::{Networks, Proxies, TrustedProxies};
 use crate::report;
 
 impl<State, StreamState> AsyncWebsocketApp<State, StreamState>
@@ -97,6 +97,7 @@ where
             report::silence_stderr();
         }
         let proxies = self.check_addresses()?;
+        let proxy_protocol = self.proxy_protocol()?;
         self.check_event_streams()?;
         let routes = self.take_routes()?;
         #[cfg(feature = "cluster")]
@@ -123,6 +124,7 @@ where
             guarded: self.guarded,
             option_names: self.option_names,
             proxies,
+            proxy_protocol,
             #[cfg(feature = "deflate")]
             compression: self.compression.clone(),
             #[cfg(feature = "__tls")]
@@ -200,6 +202,15 @@ where
         let address = listeners.iter().find_map(Listener::local_addr);
         let sockets = listeners.into_iter().map(|listener| listener.0);
         Ok((address, sockets.collect()))
+    }
+
+    /// Parses the networks of the proxies that speak the PROXY protocol.
+    fn proxy_protocol(&self) -> io::Result<Option<Networks>> {
+        let networks = self.proxy_protocol.as_deref().map(Networks::parse);
+        networks.transpose().map_err(|error| {
+            let why = format!("with_proxy_protocol: {error}");
+            io::Error::new(io::ErrorKind::InvalidInput, why)
+        })
     }
 
     /// Checks origins, hosts and proxies. Returns the proxies' networks.

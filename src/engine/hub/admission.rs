@@ -38,6 +38,7 @@ pub(crate) struct LoggedOnce {
     pub(crate) origin_refused: Limited,
     pub(crate) host_refused: Limited,
     pub(crate) bad_accept: Limited,
+    pub(crate) bad_proxy_header: Limited,
     pub(crate) broken_protocol: Limited,
     pub(crate) disconnected: Limited,
     pub(crate) silent: Limited,
@@ -87,7 +88,7 @@ impl Hub {
     }
 
     /// Counts a connection of which only the peer is known. Connections from a trusted proxy are counted when their
-    /// request names the client.
+    /// request names the client, and those from a proxy that names it before the request, then.
     pub(crate) fn admit_peer(
         &self,
         peer: SocketAddr,

@@ -1,11 +1,13 @@
 //! The settings of an engine.
 
+use std::net::IpAddr;
+
 use crate::hosts::AllowedHosts;
 use crate::limits::{Limits, SlowConsumer};
 use crate::option_names::OptionNames;
 use crate::origins::Origins;
 use crate::ping::Heartbeat;
-use crate::proxies::Proxies;
+use crate::proxies::{Networks, Proxies};
 
 /// The settings of an engine.
 #[derive(Debug, Clone)]
@@ -27,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) guarded: Option<Vec<String>>,
     pub(crate) option_names: OptionNames,
     pub(crate) proxies: Option<Proxies>,
+    /// The proxies that begin each connection with a header of the PROXY protocol.
+    pub(crate) proxy_protocol: Option<Networks>,
     /// TLS of the app's own listener. `None`: its connections are plain.
     #[cfg(feature = "__tls")]
     pub(crate) tls: Option<crate::tls::Tls>,
@@ -36,8 +40,14 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Whether the app's own listener has TLS.
-    #[allow(clippy::unused_self)] // Without the feature, it has none.
+    /// Whether connections from this address begin with a header of the PROXY protocol.
+    pub(crate) fn expects_proxy_header(&self, peer: IpAddr) -> bool {
+        let networks = self.proxy_protocol.as_ref();
+        networks.is_some_and(|networks| networks.contain(peer))
+    }
+
+    /// Whether the app's own listeners of TCP have TLS.
+    #[allow(clippy::unused_self)] // Without the feature, they have none.
     pub(crate) fn has_tls(&self) -> bool {
         #[cfg(feature = "__tls")]
         return self.tls.is_some();

@@ -391,7 +391,9 @@ impl<T: ShardTransport> Core<T> {
             return;
         }
         let deadline = self.cx.tick.after(self.cx.limits().handshake_timeout);
-        let mut http = Http::new(peer, deadline);
+        // Hosts hand connections over behind such a header.
+        let is_proxied = upgraded.is_none() && self.cx.hub.settings.expects_proxy_header(peer.ip());
+        let mut http = Http::new(peer, is_proxied, deadline);
         self.cx.handshake_queue.push(&mut http, key);
         let key = self.conns.insert(Conn {
             socket: Socket {

@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::ping::Heartbeat;
 use crate::protocol::close::CloseCode;
 use crate::protocol::http::{BodyMode, Head};
+use crate::proxies::Networks;
 use crate::request::{Reject, RequestHead};
 use crate::transport::ShardTransport;
 
@@ -62,6 +63,7 @@ pub(super) struct Setup {
     pub(super) limits: Limits,
     pub(super) slow_consumer: SlowConsumer,
     pub(super) heartbeat: Option<Heartbeat>,
+    pub(super) proxy_protocol: Option<Networks>,
     #[cfg(feature = "deflate")]
     pub(super) compression: Option<crate::compression::Compression>,
     pub(super) subscriptions: Subscriptions,
@@ -79,6 +81,7 @@ impl Default for Setup {
             limits: Limits::default(),
             slow_consumer: SlowConsumer::Disconnect,
             heartbeat: None,
+            proxy_protocol: None,
             #[cfg(feature = "deflate")]
             compression: None,
             subscriptions: Subscriptions {
@@ -314,6 +317,7 @@ impl World {
             guarded: None,
             option_names: crate::option_names::OptionNames::new(),
             proxies: None,
+            proxy_protocol: setup.proxy_protocol.clone(),
             #[cfg(feature = "deflate")]
             compression: setup.compression.clone(),
             #[cfg(feature = "__tls")]

@@ -174,8 +174,14 @@ impl Listeners {
     ) -> Option<NewConnection> {
         // If this fails, the peer has already reset it.
         suppress_sigpipe(&stream).ok()?;
-        let has_tls = is_tcp && self.hub.settings.has_tls();
-        let peer_slot = match self.hub.admit_peer(peer, now) {
+        let is_proxied = self.hub.settings.expects_proxy_header(peer.ip());
+        // Otherwise, TLS begins behind the header of the proxy.
+        let has_tls = is_tcp && !is_proxied && self.hub.settings.has_tls();
+        let admitted = match is_proxied {
+            true => Ok(None),
+            false => self.hub.admit_peer(peer, now),
+        };
+        let peer_slot = match admitted {
             Ok(peer_slot) => peer_slot,
             Err(refused) => {
                 self.hub.common.accepted.add(1);

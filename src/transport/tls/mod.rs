@@ -53,7 +53,17 @@ impl ShardSocket {
     /// # Errors
     /// The configuration can't be used.
     pub(crate) fn tls(tcp: TcpStream, config: Arc<ServerConfig>, cost: u32) -> io::Result<Self> {
-        let session = RefCell::new(Session::new(config, cost)?);
+        Self::tls_after(tcp, config, cost, &[])
+    }
+
+    /// The same for a connection of which `early` was read already.
+    fn tls_after(
+        tcp: TcpStream,
+        config: Arc<ServerConfig>,
+        cost: u32,
+        early: &[u8],
+    ) -> io::Result<Self> {
+        let session = RefCell::new(Session::new(config, cost, early)?);
         Ok(Self::Tls(Box::new(TlsSocket { tcp, session })))
     }
 
@@ -181,6 +191,13 @@ impl ShardTransport for ShardSocket {
 
     fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    fn secured(self, config: Arc<ServerConfig>, cost: u32, early: &[u8]) -> io::Result<Self> {
+        match self {
+            Self::Plain(tcp) => Self::tls_after(tcp, config, cost, early),
+            Self::Tls(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        }
     }
 
     fn handshake(&self) -> Handshake {

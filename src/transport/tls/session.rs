@@ -170,6 +170,8 @@ pub(super) struct Session {
     cost: u32,
     /// The bytes of an incomplete record or handshake message.
     partial: HeldBytes,
+    /// Whether `partial` was received before this session, and is still to be opened.
+    has_early: bool,
     /// Sealed bytes that the socket has not accepted yet, without spare capacity.
     pending: HeldBytes,
     /// Whether the last read has emptied the socket.
@@ -180,13 +182,17 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(config: Arc<ServerConfig>, cost: u32) -> io::Result<Self> {
+    /// `early` are bytes that were received already, at most [`PARTIAL_BYTES_MAX`].
+    pub(super) fn new(config: Arc<ServerConfig>, cost: u32, early: &[u8]) -> io::Result<Self> {
         let conn = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
+        let mut partial = HeldBytes::default();
+        partial.set(early);
         Ok(Self {
             conn,
             progress: Progress::Handshake { is_new: true },
             cost,
-            partial: HeldBytes::default(),
+            partial,
+            has_early: !early.is_empty(),
             pending: HeldBytes::default(),
             is_drained: false,
             peer_closed: false,
@@ -270,15 +276,19 @@ impl Session {
                 .get_mut(kept..room)
                 .filter(|free| !free.is_empty())
                 .ok_or(ErrorKind::InvalidData)?;
-            let received = socket::read(tcp, free)?;
-            if received == 0 {
+            let has_early = std::mem::take(&mut self.has_early);
+            let received = match has_early {
+                true => 0,
+                false => socket::read(tcp, free)?,
+            };
+            if received == 0 && !has_early {
                 // After our own end, nothing that the peer could still send matters: most omit the close_notify.
                 return match self.sending != Sending::Open {
                     true => Ok(0),
                     false => Err(self.truncated()),
                 };
             }
-            self.is_drained = received < room - kept;
+            self.is_drained = !has_early && received < room - kept;
             let opened = self.open(tcp, &mut input[..kept + received], out)?;
             match opened {
                 0 if self.peer_closed => Ok(0),

@@ -8,6 +8,7 @@
 mod budget;
 pub(crate) mod handshake;
 pub(crate) mod handshake_queue;
+mod proxied;
 mod writing;
 
 use std::net::{IpAddr, SocketAddr};
@@ -39,6 +40,8 @@ pub(crate) struct Http {
     /// Bytes that were received and not processed yet.
     buffer: Vec<u8>,
     phase: Phase,
+    /// Whether a proxy is to name the client first.
+    expects_proxy_header: bool,
     deadline: Tick,
     /// Whether a request was answered on this connection before.
     used: bool,
@@ -67,13 +70,14 @@ enum Phase {
 }
 
 impl Http {
-    /// Makes a connection that waits for its first request head until `deadline`.
-    pub(crate) fn new(peer: SocketAddr, deadline: Tick) -> Self {
+    /// Makes a connection that waits for its first request head until `deadline`, or for the header of a proxy before it.
+    pub(crate) fn new(peer: SocketAddr, expects_proxy_header: bool, deadline: Tick) -> Self {
         Self {
             peer,
             client: peer.ip(),
             buffer: Vec::new(),
             phase: Phase::Head,
+            expects_proxy_header,
             deadline,
             used: false,
             handshake_seq: None,
@@ -140,6 +144,9 @@ impl Http {
     fn take_head<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
         if self.buffer.is_empty() {
             return false;
+        }
+        if self.expects_proxy_header {
+            return self.take_proxy_header(cx);
         }
         let limits = cx.shard.limits();
         if self.used {
@@ -377,6 +384,7 @@ impl Http {
 
     fn expire_phase<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let has_begun = !self.buffer.is_empty() || matches!(self.phase, Phase::Body(_));
+        let has_begun = has_begun && !self.expects_proxy_header;
         let head_only = self.reads_body_of_head();
         match &self.phase {
             Phase::Handling(ticket) => {
