@@ -17,6 +17,7 @@ import committed
 import files
 import minimal
 import proxies
+import sockets
 from clients import TOKEN, Counts
 
 
@@ -29,7 +30,7 @@ async def check_all(counts, binary, directory, only_balancer):
     token_file = directory / "token"
     token_file.write_text(TOKEN)
     ports = set()
-    while len(ports) < 4 * len(proxies.PROXIES) + 2 + NODES_PORTS:
+    while len(ports) < 4 * len(proxies.PROXIES) + 4 + NODES_PORTS:
         ports.add(free_address()[1])
 
     def site(name):
@@ -49,6 +50,7 @@ async def check_all(counts, binary, directory, only_balancer):
             return
         for proxy in proxies.PROXIES:
             group.create_task(check_proxy(proxy))
+        group.create_task(sockets.check(counts, site("sockets"), binary))
         group.create_task(files.check(counts, binary, directory))
 
 
