@@ -86,6 +86,7 @@ mod regressions;
 mod rendering;
 mod rooms;
 mod routes;
+mod session_refresh;
 mod slow_consumers;
 #[cfg(any(feature = "tls", feature = "tls-aws-lc"))]
 mod tls;

@@ -236,8 +236,10 @@ fn inherited_port_refuses_no_connection_across_restarts() {
 }
 
 /// A service manager that hears what the server tells it.
+#[cfg(target_os = "linux")]
 struct Manager(UnixDatagram);
 
+#[cfg(target_os = "linux")]
 impl Manager {
     fn new(path: &Path) -> Self {
         let socket = UnixDatagram::bind(path).unwrap();

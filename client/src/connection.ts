@@ -8,6 +8,7 @@ import { CONNECTING, withDefaults, type Address, type Options, type State } from
 import { makeOutbox, type Outgoing } from "./outbox.js";
 import { makePulse } from "./pulse.js";
 import { isAhead, makeRoom, makeSeen, since, split, type JoinOptions, type Member, type Room } from "./rooms.js";
+import { after } from "./timer.js";
 
 /** The metadata of a message. */
 export interface Info {
@@ -147,6 +148,8 @@ export function connect(address: Address, options: Options = {}): Connection {
   let state: State = CONNECTING;
   /** The subprotocol of the open WebSocket; `undefined` if none is open. */
   let protocol: string | undefined;
+  /** Until the server needs a fresh token, if it has said when. */
+  let refreshTimer: ReturnType<typeof setTimeout> | undefined;
   /** Whether the outbox is flushed, so that messages are sent at once. */
   let isReady = false;
 
@@ -168,6 +171,7 @@ export function connect(address: Address, options: Options = {}): Connection {
       joining = 0;
       toJoin = [];
       pulse.stop();
+      clearTimeout(refreshTimer);
       calls.lost(why);
     },
     check: () => pulse.check(),
@@ -180,6 +184,12 @@ export function connect(address: Address, options: Options = {}): Connection {
     () => request("$ping", "", () => {}),
     () => link.fail("the server does not answer"),
   );
+
+  // The payload is in seconds. A tenth of the time is left for the call.
+  listen("$expires", (data) => {
+    clearTimeout(refreshTimer);
+    refreshTimer = after(+data.text() * 900, () => outcome(async () => settings.refresh && call("$refresh", await settings.refresh())));
+  });
 
   const hasProcedures = () => protocol === PROTOCOL;
   const isClosed = () => state.name === "closed";

@@ -1,3 +1,4 @@
+import type { Payload } from "./data.js";
 import { throwTypeError } from "./error.js";
 
 /**
@@ -62,6 +63,11 @@ export interface Options {
   queue?: number;
   /** Timeout of calls, including the time in the queue; 0 disables it. Default: 30,000. */
   timeout?: number;
+  /**
+   * Returns a fresh token, or a promise of one. Called when most of the session's time is over, if the server can prolong it (`$refresh`),
+   * so that the connection stays. Without it, the server closes the connection with 3000, and the address is asked again.
+   */
+  refresh?: () => Payload | Promise<Payload>;
   /** URL of server-sent events to fall back to while no WebSocket can be opened. It should stream the rooms joined. */
   events?: Address;
   /**
@@ -78,7 +84,7 @@ export interface Options {
 }
 
 /** Options with defaults applied. */
-export type Settings = Required<Omit<Options, "events" | "reconnect">> & Options;
+export type Settings = Required<Omit<Options, "events" | "reconnect" | "refresh">> & Options;
 
 /** Applies the defaults. Throws a `TypeError` for an unknown option or an invalid value. */
 export function withDefaults(options: Options): Settings {
@@ -90,6 +96,7 @@ export function withDefaults(options: Options): Settings {
     lasted: 5_000,
     openTimeout: 10_000,
     reconnect: undefined,
+    refresh: undefined,
     pingInterval: 20_000,
     pingTimeout: 10_000,
     outboxCount: 1_000,

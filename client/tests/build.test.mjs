@@ -9,11 +9,11 @@ import { gzipSync } from 'node:zlib';
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 
-test('module is under 6.5 KB minified and gzipped', async () => {
+test('module is under 6.6 KB minified and gzipped', async () => {
   const code = await readFile(here('../../src/client.js'));
   const { length } = gzipSync(code, { level: 9 });
   console.log(`${code.length} bytes minified, ${length} compressed`);
-  assert.ok(length < 6_500, String(length));
+  assert.ok(length < 6_600, String(length));
 });
 
 test('committed module matches the build of the sources', () => {

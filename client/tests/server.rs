@@ -11,16 +11,18 @@
 //! - Rooms whose name begins with `topic` keep their last messages.
 //! - `/events` streams the room `topic` as server-sent events. `/two` streams two such rooms and the messages to all clients.
 //! - Rooms whose name begins with `lobby` have presence.
+//! - The query parameter `expires` of the address is in how many seconds the session expires.
 //! - The query parameter `user` of the address names the user of a connection. Without it, the connection has no user.
 
+use humphrey_ws::procedures::CallError;
 use humphrey_ws::{
     Accept, AsyncWebsocketApp, CloseCode, HistoryLimits, Message, PresenceRooms, Procedures,
-    Subscription,
+    Reject, Subscription,
 };
 
 use std::env;
 use std::thread::{sleep, spawn};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 // Timeout of calls to the client that must time out.
 const SHORT: Duration = Duration::from_millis(50);
@@ -93,6 +95,12 @@ fn procedures() -> Procedures<()> {
         })
 }
 
+/// The time that is a number of seconds from now.
+fn in_seconds(text: &str) -> Result<SystemTime, Reject> {
+    let seconds: f64 = text.parse().map_err(|_| Reject::new(400))?;
+    Ok(SystemTime::now() + Duration::from_secs_f64(seconds))
+}
+
 fn main() {
     let mut args = env::args().skip(1);
     let address = args.next().unwrap_or_else(|| "127.0.0.1:8080".to_owned());
@@ -107,10 +115,18 @@ fn main() {
         .with_history("topic*", HistoryLimits::messages(50).bytes(1024 * 1024))
         .with_presence(PresenceRooms::new("lobby*").grace(Duration::ZERO))
         .with_handshake_handler(|request, _| {
-            Ok(match request.query_param("user") {
+            let mut accept = match request.query_param("user") {
                 Some(user) => Accept::new().user(user),
                 None => Accept::new(),
-            })
+            };
+            if let Some(seconds) = request.query_param("expires") {
+                accept = accept.expires_at(in_seconds(&seconds)?);
+            }
+            Ok(accept)
+        })
+        // The token is how many seconds the session is prolonged by.
+        .with_refresh_handler(|_, token| {
+            in_seconds(token).map_err(|_| CallError::refused("the token is not valid"))
         })
         .with_procedures(procedures())
         .with_join_handler(|_, room| room != "secret")

@@ -216,3 +216,31 @@ test('members of a room are told with their states, on every connection that wat
   void stranger.room('secret').presence();
   await until(() => report.mock.callCount() === 1);
 });
+
+test('session is prolonged in time, again and again, over the same connection', async (t) => {
+  const server = await Server.start(t, 'client_server');
+  let asked = 0;
+  const refresh = async () => {
+    asked += 1;
+    return asked < 4 ? '0.5' : '600';
+  };
+  const connection = open(t, `${server.url}?expires=0.5`, { refresh });
+  await connection.is('open');
+  await until(() => asked === 4);
+  await inTime(connection.call('echo', 'still'));
+  assert.deepEqual(connection.seen.map(({ name }) => name), ['connecting', 'open']);
+});
+
+test('session that is not prolonged expires with 3000', async (t) => {
+  const server = await Server.start(t, 'client_server');
+  const report = t.mock.method(console, 'error', () => {});
+  const failing = [undefined, () => 'nonsense', () => { throw new Error('mine'); }, async () => { throw new Error('mine'); }];
+  const connections = failing.map((refresh) => open(t, `${server.url}?expires=0.4`, { refresh, reconnect: () => false }));
+  for (const connection of connections) {
+    await connection.is('closed');
+    assert.equal(connection.state.code, 3000);
+  }
+  // What the program has caused is reported, once each.
+  await until(() => report.mock.callCount() === 3);
+  assert.deepEqual(report.mock.calls.map(({ arguments: [error] }) => error.message).sort(), ['mine', 'mine', 'the token is not valid']);
+});

@@ -29,6 +29,7 @@ mod room_names;
 mod rooms;
 mod running;
 mod sender;
+mod session_expiry;
 #[cfg(feature = "cluster")]
 mod shared_history;
 mod stream;
@@ -38,7 +39,7 @@ pub use self::connection_id::ConnectionId;
 pub use self::event_stream::{EventStreamHandler, Subscription};
 pub use self::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
 pub use self::presence::{PresenceRooms, PresentMember, RoomPresence};
-pub use self::procedures::JoinHandler;
+pub use self::procedures::{JoinHandler, RefreshHandler};
 #[cfg(feature = "cluster")]
 pub use self::renderer::HistoryGap;
 pub use self::renderer::KeptMessage;

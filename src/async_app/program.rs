@@ -55,6 +55,11 @@ where
         AsyncStream::of_session(session.clone(), self.shared.clone(), state)
     }
 
+    /// Whether clients can prolong their sessions.
+    fn refreshes(&self) -> bool {
+        self.serving.as_ref().is_some_and(Serving::refreshes)
+    }
+
     /// Tells the room handler that a member of this node has come or gone.
     pub(super) fn announce(&self, announced: Announced<PresentConnection>) {
         let Announced {
@@ -90,7 +95,7 @@ where
 {
     fn subscriptions(&self) -> Subscriptions {
         Subscriptions {
-            open: self.on_connect.is_some(),
+            open: self.on_connect.is_some() || self.refreshes(),
             message: self.on_message.is_some() || self.serving.is_some(),
             close: self.on_disconnect.is_some() || self.serving.is_some(),
             request: self.routes.is_some(),
@@ -206,6 +211,7 @@ where
             self.shared.subscribe(session);
             return;
         }
+        self.shared.tell_first_expiry(session);
         if let Some(handler) = &self.on_connect {
             let stream = self.stream(session).with_request(request);
             handler(stream, self.state.clone());

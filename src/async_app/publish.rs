@@ -3,9 +3,10 @@
 use std::panic::{RefUnwindSafe, UnwindSafe};
 #[cfg(feature = "cluster")]
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::connection_id::{ConnectionId, NodeId};
 use super::directory::Directory;
@@ -22,7 +23,7 @@ use super::rooms::{RoomDirectory, RoomSettings};
 #[cfg(feature = "cluster")]
 use crate::cluster::{ClusterHandle, DirectAction};
 use crate::drain::Drain;
-use crate::engine::{self, Command, Expiry, Hub, LocalId, PushError, Session, Status};
+use crate::engine::{self, Command, Hub, LocalId, PushError, Session, Status};
 use crate::error::{SendError, SendErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::host::ConnectHook;
@@ -42,6 +43,8 @@ pub(super) struct AppShared {
     /// Counts messages that never reached an engine.
     pub(super) counters: Counters,
     hook: OnceLock<ConnectHook>,
+    /// Whether clients can prolong their sessions, and are told when these expire. Set when the app starts.
+    pub(super) refreshes: AtomicBool,
     /// Set when the app starts.
     renderers: OnceLock<Renderers>,
     /// Set if the app is a node of a cluster.
@@ -545,13 +548,6 @@ impl AppShared {
             self.close_here(id, code, reason);
         }
         ids.len()
-    }
-
-    /// Sets when a session expires; `None` for never.
-    pub(super) fn set_expires_at(&self, session: &Session, time: Option<SystemTime>) {
-        if let Some(hub) = self.hub.get() {
-            hub.set_expiry(session, time.and_then(Expiry::at_time));
-        }
     }
 
     /// Returns the number of event streams that receive broadcasts to every client.

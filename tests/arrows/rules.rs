@@ -86,7 +86,7 @@ pub(crate) const LAYERS: [Layers; 3] = [
             // All output passes through it.
             &["publish"],
             &["presence"],
-            &["room_join"],
+            &["room_join", "session_expiry"],
             &["room_broadcast", "cluster", "shared_history"],
             &["event_stream", "room"],
             &["sender", "stream"],

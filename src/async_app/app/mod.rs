@@ -17,7 +17,7 @@ use super::event_stream::EventStreams;
 use super::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
 use super::history::HistoryPatterns;
 use super::presence::{PresencePatterns, PresenceRooms};
-use super::procedures::{JoinHandler, Procedures};
+use super::procedures::{JoinHandler, Procedures, RefreshHandler};
 use super::publish::AppShared;
 use super::renderer::Renderers;
 use super::sender::AsyncSender;
@@ -116,6 +116,7 @@ where
     on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
     procedures: Option<Procedures<State, StreamState>>,
     on_join: Option<Box<dyn JoinHandler<StreamState>>>,
+    on_refresh: Option<Box<dyn RefreshHandler<StreamState>>>,
 }
 
 #[allow(clippy::new_without_default)] // 0.5.1 had none, and `State` may have none.
@@ -247,6 +248,7 @@ where
             on_room: None,
             procedures: None,
             on_join: None,
+            on_refresh: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Settings for procedures.
 
 use super::AsyncWebsocketApp;
-use crate::async_app::procedures::{JoinHandler, Procedures};
+use crate::async_app::procedures::{JoinHandler, Procedures, RefreshHandler};
 
 impl<State, StreamState> AsyncWebsocketApp<State, StreamState>
 where
@@ -40,6 +40,39 @@ where
     /// ```
     pub fn with_join_handler(mut self, handler: impl JoinHandler<StreamState>) -> Self {
         self.on_join(handler);
+        self
+    }
+
+    /// Lets clients prolong sessions that expire ([`Accept::expires_at`](crate::Accept::expires_at)), with the reserved call `$refresh`
+    /// of the newer subprotocol of [procedures](crate::procedures). By default, a session ends when it expires.
+    ///
+    /// While a session has an expiry, its client is told in how many seconds it comes, when it connects and whenever it changes: the
+    /// JavaScript client then gets a fresh token from its option `refresh` in time, and calls `$refresh` with it, which the handler
+    /// checks. So the connection stays, with its rooms and calls. An app that has this handler negotiates the subprotocols even without
+    /// procedures of its own.
+    ///
+    /// ```
+    /// use humphrey_ws::procedures::CallError;
+    /// use humphrey_ws::{Accept, AsyncWebsocketApp, Reject};
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// /// When a token expires.
+    /// fn expiry_of(token: &str) -> Option<SystemTime> {
+    ///     (token == "4711").then(|| SystemTime::now() + Duration::from_secs(600))
+    /// }
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_handshake_handler(|request, _| {
+    ///         let token = request.query_param("token").unwrap_or_default();
+    ///         let expires_at = expiry_of(&token).ok_or(Reject::new(401))?;
+    ///         Ok(Accept::new().expires_at(expires_at))
+    ///     })
+    ///     .with_refresh_handler(|_, token| {
+    ///         expiry_of(token).ok_or_else(|| CallError::refused("the token is not valid"))
+    ///     });
+    /// ```
+    pub fn with_refresh_handler(mut self, handler: impl RefreshHandler<StreamState>) -> Self {
+        self.on_refresh = Some(Box::new(handler));
         self
     }
 

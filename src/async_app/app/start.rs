@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
@@ -109,7 +110,10 @@ where
         };
         host::fit_connections(&mut self.limits);
         let calls_max = self.limits.connection_calls_max;
-        let serving = Serving::of(self.procedures, self.on_join, calls_max);
+        let serving = Serving::of(self.procedures, self.on_join, self.on_refresh, calls_max);
+        if serving.as_ref().is_some_and(Serving::refreshes) {
+            self.shared.refreshes.store(true, Relaxed);
+        }
         let settings = Settings {
             limits: self.limits,
             slow_consumer: self.slow_consumer,

@@ -10,6 +10,7 @@ mod join;
 mod outgoing_calls;
 mod payload;
 mod peer;
+mod refresh;
 mod reserved;
 mod serve;
 mod timers;
@@ -24,6 +25,7 @@ pub use self::cancellation::Cancellation;
 pub use self::join::JoinHandler;
 use self::outgoing_calls::check_name;
 pub use self::payload::{CallError, CallErrorReason, Payload};
+pub use self::refresh::RefreshHandler;
 pub(super) use self::serve::{Serving, close, ends, nudged, received};
 use crate::protocol::procedures;
 

@@ -3,6 +3,7 @@
 use super::join::JoinHandler;
 use super::payload::{CallError, Payload};
 use super::peer::CallOutcome;
+use super::refresh::RefreshHandler;
 use crate::async_app::publish::AppShared;
 use crate::async_app::stream::AsyncStream;
 use crate::error::JoinErrorReason;
@@ -23,6 +24,7 @@ where
     pub(super) stream: &'a AsyncStream<StreamState>,
     pub(super) shared: &'a AppShared,
     pub(super) on_join: Option<&'a dyn JoinHandler<StreamState>>,
+    pub(super) on_refresh: Option<&'a dyn RefreshHandler<StreamState>>,
     pub(super) id: u32,
 }
 
@@ -36,6 +38,7 @@ where
         "$leave" => Some(leave),
         "$watch" => Some(watch),
         "$presence" => Some(presence),
+        "$refresh" => Some(refresh),
         _ => None,
     }
 }
@@ -144,6 +147,20 @@ where
         return Err(CallError::refused(refused.to_string()));
     }
     Ok(joined)
+}
+
+/// Prolongs the session of the client, which has a fresh token. Its new expiry follows as a notification.
+fn refresh<StreamState>(asker: &Asker<'_, StreamState>, payload: &[u8]) -> CallOutcome
+where
+    StreamState: Send + Sync + Default + 'static,
+{
+    let handler = asker
+        .on_refresh
+        .ok_or_else(|| CallError::refused("this server prolongs no sessions"))?;
+    let token = std::str::from_utf8(payload).map_err(|_| "the token is not UTF-8")?;
+    let expires_at = handler(asker.stream, token)?;
+    asker.stream.set_expires_at(expires_at);
+    Ok(Payload::from(""))
 }
 
 /// Returns who is in a room.

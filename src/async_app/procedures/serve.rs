@@ -10,6 +10,7 @@ use super::join::JoinHandler;
 use super::outgoing_calls::{tell_answered, tell_expired};
 use super::payload::{CallError, CallErrorReason};
 use super::peer::{ProcedurePeer, outcome, payload_of};
+use super::refresh::RefreshHandler;
 use super::reserved::{self, Asker};
 use super::timers::CallTimers;
 use crate::async_app::publish::{AppShared, Blocking, Recipients};
@@ -18,13 +19,14 @@ use crate::engine::{MessageVerdict, PeerEnd, Session};
 use crate::message::Message;
 use crate::protocol::procedures::{self, ProcedureFrame};
 
-/// The procedures of an app, and its join handler.
+/// The procedures of an app, and its handlers for reserved calls.
 pub(in crate::async_app) struct Serving<State, StreamState>
 where
     StreamState: Send + Sync + Default + 'static,
 {
     procedures: Procedures<State, StreamState>,
     on_join: Option<Box<dyn JoinHandler<StreamState>>>,
+    on_refresh: Option<Box<dyn RefreshHandler<StreamState>>>,
     /// [`Limits::connection_calls_max`](crate::Limits::connection_calls_max)
     calls_max: usize,
     timers: Arc<CallTimers>,
@@ -44,21 +46,28 @@ where
     State: Send + Sync + 'static,
     StreamState: Send + Sync + Default + 'static,
 {
-    /// `None` if the app has neither procedures nor a join handler.
+    /// `None` if the app has neither procedures nor one of the handlers.
     pub(in crate::async_app) fn of(
         procedures: Option<Procedures<State, StreamState>>,
         on_join: Option<Box<dyn JoinHandler<StreamState>>>,
+        on_refresh: Option<Box<dyn RefreshHandler<StreamState>>>,
         calls_max: usize,
     ) -> Option<Self> {
-        if procedures.is_none() && on_join.is_none() {
+        if procedures.is_none() && on_join.is_none() && on_refresh.is_none() {
             return None;
         }
         Some(Self {
             procedures: procedures.unwrap_or_default(),
             on_join,
+            on_refresh,
             calls_max,
             timers: Arc::default(),
         })
+    }
+
+    /// Whether clients can prolong their sessions.
+    pub(in crate::async_app) fn refreshes(&self) -> bool {
+        self.on_refresh.is_some()
     }
 
     /// Prepares a new connection.
@@ -131,6 +140,7 @@ where
                         stream: &stream(),
                         shared,
                         on_join: self.on_join.as_deref(),
+                        on_refresh: self.on_refresh.as_deref(),
                         id,
                     };
                     pending.end(known(&asker, payload));

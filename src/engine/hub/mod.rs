@@ -443,6 +443,12 @@ impl Hub {
         }
     }
 
+    /// When a session expires, if it does.
+    pub(crate) fn expiry_of(&self, session: &Session) -> Option<Expiry> {
+        let id = session.id;
+        self.shards[usize::from(id.shard)].expiries.of(id.key())
+    }
+
     /// Wakes shards for what handlers have put into their mailboxes.
     pub(crate) fn wake_deferred(&self) {
         for handle in &self.shards {

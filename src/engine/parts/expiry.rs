@@ -51,7 +51,7 @@ impl Expiry {
         }
     }
 
-    fn instant(self) -> Instant {
+    pub(crate) fn instant(self) -> Instant {
         Self::epoch() + STEP * self.0
     }
 
@@ -123,6 +123,11 @@ impl Expiries {
             let is_earlier = first.is_none_or(|first| expiry < first);
             is_earlier && !std::mem::replace(&mut queue.is_notified, true)
         })
+    }
+
+    /// The expiry of a connection's session, if it has one.
+    pub(crate) fn of(&self, key: Key) -> Option<Expiry> {
+        lock(&self.queue).by_key.get(&key).copied()
     }
 
     /// Records that the shard was notified. The shard calls this before it reads the first expiry.

@@ -77,7 +77,17 @@ impl Socket {
         }
     }
 
+    /// The listener of TCP; `None` for a Unix socket.
+    fn tcp(&self) -> Option<&TcpListener> {
+        match self {
+            Self::Tcp(socket) => Some(socket),
+            #[cfg(unix)]
+            Self::Unix { .. } => None,
+        }
+    }
+
     /// Accepts a connection. The address of a client of a Unix socket is made up.
+    #[cfg_attr(not(unix), allow(unused_variables))] // It counts them.
     fn accept(&self, hub: &Hub) -> io::Result<(TcpStream, SocketAddr)> {
         match self {
             Self::Tcp(socket) => socket.accept(),
@@ -103,7 +113,7 @@ impl Listeners {
         let sockets = sockets.into_iter().enumerate();
         let listeners = sockets.map(|(index, socket)| {
             let mut socket = Socket::new(socket)?;
-            if let Socket::Tcp(socket) = &socket
+            if let Some(socket) = socket.tcp()
                 && hub.settings.slow_consumer.prefers_new()
             {
                 limit_unsent(socket);
@@ -144,7 +154,7 @@ impl Listeners {
                 match listener.socket.accept(&self.hub) {
                     Ok((stream, peer)) => {
                         self.resumed();
-                        let is_tcp = matches!(self.listeners[index].socket, Socket::Tcp(_));
+                        let is_tcp = self.listeners[index].socket.tcp().is_some();
                         if let Some(new_connection) = self.admit(stream, peer, is_tcp, now) {
                             self.hand_over(new_connection, &mut own);
                         }
