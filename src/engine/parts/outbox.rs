@@ -8,6 +8,8 @@
 //! A replay counts as memory, but not against the outbox's bound: the length of a room's history does not show that a
 //! client is slow. Messages after a replay count as usual.
 //!
+//! Each chunk knows when it was queued (`now` of the methods that queue), which [`Outbox::age`] reports.
+//!
 //! For clients of event streams, a frame is an event, and a control frame is a comment.
 
 mod queue;
@@ -17,12 +19,14 @@ mod tests;
 
 use std::cell::RefCell;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::outbox::queue::Queue;
 use crate::engine::parts::slow_consumer::Fill;
+use crate::engine::parts::timers::Tick;
 use crate::transport::ShardTransport;
 
 /// The maximum number of bytes gathered for one write.
@@ -101,6 +105,13 @@ impl Outbox {
         self.waiting.as_ref().map_or(0, |queue| queue.bytes())
     }
 
+    /// How long the oldest queued bytes have waited; zero if nothing is queued.
+    pub(crate) fn age(&self, now: Tick) -> Duration {
+        self.waiting
+            .as_ref()
+            .map_or(Duration::ZERO, |queue| queue.age(now))
+    }
+
     /// Bytes that count against the outbox's bound: all except those of replays.
     pub(crate) fn live_bytes(&self) -> usize {
         self.waiting.as_ref().map_or(0, |queue| queue.live_bytes())
@@ -158,18 +169,18 @@ impl Outbox {
     }
 
     /// Queues whole messages. `own`: no other outbox shares them, and they fill their allocation.
-    pub(crate) fn push(&mut self, bytes: Bytes, messages: u32, own: bool) {
-        self.change(|queue| queue.push(bytes, messages, own));
+    pub(crate) fn push(&mut self, bytes: Bytes, messages: u32, own: bool, now: Tick) {
+        self.change(|queue| queue.push(bytes, messages, own, now));
     }
 
     /// Queues whole messages of a replay, which no other outbox shares. They do not count against the bound.
-    pub(crate) fn push_replay(&mut self, bytes: Bytes, messages: u32) {
-        self.change(|queue| queue.push_replay(bytes, messages));
+    pub(crate) fn push_replay(&mut self, bytes: Bytes, messages: u32, now: Tick) {
+        self.change(|queue| queue.push_replay(bytes, messages, now));
     }
 
     /// Queues the response to a handshake, which is no frame, before all frames.
-    pub(crate) fn push_preface(&mut self, bytes: Bytes) {
-        self.change(|queue| queue.push_preface(bytes));
+    pub(crate) fn push_preface(&mut self, bytes: Bytes, now: Tick) {
+        self.change(|queue| queue.push_preface(bytes, now));
     }
 
     /// Queues messages whose first `written` bytes were written already. Returns how many messages those were.
@@ -179,24 +190,25 @@ impl Outbox {
         messages: u32,
         written: usize,
         own: bool,
+        now: Tick,
     ) -> u64 {
-        self.change(|queue| queue.push_rest(bytes, messages, written, own))
+        self.change(|queue| queue.push_rest(bytes, messages, written, own, now))
     }
 
     /// Queues a control frame before all messages that are not in progress (RFC 6455 §5.4).
-    pub(crate) fn push_control(&mut self, frame: Bytes) {
-        self.change(|queue| queue.push_control(frame));
+    pub(crate) fn push_control(&mut self, frame: Bytes, now: Tick) {
+        self.change(|queue| queue.push_control(frame, now));
     }
 
     /// Queues a control frame, or replaces the latest one if there are too many. RFC 6455 §5.5.3 allows answering only
     /// the most recent ping.
-    pub(crate) fn push_control_or_replace(&mut self, frame: Bytes) {
-        self.change(|queue| queue.push_control_or_replace(frame));
+    pub(crate) fn push_control_or_replace(&mut self, frame: Bytes, now: Tick) {
+        self.change(|queue| queue.push_control_or_replace(frame, now));
     }
 
     /// Queues a control frame behind everything: the close frame of a graceful shutdown.
-    pub(crate) fn push_last(&mut self, frame: Bytes) {
-        self.change(|queue| queue.push_last(frame));
+    pub(crate) fn push_last(&mut self, frame: Bytes, now: Tick) {
+        self.change(|queue| queue.push_last(frame, now));
     }
 
     /// Drops the oldest whole messages, except replays, until `len` bytes fit. Returns their number.

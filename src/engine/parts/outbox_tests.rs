@@ -8,6 +8,9 @@ use crate::protocol::event_stream::tests::Parser;
 use crate::protocol::event_stream::{EventData, KEEP_ALIVE, Position, event, preamble};
 use crate::transport::OneByOne;
 
+/// When everything is queued, where that does not matter.
+const NOW: Tick = Tick::FIRST;
+
 fn frame(payload: &[u8]) -> Vec<u8> {
     let mut header = [0; HEADER_BYTES_MAX];
     let len = write_header(Opcode::Binary, payload.len(), &mut header);
@@ -111,7 +114,7 @@ fn flush_after_a_short_write_goes_on_until_it_would_block() {
     for (room, step) in [(0, 10), (10, 10), (15, 10), (30_000, 7_000), (90_000, 999)] {
         let mut outbox = Outbox::default();
         for payload in [&b"a"[..], &large, b"bb", &large, b"last"] {
-            outbox.push(frame(payload).into(), 1, false);
+            outbox.push(frame(payload).into(), 1, false, NOW);
         }
         let mut transport = ByBlocking {
             inner: BlockingTransport::room(room),
@@ -157,10 +160,10 @@ fn messages_are_written_in_order_for_any_write_size() {
     let large = vec![b'L'; 20_000];
     for step in [1, 2, 3, 7, 33, 1000, 16_384, 100_000] {
         let mut outbox = Outbox::default();
-        outbox.push_preface(Bytes::from_static(b"HTTP/1.1 101\r\n\r\n"));
-        outbox.push(run(&[b"a", b"bb", b""]), 3, false);
-        outbox.push(frame(&large).into(), 1, false);
-        outbox.push(run(&[b"last"]), 1, false);
+        outbox.push_preface(Bytes::from_static(b"HTTP/1.1 101\r\n\r\n"), NOW);
+        outbox.push(run(&[b"a", b"bb", b""]), 3, false, NOW);
+        outbox.push(frame(&large).into(), 1, false, NOW);
+        outbox.push(run(&[b"last"]), 1, false, NOW);
         let expected = [
             b"HTTP/1.1 101\r\n\r\n".to_vec(),
             run(&[b"a", b"bb", b"", &large, b"last"]).to_vec(),
@@ -187,10 +190,10 @@ fn control_frame_overtakes_messages_but_never_splits_one() {
     let whole = run(&[b"first", b"second", b"third"]);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::default();
-        outbox.push(whole.clone(), 3, false);
+        outbox.push(whole.clone(), 3, false, NOW);
         let (mut taken, _) = flush(&mut outbox, sent);
-        outbox.push_control(pong(b"1").into());
-        outbox.push_control(pong(b"2").into());
+        outbox.push_control(pong(b"1").into(), NOW);
+        outbox.push_control(pong(b"2").into(), NOW);
         taken.extend(flush(&mut outbox, usize::MAX).0);
         let frames = parse(&taken);
         let data: Vec<_> = frames.iter().filter(|(first, _)| first & 8 == 0).collect();
@@ -216,15 +219,15 @@ fn drop_oldest_drops_whole_messages_and_counts_each() {
     let whole = run(&[b"first", b"second", b"third", b"fourth"]);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::default();
-        outbox.push(whole.clone(), 4, false);
+        outbox.push(whole.clone(), 4, false, NOW);
         let (mut taken, mut messages) = flush(&mut outbox, sent);
-        outbox.push_control(pong(b"!").into());
+        outbox.push_control(pong(b"!").into(), NOW);
         // Room for one more of this size, beside the bytes that can't be dropped.
         let more = frame(b"fifth!!");
         let bytes_max =
             in_progress(&outbox) + pong(b"!").len() + more.len() + frame(b"fourth").len();
         let dropped = outbox.drop_oldest(more.len(), bytes_max);
-        outbox.push(more.into(), 1, false);
+        outbox.push(more.into(), 1, false, NOW);
         assert!(outbox.bytes() <= bytes_max, "after {sent} bytes");
         let (rest, left) = flush(&mut outbox, usize::MAX);
         taken.extend(rest);
@@ -247,10 +250,10 @@ fn drop_messages_keeps_the_frame_in_progress_and_controls() {
     for own in [false, true] {
         for sent in 0..whole.len() {
             let mut outbox = Outbox::default();
-            outbox.push(whole.clone(), 4, own);
-            outbox.push(run(&[b"fifth", b"sixth"]), 2, own);
+            outbox.push(whole.clone(), 4, own, NOW);
+            outbox.push(run(&[b"fifth", b"sixth"]), 2, own, NOW);
             let (mut taken, mut messages) = flush(&mut outbox, sent);
-            outbox.push_control(pong(b"!").into());
+            outbox.push_control(pong(b"!").into(), NOW);
             let rest = in_progress(&outbox);
             let dropped = outbox.drop_messages();
             assert_eq!(
@@ -263,7 +266,7 @@ fn drop_messages_keeps_the_frame_in_progress_and_controls() {
             assert_eq!(outbox.own_bytes(), outbox.held_by_chunks());
             assert_eq!(outbox.messages(), u64::from(rest > 0));
             assert_eq!(outbox.drop_messages(), 0, "only once");
-            outbox.push(run(&[b"newest"]), 1, own);
+            outbox.push(run(&[b"newest"]), 1, own, NOW);
             let (bytes, left) = flush(&mut outbox, usize::MAX);
             taken.extend(bytes);
             messages += left;
@@ -288,15 +291,15 @@ fn drop_messages_keeps_whole_replays() {
     let replay = run(&[b"kept 1", b"kept 2", b"kept 3"]);
     for written in 0..=replay.len() {
         let mut outbox = Outbox::default();
-        outbox.push_replay(replay.clone(), 3);
-        outbox.push(run(&[b"live 1", b"live 2"]), 2, false);
-        outbox.push_replay(run(&[b"kept 4"]), 1);
-        outbox.push(run(&[b"live 3"]), 1, true);
+        outbox.push_replay(replay.clone(), 3, NOW);
+        outbox.push(run(&[b"live 1", b"live 2"]), 2, false, NOW);
+        outbox.push_replay(run(&[b"kept 4"]), 1, NOW);
+        outbox.push(run(&[b"live 3"]), 1, true, NOW);
         let (mut taken, mut messages) = flush(&mut outbox, written);
         assert_eq!(outbox.drop_messages(), 3);
         assert_eq!(outbox.live_bytes(), 0);
         assert_eq!(outbox.own_bytes(), outbox.held_by_chunks());
-        outbox.push(run(&[b"live 4"]), 1, false);
+        outbox.push(run(&[b"live 4"]), 1, false, NOW);
         let (rest, left) = flush(&mut outbox, usize::MAX);
         taken.extend(rest);
         messages += left;
@@ -312,12 +315,12 @@ fn drop_messages_keeps_a_response_that_precedes_them() {
     const RESPONSE: &[u8] = b"HTTP/1.1 101\r\n\r\n";
     for written in 0..RESPONSE.len() {
         let mut outbox = Outbox::default();
-        outbox.push_preface(Bytes::from_static(RESPONSE));
-        outbox.push(run(&[b"first", b"second"]), 2, true);
+        outbox.push_preface(Bytes::from_static(RESPONSE), NOW);
+        outbox.push(run(&[b"first", b"second"]), 2, true, NOW);
         let (mut taken, _) = flush(&mut outbox, written);
         assert_eq!(outbox.drop_messages(), 2);
         assert_eq!(outbox.own_bytes(), outbox.held_by_chunks());
-        outbox.push(run(&[b"newest"]), 1, true);
+        outbox.push(run(&[b"newest"]), 1, true, NOW);
         taken.extend(flush(&mut outbox, usize::MAX).0);
         assert_eq!(taken, [RESPONSE, &run(&[b"newest"])].concat());
     }
@@ -329,8 +332,8 @@ fn replay_bytes_do_not_count_and_are_not_dropped() {
     let live = run(&[b"live 1", b"live 2"]);
     for written in 0..=replay.len() {
         let mut outbox = Outbox::default();
-        outbox.push_replay(replay.clone(), 3);
-        outbox.push(live.clone(), 2, false);
+        outbox.push_replay(replay.clone(), 3, NOW);
+        outbox.push(live.clone(), 2, false, NOW);
         let (mut left, mut messages) = flush(&mut outbox, written);
         assert_eq!(outbox.live_bytes(), live.len());
         assert_eq!(outbox.bytes(), replay.len() - written + live.len());
@@ -341,7 +344,7 @@ fn replay_bytes_do_not_count_and_are_not_dropped() {
         assert_eq!((fill.bytes, fill.in_progress), (live.len(), 0));
         // There is room for one message, so the older of the live ones is dropped.
         assert_eq!(outbox.drop_oldest(live.len() / 2, live.len()), 1);
-        outbox.push(run(&[b"live 3"]), 1, false);
+        outbox.push(run(&[b"live 3"]), 1, false, NOW);
         assert_eq!(outbox.live_bytes(), live.len());
         let (rest, more) = flush(&mut outbox, usize::MAX);
         left.extend(rest);
@@ -358,11 +361,11 @@ fn drop_waiting_keeps_the_frame_in_progress() {
     let whole = run(&[b"first", b"second", b"third"]);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::default();
-        outbox.push(whole.clone(), 3, false);
+        outbox.push(whole.clone(), 3, false, NOW);
         let (mut taken, mut messages) = flush(&mut outbox, sent);
         let dropped = outbox.drop_waiting();
         assert_eq!(outbox.bytes(), in_progress(&outbox));
-        outbox.push_last(control(Opcode::Close, b"\x03\xf5").into());
+        outbox.push_last(control(Opcode::Close, b"\x03\xf5").into(), NOW);
         let (rest, left) = flush(&mut outbox, usize::MAX);
         taken.extend(rest);
         messages += left;
@@ -375,15 +378,15 @@ fn drop_waiting_keeps_the_frame_in_progress() {
 #[test]
 fn control_frame_over_the_limit_replaces_the_latest() {
     let mut outbox = Outbox::default();
-    outbox.push(run(&[b"data"]), 1, false);
+    outbox.push(run(&[b"data"]), 1, false, NOW);
     flush(&mut outbox, 1);
     for _ in 0..CONTROLS_MAX {
         assert!(!outbox.controls_full());
-        outbox.push_control(pong(b"old").into());
+        outbox.push_control(pong(b"old").into(), NOW);
     }
     assert!(outbox.controls_full());
     let bytes = outbox.bytes();
-    outbox.push_control_or_replace(pong(b"new").into());
+    outbox.push_control_or_replace(pong(b"new").into(), NOW);
     assert_eq!(outbox.bytes(), bytes);
     let (taken, _) = flush(&mut outbox, usize::MAX);
     assert!(taken.ends_with(&pong(b"new")));
@@ -393,9 +396,9 @@ fn control_frame_over_the_limit_replaces_the_latest() {
 #[test]
 fn clear_counts_the_message_in_progress() {
     let mut outbox = Outbox::default();
-    outbox.push(run(&[b"first", b"second"]), 2, false);
+    outbox.push(run(&[b"first", b"second"]), 2, false, NOW);
     flush(&mut outbox, 3);
-    outbox.push_control(pong(b"").into());
+    outbox.push_control(pong(b"").into(), NOW);
     assert_eq!(outbox.clear(), 2);
     assert!(outbox.is_empty());
     assert_eq!(outbox.bytes(), 0);
@@ -418,7 +421,7 @@ fn small_messages_take_little_memory_beyond_their_bytes() {
     for n in 0..10_000u32 {
         let message = frame(&n.to_be_bytes());
         expected.extend_from_slice(&message);
-        outbox.push(message.into(), 1, false);
+        outbox.push(message.into(), 1, false, NOW);
     }
     assert_eq!(outbox.bytes(), expected.len());
     assert!(chunks(&outbox) < 100, "{} chunks", chunks(&outbox));
@@ -456,9 +459,9 @@ const TEXTS: [&str; 4] = ["first", "second\n\nline\n", "", "fourth"];
 fn events_are_written_in_order_for_any_write_size() {
     for step in 1..60 {
         let mut outbox = Outbox::new(Encoding::Events);
-        outbox.push_preface(preamble(1000, Position::Untold).into());
-        outbox.push(events(&TEXTS), 4, false);
-        outbox.push(events(&["last"]), 1, false);
+        outbox.push_preface(preamble(1000, Position::Untold).into(), NOW);
+        outbox.push(events(&TEXTS), 4, false, NOW);
+        outbox.push(events(&["last"]), 1, false, NOW);
         let (mut taken, mut messages) = (Vec::new(), 0);
         while !outbox.is_empty() {
             let (bytes, left) = flush(&mut outbox, step);
@@ -479,9 +482,9 @@ fn comment_overtakes_events_but_never_splits_one() {
     let whole = events(&TEXTS);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::new(Encoding::Events);
-        outbox.push(whole.clone(), 4, false);
+        outbox.push(whole.clone(), 4, false, NOW);
         let (mut taken, begun) = flush(&mut outbox, sent);
-        outbox.push_control(Bytes::from_static(KEEP_ALIVE));
+        outbox.push_control(Bytes::from_static(KEEP_ALIVE), NOW);
         // A comment is found as a whole, like an event.
         let mut messages = begun;
         while !outbox.is_empty() {
@@ -500,14 +503,14 @@ fn drop_oldest_drops_whole_events_and_counts_each() {
     let whole = events(&TEXTS);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::new(Encoding::Events);
-        outbox.push(whole.clone(), 4, false);
+        outbox.push(whole.clone(), 4, false, NOW);
         let (mut taken, mut messages) = flush(&mut outbox, sent);
-        outbox.push_control(Bytes::from_static(KEEP_ALIVE));
+        outbox.push_control(Bytes::from_static(KEEP_ALIVE), NOW);
         let more = events(&["fifth"]);
         let bytes_max =
             in_progress(&outbox) + KEEP_ALIVE.len() + more.len() + events(&["fourth"]).len();
         let dropped = outbox.drop_oldest(more.len(), bytes_max);
-        outbox.push(more, 1, false);
+        outbox.push(more, 1, false, NOW);
         assert!(outbox.bytes() <= bytes_max, "after {sent} bytes");
         let (rest, left) = flush(&mut outbox, usize::MAX);
         taken.extend(rest);
@@ -525,11 +528,11 @@ fn drop_messages_keeps_the_event_in_progress_and_comments() {
     let whole = events(&TEXTS);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::new(Encoding::Events);
-        outbox.push(whole.clone(), 4, false);
+        outbox.push(whole.clone(), 4, false, NOW);
         let (mut taken, mut messages) = flush(&mut outbox, sent);
-        outbox.push_control(Bytes::from_static(KEEP_ALIVE));
+        outbox.push_control(Bytes::from_static(KEEP_ALIVE), NOW);
         let dropped = outbox.drop_messages();
-        outbox.push(events(&["newest"]), 1, false);
+        outbox.push(events(&["newest"]), 1, false, NOW);
         let (rest, left) = flush(&mut outbox, usize::MAX);
         taken.extend(rest);
         messages += left;
@@ -547,7 +550,7 @@ fn drop_waiting_keeps_the_event_in_progress() {
     let whole = events(&TEXTS);
     for sent in 0..whole.len() {
         let mut outbox = Outbox::new(Encoding::Events);
-        outbox.push(whole.clone(), 4, false);
+        outbox.push(whole.clone(), 4, false, NOW);
         let (mut taken, mut messages) = flush(&mut outbox, sent);
         let dropped = outbox.drop_waiting();
         let (rest, left) = flush(&mut outbox, usize::MAX);
@@ -561,7 +564,7 @@ fn drop_waiting_keeps_the_event_in_progress() {
 #[test]
 fn cleared_outbox_keeps_its_encoding() {
     let mut outbox = Outbox::new(Encoding::Events);
-    outbox.push(events(&TEXTS), 4, false);
+    outbox.push(events(&TEXTS), 4, false, NOW);
     assert_eq!(outbox.clear(), 4);
     assert_eq!(outbox.encoding, Encoding::Events);
 }
@@ -589,4 +592,83 @@ fn chunks(outbox: &Outbox) -> usize {
 
 fn in_progress(outbox: &Outbox) -> usize {
     outbox.fill(0).in_progress
+}
+
+#[test]
+fn age_is_that_of_the_oldest_waiting_bytes() {
+    let at = |seconds| NOW.after(Duration::from_secs(seconds));
+    let age = |outbox: &Outbox, seconds| outbox.age(at(seconds)).as_secs();
+    let write = |outbox: &mut Outbox, room| {
+        let mut transport = BlockingTransport::room(room);
+        outbox.flush(&mut transport, &mut Vec::new()).1.unwrap();
+    };
+    let mut outbox = Outbox::default();
+    assert_eq!(age(&outbox, 9), 0);
+    outbox.push(run(&[b"first"]), 1, true, at(10));
+    outbox.push(run(&[b"second"]), 1, true, at(20));
+    assert_eq!(age(&outbox, 25), 15);
+    write(&mut outbox, 3);
+    // A pong overtakes the messages of which nothing was written.
+    outbox.push_control(pong(b"").into(), at(26));
+    assert_eq!(age(&outbox, 30), 20, "a part of the first waits");
+    write(&mut outbox, 4);
+    assert_eq!(age(&outbox, 30), 10, "the second waits behind the pong");
+    write(&mut outbox, 2);
+    assert_eq!(age(&outbox, 30), 10);
+    outbox.push_last(control(Opcode::Close, b"\x03\xf5").into(), at(40));
+    write(&mut outbox, 8);
+    assert_eq!(age(&outbox, 42), 2, "only the close frame waits");
+    write(&mut outbox, 99);
+    assert_eq!(age(&outbox, 99), 0);
+}
+
+#[test]
+fn age_after_drops_is_that_of_the_messages_that_stay() {
+    let at = |seconds| NOW.after(Duration::from_secs(seconds));
+    let age = |outbox: &Outbox| outbox.age(at(100)).as_secs();
+    let mut outbox = Outbox::default();
+    for second in 0..10 {
+        outbox.push(run(&[b"12345678"]), 1, true, at(second));
+    }
+    assert_eq!(age(&outbox), 100);
+    assert_eq!(outbox.drop_oldest(10, 60), 5);
+    assert_eq!(age(&outbox), 95);
+    assert_eq!(outbox.drop_messages(), 5);
+    assert_eq!(age(&outbox), 0);
+    outbox.push_replay(run(&[b"kept"]), 1, at(99));
+    assert_eq!(age(&outbox), 1);
+}
+
+#[test]
+fn joined_messages_have_the_age_of_the_oldest() {
+    let at = |seconds| NOW.after(Duration::from_secs(seconds));
+    let mut outbox = Outbox::default();
+    for second in 0..1_000 {
+        outbox.push(run(&[b"short"]), 1, true, at(second));
+    }
+    let mut ages = Vec::new();
+    for _ in 0..1_000 {
+        ages.push(outbox.age(at(1_000)).as_secs());
+        outbox
+            .flush(&mut BlockingTransport::room(7), &mut Vec::new())
+            .1
+            .unwrap();
+    }
+    assert!(outbox.is_empty());
+    assert!(ages.is_sorted_by(|a, b| a >= b), "{ages:?}");
+    // A chunk of joined messages holds 4 KiB.
+    for (ago, age) in (0..1_000).map(|n| 1_000 - n).zip(ages) {
+        assert!((ago..ago + (4 << 10) / 7).contains(&age), "{ago} {age}");
+    }
+}
+
+/// Thousands of chunks may wait for slow clients.
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn age_takes_no_memory_in_a_chunk() {
+    const ALLOCATOR_BYTES: usize = 16;
+    assert_eq!(
+        held_by(0),
+        size_of::<Bytes>() + 2 * size_of::<usize>() + ALLOCATOR_BYTES
+    );
 }

@@ -25,11 +25,18 @@ const TICK: Duration = Duration::from_millis(8);
 /// The number of steps in a second. It is a whole number, which makes conversions fast.
 const TICKS_PER_SECOND: u64 = 125;
 
+/// The bits of [`Tick::low_bits`].
+const LOW_BITS: u32 = u32::MAX >> 1;
+
 const _: () = assert!(TICKS_PER_SECOND * TICK.subsec_nanos() as u64 == 1_000_000_000);
 
 impl Tick {
     /// Later than any time that can be reached.
     pub(crate) const NEVER: Self = Self(NonZeroU64::MAX);
+
+    /// The earliest tick.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) const FIRST: Self = Self(NonZeroU64::MIN);
 
     fn of_steps(steps: u64) -> Self {
         Self(NonZeroU64::MIN.saturating_add(steps))
@@ -61,6 +68,19 @@ impl Tick {
     pub(crate) fn since(self, earlier: Tick) -> Duration {
         let steps = self.steps().saturating_sub(earlier.steps());
         Duration::from_millis(steps.saturating_mul(TICK.as_millis() as u64))
+    }
+
+    /// The low 31 bits of the number of steps, for values of which there are many.
+    pub(crate) fn low_bits(self) -> u32 {
+        self.steps() as u32 & LOW_BITS
+    }
+
+    /// The time since an earlier tick of which only [`Tick::low_bits`] are known, up to 99 days.
+    pub(crate) fn since_low_bits(self, earlier: u32) -> Duration {
+        let steps = self.low_bits().wrapping_sub(earlier) & LOW_BITS;
+        // More than half of the range: the other tick is later.
+        let steps = if steps > LOW_BITS / 2 { 0 } else { steps };
+        TICK * steps
     }
 }
 
@@ -280,6 +300,23 @@ mod tests {
         let mut test = TimersTest::new(epoch);
         test.schedule(test.timers.now(epoch).after(Duration::MAX), 1);
         assert_eq!(test.timers.wait(epoch), None);
+    }
+
+    #[test]
+    fn age_from_low_bits_is_exact_up_to_99_days() {
+        const DAY: Duration = Duration::from_secs(86_400);
+        for start in [Duration::ZERO, DAY * 100, DAY * 198, DAY * 4_000] {
+            let then = Tick::FIRST.after(start);
+            for age in [Duration::ZERO, ms(8), ms(30_000), DAY * 99] {
+                let now = then.after(age);
+                assert_eq!(now.since_low_bits(then.low_bits()), age, "{start:?}");
+            }
+            // A clock never runs backwards; if it did, nothing would look old.
+            assert_eq!(
+                then.since_low_bits(then.after(ms(8)).low_bits()),
+                Duration::ZERO
+            );
+        }
     }
 
     const fn ms(ms: u64) -> Duration {

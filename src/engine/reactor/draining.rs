@@ -113,7 +113,8 @@ impl WebSocket {
             // The client of an event stream waits for the time that it was told last.
             let retry_ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
             self.take_batches(cx);
-            self.outbox.push_last(event_stream::retry(retry_ms).into());
+            let retry = event_stream::retry(retry_ms).into();
+            self.outbox.push_last(retry, cx.shard.tick);
         }
         let reason = restart_reason(retry_after);
         self.close(cx, CloseCode::SERVICE_RESTART, &reason);

@@ -46,7 +46,7 @@ impl WebSocket {
             joined_ids,
             ..
         } = subscribing;
-        self.outbox.push_preface(preface);
+        self.outbox.push_preface(preface, cx.shard.tick);
         let Some(keep_alive) = keep_alive else {
             self.end_stream(cx);
             return;

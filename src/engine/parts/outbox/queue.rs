@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::io::IoSlice;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::outbox::{GATHER_BYTES_MAX, Written};
 use crate::engine::parts::slow_consumer::Fill;
+use crate::engine::parts::timers::Tick;
 use crate::transport::ShardTransport;
 
 /// Most control frames that may wait for a client. At 127 bytes each they are the outbox's small allowance beside its
@@ -58,8 +60,26 @@ pub(super) struct Chunk {
     /// The memory that it holds and no other outbox shares, until its last byte was written. Zero if others share it,
     /// and for control frames, which are few and short.
     held: usize,
-    /// Whether it is a replay, which does not show how quickly the client reads.
-    replay: bool,
+    origin: Origin,
+}
+
+/// When a chunk was queued, and whether it is a replay, which does not show how quickly the client reads. Both are in 32
+/// bits, so that the time takes no memory: every chunk has it, and it is rarely asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Origin(u32);
+
+impl Origin {
+    fn new(now: Tick, is_replay: bool) -> Self {
+        Self(now.low_bits() << 1 | u32::from(is_replay))
+    }
+
+    fn is_replay(self) -> bool {
+        self.0 & 1 == 1
+    }
+
+    fn age(self, now: Tick) -> Duration {
+        now.since_low_bits(self.0 >> 1)
+    }
 }
 
 impl Queue {
@@ -97,12 +117,21 @@ impl Queue {
     }
 
     pub(super) fn fill(&self, bytes_max: usize) -> Fill {
-        let replays = self.chunks.front().is_some_and(|front| front.replay);
+        let replays = self.chunks.front().is_some_and(|front| front.origin.is_replay());
         Fill {
             bytes: self.live_bytes(),
             in_progress: if replays { 0 } else { self.in_progress },
             bytes_max,
         }
+    }
+
+    /// How long the oldest queued bytes have waited. Of messages that were joined, the oldest counts.
+    pub(super) fn age(&self, now: Tick) -> Duration {
+        // Control frames overtake messages, so the first message may be older than they are.
+        let first_message = self.chunks.iter().find(|chunk| chunk.messages > 0);
+        let oldest = self.chunks.front().into_iter().chain(first_message);
+        let ages = oldest.map(|chunk| chunk.origin.age(now));
+        ages.max().unwrap_or_default()
     }
 
     /// Whether the limit of queued control frames is reached.
@@ -158,13 +187,13 @@ impl Queue {
     }
 
     /// Queues whole messages. `own`: no other outbox shares them.
-    pub(super) fn push(&mut self, bytes: Bytes, messages: u32, own: bool) {
+    pub(super) fn push(&mut self, bytes: Bytes, messages: u32, own: bool, now: Tick) {
         debug_assert!(messages > 0);
         self.bytes += bytes.len();
         if self.chunks.len() >= MERGE_FROM_CHUNKS
             && let Some(tail) = self.chunks.back_mut()
             && tail.messages > 0
-            && !tail.replay
+            && !tail.origin.is_replay()
             && tail.bytes.len() + bytes.len() <= MERGE_BYTES_MAX
         {
             // Many small messages wait. One chunk each would take far more memory than the bound counts.
@@ -193,12 +222,12 @@ impl Queue {
             bytes,
             messages,
             held,
-            replay: false,
+            origin: Origin::new(now, false),
         });
     }
 
     /// Queues whole messages of a replay, which no other outbox shares.
-    pub(super) fn push_replay(&mut self, bytes: Bytes, messages: u32) {
+    pub(super) fn push_replay(&mut self, bytes: Bytes, messages: u32, now: Tick) {
         debug_assert!(messages > 0);
         let held = held_by(bytes.len());
         self.bytes += bytes.len();
@@ -208,12 +237,12 @@ impl Queue {
             bytes,
             messages,
             held,
-            replay: true,
+            origin: Origin::new(now, true),
         });
     }
 
     /// Queues the response to a handshake, which is no frame, before all frames.
-    pub(super) fn push_preface(&mut self, bytes: Bytes) {
+    pub(super) fn push_preface(&mut self, bytes: Bytes, now: Tick) {
         debug_assert!(self.is_empty());
         self.in_progress = bytes.len();
         self.bytes += bytes.len();
@@ -225,7 +254,7 @@ impl Queue {
             bytes,
             messages: 0,
             held,
-            replay: false,
+            origin: Origin::new(now, false),
         });
     }
 
@@ -236,14 +265,15 @@ impl Queue {
         messages: u32,
         written: usize,
         own: bool,
+        now: Tick,
     ) -> u64 {
         debug_assert!(self.is_empty());
-        self.push(bytes, messages, own);
+        self.push(bytes, messages, own, now);
         self.consumed(written)
     }
 
     /// Queues a control frame before all messages that are not in progress (RFC 6455 §5.4).
-    pub(super) fn push_control(&mut self, frame: Bytes) {
+    pub(super) fn push_control(&mut self, frame: Bytes, now: Tick) {
         self.controls += 1;
         self.bytes += frame.len();
         let mut at = self.split_in_progress();
@@ -256,14 +286,14 @@ impl Queue {
                 bytes: frame,
                 messages: 0,
                 held: 0,
-                replay: false,
+                origin: Origin::new(now, false),
             },
         );
     }
 
     /// Queues a control frame, or replaces the latest one if there are too many. RFC 6455 §5.5.3 allows answering only
     /// the most recent ping.
-    pub(super) fn push_control_or_replace(&mut self, frame: Bytes) {
+    pub(super) fn push_control_or_replace(&mut self, frame: Bytes, now: Tick) {
         if self.controls_full() {
             let first = self.split_in_progress();
             let mut at = first;
@@ -277,18 +307,18 @@ impl Queue {
                 self.controls -= 1;
             }
         }
-        self.push_control(frame);
+        self.push_control(frame, now);
     }
 
     /// Queues a control frame behind everything: the close frame of a graceful shutdown.
-    pub(super) fn push_last(&mut self, frame: Bytes) {
+    pub(super) fn push_last(&mut self, frame: Bytes, now: Tick) {
         self.controls += 1;
         self.bytes += frame.len();
         self.chunks.push_back(Chunk {
             bytes: frame,
             messages: 0,
             held: 0,
-            replay: false,
+            origin: Origin::new(now, false),
         });
     }
 
@@ -305,7 +335,7 @@ impl Queue {
                 bytes: front.bytes.split_off(self.in_progress),
                 messages: front.messages.saturating_sub(1),
                 held: 0,
-                replay: front.replay,
+                origin: front.origin,
             };
             front.messages = front.messages.min(1);
             if front.held > 0 {
@@ -335,7 +365,7 @@ impl Queue {
             let Some(chunk) = self.chunks.get_mut(at) else {
                 break;
             };
-            if chunk.messages == 0 || chunk.replay {
+            if chunk.messages == 0 || chunk.origin.is_replay() {
                 at += 1;
                 continue;
             }
@@ -391,7 +421,7 @@ impl Queue {
             dropped += u64::from(chunk.messages - messages);
             let less = chunk.bytes.len() - kept.len();
             self.bytes -= less;
-            self.replay_bytes -= if chunk.replay { less } else { 0 };
+            self.replay_bytes -= if chunk.origin.is_replay() { less } else { 0 };
             self.held -= chunk.held;
             chunk.messages = messages;
             // The copy has no spare capacity.
@@ -411,7 +441,7 @@ impl Queue {
         let mut dropped = 0;
         let (bytes, held) = (&mut self.bytes, &mut self.held);
         self.chunks.retain(|chunk| {
-            if begun > 0 || chunk.messages == 0 || chunk.replay {
+            if begun > 0 || chunk.messages == 0 || chunk.origin.is_replay() {
                 begun = begun.saturating_sub(1);
                 return true;
             }
@@ -433,7 +463,7 @@ impl Queue {
             .sum();
         self.bytes = self.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
         self.held = self.chunks.iter().map(|chunk| chunk.held).sum();
-        let replays = self.chunks.iter().filter(|chunk| chunk.replay);
+        let replays = self.chunks.iter().filter(|chunk| chunk.origin.is_replay());
         self.replay_bytes = replays.map(|chunk| chunk.bytes.len()).sum();
         self.controls = self
             .chunks
@@ -469,7 +499,7 @@ impl Queue {
             if n >= front.bytes.len() {
                 n -= front.bytes.len();
                 self.held -= front.held;
-                self.replay_bytes -= if front.replay { front.bytes.len() } else { 0 };
+                self.replay_bytes -= if front.origin.is_replay() { front.bytes.len() } else { 0 };
                 messages += u64::from(front.messages);
                 if front.messages == 0 {
                     self.controls = self.controls.saturating_sub(1);
@@ -490,7 +520,7 @@ impl Queue {
             messages += u64::from(done);
             self.in_progress = boundary - n;
             front.bytes.advance(n);
-            self.replay_bytes -= if front.replay { n } else { 0 };
+            self.replay_bytes -= if front.origin.is_replay() { n } else { 0 };
             n = 0;
         }
         messages

@@ -175,7 +175,7 @@ impl WebSocket {
             if self.encoding() == Encoding::Events {
                 frames = self.join_ids(frames);
             }
-            self.outbox.push_replay(frames, messages);
+            self.outbox.push_replay(frames, messages, cx.shard.tick);
         } else {
             let dropped = u64::from(messages);
             cx.shard.counters().dropped_closed.add(dropped);
@@ -194,6 +194,7 @@ impl WebSocket {
     ) {
         let bytes_max = cx.shard.limits().outbox_bytes_max;
         let policy = cx.shard.hub.settings.slow_consumer;
+        let tick = cx.shard.tick;
         let mut has_written = false;
         let mut messages = Messages {
             bytes,
@@ -211,7 +212,7 @@ impl WebSocket {
             if judge(policy, fill, messages.bytes.len()) == DeliveryVerdict::Queue {
                 let rest = std::mem::take(&mut messages.bytes);
                 let (piece, unshared) = messages.kept(rest);
-                self.outbox.push(piece, messages.count, unshared);
+                self.outbox.push(piece, messages.count, unshared, tick);
                 break;
             }
             let costs_all = matches!(policy, SlowConsumer::Disconnect | SlowConsumer::SkipAhead);
@@ -229,7 +230,7 @@ impl WebSocket {
                 // A paced shard has checked the headroom before.
                 DeliveryVerdict::Queue | DeliveryVerdict::Wait => {
                     let (piece, unshared) = messages.kept(piece);
-                    self.outbox.push(piece, count, unshared);
+                    self.outbox.push(piece, count, unshared, tick);
                 }
                 DeliveryVerdict::DropNewest => {
                     let dropped = u64::from(count);
@@ -247,7 +248,7 @@ impl WebSocket {
                         self.compression.leave_epoch();
                     }
                     let (piece, unshared) = messages.kept(piece);
-                    self.outbox.push(piece, count, unshared);
+                    self.outbox.push(piece, count, unshared, tick);
                     cx.shard.counters().dropped_slow_consumer.add(dropped);
                 }
                 DeliveryVerdict::Disconnect => {

@@ -229,11 +229,14 @@ impl WebSocket {
             .encoding()
             .whole(&frames.bytes[from..], written.saturating_add(bytes_max));
         let (bytes, unshared) = frames.keep(from..from + whole);
-        let left = self.outbox.push_rest(bytes, kept, written, unshared);
+        let tick = cx.shard.tick;
+        let left = self
+            .outbox
+            .push_rest(bytes, kept, written, unshared, tick);
         let counters = cx.shard.counters();
         counters.bytes_out.add_alone(written as u64);
         counters.messages_out.add_alone(left);
-        self.blocked(cx.shard.tick, write_timeout);
+        self.blocked(tick, write_timeout);
         if whole == len {
             self.note_fill(cx);
             return;

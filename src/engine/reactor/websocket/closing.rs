@@ -82,7 +82,7 @@ impl WebSocket {
                 _ => Reject::new(403).with_body(format!("{reason}\n")),
             };
             let answer = answer.response(BodyMode::Full);
-            self.outbox.push_preface(answer.into());
+            self.outbox.push_preface(answer.into(), cx.shard.tick);
         }
         self.end_stream(cx);
     }
@@ -112,7 +112,7 @@ impl WebSocket {
         }
         let timeout = cx.shard.limits().close_timeout;
         if let Some(frame) = close_frame {
-            self.outbox.push_last(frame.into());
+            self.outbox.push_last(frame.into(), cx.shard.tick);
         }
         self.sending = Sending::Closing;
         self.cold().deadline = Some(WriteProgress::new(cx.shard.tick, timeout));

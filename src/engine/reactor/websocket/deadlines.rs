@@ -123,7 +123,7 @@ impl WebSocket {
         // If bytes wait, the socket takes nothing, and another deadline applies.
         if self.outbox.is_empty() {
             self.outbox
-                .push_control(Bytes::from_static(event_stream::KEEP_ALIVE));
+                .push_control(Bytes::from_static(event_stream::KEEP_ALIVE), tick);
             self.want_write(cx);
         }
     }
@@ -160,7 +160,7 @@ impl WebSocket {
             self.pinged = true;
             if !self.outbox.controls_full() {
                 self.outbox
-                    .push_control(encode::control(Opcode::Ping, &[]).into());
+                    .push_control(encode::control(Opcode::Ping, &[]).into(), tick);
             }
             self.want_write(cx);
         }

@@ -382,7 +382,7 @@ impl WebSocket {
             .within(|| debug!("connection {id} of {peer} opened"));
         let mut ws = Self::new(session, cx.shard.tick);
         if let Some(preface) = preface {
-            ws.outbox.push_preface(preface);
+            ws.outbox.push_preface(preface, cx.shard.tick);
         }
         if encoding == Encoding::Events {
             ws.inbox.push(SessionEvent::Open(None));

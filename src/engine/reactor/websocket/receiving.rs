@@ -276,11 +276,12 @@ impl WebSocket {
         }
         let pong = encode::control(Opcode::Pong, payload);
         if !self.outbox.controls_full() {
-            self.outbox.push_control(pong.into());
+            self.outbox.push_control(pong.into(), cx.shard.tick);
         } else {
             self.write(cx);
             if self.is_open() {
-                self.outbox.push_control_or_replace(pong.into());
+                self.outbox
+                    .push_control_or_replace(pong.into(), cx.shard.tick);
             }
         }
         self.want_write(cx);
