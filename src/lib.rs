@@ -111,8 +111,9 @@ pub mod websocket_client;
 
 pub use async_app::procedures::Procedures;
 pub use async_app::{
-    AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, KeptMessage, PresenceRooms,
-    PresentMember, Room, RoomPresence, RunningApp, Subscription,
+    AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, ConnectionInfo, ConnectionKind,
+    Inspect, Inspection, InvalidConnectionId, KeptMessage, PresenceRooms, PresentMember, Room,
+    RoomPresence, RunningApp, Subscription,
 };
 #[cfg(feature = "cluster")]
 pub use async_app::{Everywhere, HistoryGap};

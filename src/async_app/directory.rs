@@ -228,6 +228,7 @@ mod tests {
             None,
             HistoryForm::default(),
             Encoding::Frames,
+            0,
         ))
     }
 

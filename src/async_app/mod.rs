@@ -12,6 +12,7 @@ mod event_stream;
 mod handler;
 mod history;
 mod id_turns;
+mod inspection;
 mod prepared_message;
 mod presence;
 pub(crate) mod procedures;
@@ -35,9 +36,10 @@ mod shared_history;
 mod stream;
 
 pub use self::app::{AsyncWebsocketApp, HumphreyLink};
-pub use self::connection_id::ConnectionId;
+pub use self::connection_id::{ConnectionId, InvalidConnectionId};
 pub use self::event_stream::{EventStreamHandler, Subscription};
 pub use self::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
+pub use self::inspection::{ConnectionInfo, ConnectionKind, Inspect, Inspection};
 pub use self::presence::{PresenceRooms, PresentMember, RoomPresence};
 pub use self::procedures::{JoinHandler, RefreshHandler};
 #[cfg(feature = "cluster")]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::connection_id::ConnectionId;
+use super::inspection::{Inspect, Inspection};
 use super::publish::{AppShared, Blocking, Recipients};
 use super::room::Room;
 use crate::drain::Drain;
@@ -289,6 +290,34 @@ impl AsyncSender {
     /// Returns how many WebSocket clients are connected.
     pub fn connections(&self) -> usize {
         self.0.connections()
+    }
+
+    /// Returns connections of this node, the slowest first: who is behind, and by how much.
+    ///
+    /// Each shard looks at its connections in portions, between other work, and reports those that are selected. So the
+    /// answer is a snapshot of each connection, and not of one instant. Event streams are included; connections whose
+    /// handshake is not accepted yet, and those of other nodes of a cluster, are not. Before and after the app runs, there are
+    /// none.
+    ///
+    /// Blocks until all shards have answered, usually for less than a millisecond, but at most for half a second: then the
+    /// connections of the shards that are too busy are missing ([`Inspection::is_complete`]). A handler may call it, also one
+    /// that runs on the thread of a shard: another thread then runs that shard, after some milliseconds. An asynchronous task
+    /// should call it on a thread that may block. Where the library must not block, as in a `tracing` subscriber, it returns no
+    /// connections and is incomplete.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, Inspect};
+    /// use std::time::Duration;
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new().with_address("127.0.0.1:0");
+    /// let running = app.start().unwrap();
+    /// for slow in running.sender().inspect(Inspect::slowest(10)).connections {
+    ///     println!("{} is {:?} behind: {} bytes wait", slow.peer, slow.lag, slow.waiting_bytes);
+    /// }
+    /// running.shutdown(Duration::ZERO);
+    /// ```
+    pub fn inspect(&self, inspect: Inspect) -> Inspection {
+        self.0.inspect(inspect)
     }
 
     /// Returns the app's counters and gauges.

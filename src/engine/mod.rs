@@ -36,6 +36,7 @@ pub(crate) use self::handlers::pre_admission::{adopt_accepted, attach, authorize
 pub(crate) use self::hub::event_streams::Beginning;
 pub(crate) use self::hub::{Destination, Hub};
 pub(crate) use self::model::command::{Command, NewConnection, Received, RenderedFrames, Upgraded};
+pub(crate) use self::model::inspection::{Answers, ConnectionReport};
 #[cfg(feature = "deflate")]
 pub(crate) use self::model::negotiation::negotiate;
 pub(crate) use self::model::program::{

@@ -25,6 +25,8 @@ mod http;
 #[cfg(test)]
 mod idle;
 #[cfg(test)]
+mod inspecting;
+#[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod pacing;

@@ -87,7 +87,7 @@ pub(crate) const LAYERS: [Layers; 3] = [
             &["publish"],
             &["presence"],
             &["room_join", "session_expiry"],
-            &["room_broadcast", "cluster", "shared_history"],
+            &["room_broadcast", "cluster", "shared_history", "inspection"],
             &["event_stream", "room"],
             &["sender", "stream"],
             &["running", "handler"],

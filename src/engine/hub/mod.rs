@@ -4,6 +4,7 @@ pub(crate) mod admission;
 #[cfg(feature = "deflate")]
 mod compressors;
 pub(crate) mod event_streams;
+mod inspection;
 pub(crate) mod job_port;
 pub(crate) mod rooms;
 
@@ -85,6 +86,7 @@ pub(crate) struct Hub {
     draining: AtomicBool,
     /// The deadline for stopping.
     stop_by: Mutex<Option<Instant>>,
+    started: Instant,
 }
 
 /// The maximum part of the time for stopping that is reserved for the last handlers.
@@ -99,6 +101,8 @@ pub(crate) struct ShardHandle {
     pub(crate) members: AtomicUsize,
     pub(crate) expiries: Expiries,
     pub(crate) counters: Counters,
+    /// The number of inspections that the shard has yet to answer.
+    unanswered: Arc<AtomicUsize>,
 }
 
 impl ShardHandle {
@@ -181,6 +185,7 @@ impl Hub {
                 members: AtomicUsize::new(0),
                 expiries: Expiries::default(),
                 counters: Counters::default(),
+                unanswered: Arc::new(AtomicUsize::new(0)),
             })
             .collect();
         Arc::new(Self {
@@ -209,7 +214,14 @@ impl Hub {
             stopped: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             stop_by: Mutex::new(None),
+            started: Instant::now(),
         })
+    }
+
+    /// The time since the engine was created, in whole seconds.
+    pub(crate) fn seconds_since_start(&self, now: Instant) -> u32 {
+        let seconds = now.saturating_duration_since(self.started).as_secs();
+        u32::try_from(seconds).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn connection_rooms_max(&self) -> usize {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::engine::model::inspection::Question;
 use crate::engine::model::job::Done;
 use crate::engine::model::room::SharedRoom;
 use crate::engine::model::verdict::AcceptedHandshake;
@@ -171,6 +172,8 @@ pub(crate) enum Control {
     Nudge(Key),
     /// A session expires earlier than the shard knows (`Expiries`).
     Expiry,
+    /// A thread asks for the connections.
+    Inspect(Box<Question>),
 }
 
 /// A connection to hand over to a shard.

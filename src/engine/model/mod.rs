@@ -1,6 +1,7 @@
 //! The vocabulary of the engine: messages between its threads, and its interface to the program.
 
 pub(crate) mod command;
+pub(crate) mod inspection;
 pub(crate) mod job;
 pub(crate) mod memberships;
 #[cfg(feature = "deflate")]

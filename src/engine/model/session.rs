@@ -20,7 +20,7 @@ use crate::sync::lock;
 /// One WebSocket connection or event stream, as the layers above the engine see it.
 pub(crate) struct Session {
     pub(crate) id: LocalId,
-    peer: PeerAddr,
+    origin: Origin,
     cold: Option<Box<ColdSession>>,
     /// The form of its outgoing messages.
     pub(crate) encoding: Encoding,
@@ -38,10 +38,17 @@ pub(crate) struct Session {
     pub(crate) compression: Ability,
 }
 
-/// The peer's address. A box for IPv6, whose addresses take five times the memory, keeps sessions small.
-enum PeerAddr {
-    V4(SocketAddrV4),
-    V6(Box<SocketAddrV6>),
+/// Where a session comes from: the peer's address, and when it was opened. A box for IPv6, whose addresses take five
+/// times the memory, keeps sessions small; the time fits beside either.
+enum Origin {
+    V4 {
+        peer: SocketAddrV4,
+        opened_secs: u32,
+    },
+    V6 {
+        peer: Box<SocketAddrV6>,
+        opened_secs: u32,
+    },
 }
 
 /// Fields that few sessions need.
@@ -87,12 +94,14 @@ pub(crate) enum Status {
 }
 
 impl Session {
+    /// `opened_secs`: see [`Session::opened_secs`].
     pub(crate) fn new(
         id: LocalId,
         request: &RequestHead,
         subprotocol: Option<String>,
         history_form: HistoryForm,
         encoding: Encoding,
+        opened_secs: u32,
     ) -> Self {
         let peer = request.peer_addr();
         let client = request.client_ip();
@@ -109,9 +118,12 @@ impl Session {
         Self {
             span: Span::connection(id, peer, client, target),
             id,
-            peer: match peer {
-                SocketAddr::V4(v4) => PeerAddr::V4(v4),
-                SocketAddr::V6(v6) => PeerAddr::V6(Box::new(v6)),
+            origin: match peer {
+                SocketAddr::V4(peer) => Origin::V4 { peer, opened_secs },
+                SocketAddr::V6(peer) => Origin::V6 {
+                    peer: Box::new(peer),
+                    opened_secs,
+                },
             },
             encoding,
             cold: is_cold.then(|| Box::new(cold)),
@@ -134,9 +146,16 @@ impl Session {
 
     /// The peer's address: the client's, or a proxy's.
     pub(crate) fn peer(&self) -> SocketAddr {
-        match &self.peer {
-            PeerAddr::V4(v4) => SocketAddr::V4(*v4),
-            PeerAddr::V6(v6) => SocketAddr::V6(**v6),
+        match &self.origin {
+            Origin::V4 { peer, .. } => SocketAddr::V4(*peer),
+            Origin::V6 { peer, .. } => SocketAddr::V6(**peer),
+        }
+    }
+
+    /// When it was opened, in seconds since the engine's start (`Hub::seconds_since_start`).
+    pub(crate) fn opened_secs(&self) -> u32 {
+        match self.origin {
+            Origin::V4 { opened_secs, .. } | Origin::V6 { opened_secs, .. } => opened_secs,
         }
     }
 
@@ -188,7 +207,12 @@ impl Session {
 
     /// The user that the connection belongs to.
     pub(crate) fn user(&self) -> Option<&str> {
-        self.cold.as_ref()?.user.as_deref()
+        self.user_key().map(|user| &**user)
+    }
+
+    /// The user, to be kept.
+    pub(crate) fn user_key(&self) -> Option<&Arc<str>> {
+        self.cold.as_ref()?.user.as_ref()
     }
 
     /// Stops counting the connection for its user, since it has ended. The session still returns the user's name.

@@ -121,6 +121,20 @@ impl<T> Slab<T> {
             .filter(|&(key, _)| Layout::<WIDTH>::pack(key) == Some(token))
     }
 
+    /// The number of slots, occupied or not.
+    pub(crate) fn slots_len(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
+    /// The values in at most `count` slots from one on, and their keys.
+    pub(crate) fn slots(&self, first: u32, count: usize) -> impl Iterator<Item = (Key, &T)> {
+        let entries = self.entries.iter().skip(first as usize).take(count);
+        (first..).zip(entries).filter_map(|(slot, entry)| {
+            let generation = entry.generation;
+            Some((Key { slot, generation }, entry.value.as_ref()?))
+        })
+    }
+
     /// The keys of all values.
     pub(crate) fn keys(&self) -> Vec<Key> {
         (0u32..)
@@ -163,6 +177,27 @@ mod tests {
         slab.entries[0].generation = u32::MAX;
         slab.remove(first);
         assert_eq!(slab.insert('b').slot, 1);
+    }
+
+    #[test]
+    fn slots_in_parts_yield_every_value_once() {
+        let mut slab = Slab::new();
+        let keys: Vec<Key> = (0..10).map(|n| slab.insert(n)).collect();
+        for removed in [0, 3, 4, 9] {
+            slab.remove(keys[removed]);
+        }
+        slab.insert(42);
+        for part in [1, 3, 7, 100] {
+            let starts = (0..slab.slots_len()).step_by(part);
+            let all = starts.flat_map(|first| slab.slots(first, part));
+            let all: Vec<(Key, i32)> = all.map(|(key, &value)| (key, value)).collect();
+            let values: Vec<i32> = all.iter().map(|&(_, value)| value).collect();
+            assert_eq!(values, [1, 2, 5, 6, 7, 8, 42]);
+            assert!(
+                all.iter()
+                    .all(|&(key, value)| slab.get(key) == Some(&value))
+            );
+        }
     }
 
     fn tokens_find_the_current_owner_of_a_slot<const WIDTH: u32>() {

@@ -19,6 +19,7 @@
 //!           11  batches out     broadcasts of this turn, one write per member
 //!           12  dirty outboxes  and evicted connections, a few at a time
 //!           13  jobs out        jobs that the writes have caused
+//!           14  inspections     a part of the connections is looked at
 //! wait          how long the thread may sleep
 //! ```
 //!
@@ -35,6 +36,7 @@ pub(crate) mod event_streams;
 pub(crate) mod fanout;
 pub(crate) mod http;
 pub(crate) mod inline_jobs;
+pub(crate) mod inspecting;
 mod opening;
 pub(crate) mod receive_budget;
 pub(crate) mod rooms;
@@ -66,6 +68,7 @@ use crate::engine::reactor::conn_cx::Socket;
 use crate::engine::reactor::fanout::Fanout;
 use crate::engine::reactor::http::handshake_queue::HandshakeQueue;
 use crate::engine::reactor::http::{Http, Requests};
+use crate::engine::reactor::inspecting::Inspections;
 use crate::engine::reactor::receive_budget::ReceiveBudget;
 use crate::engine::reactor::websocket::WebSocket;
 #[cfg(feature = "deflate")]
@@ -98,6 +101,7 @@ pub(crate) struct Core<T: ShardTransport> {
     take_arrivals: Vec<NewConnection>,
     /// Whether a connection was closed, so that accepting may work again.
     accept_again: bool,
+    inspections: Inspections,
 }
 
 /// A shard without its connections: the context that all of their events share.
@@ -187,6 +191,7 @@ impl<T: ShardTransport> Core<T> {
             controls: Vec::new(),
             take_arrivals: Vec::new(),
             accept_again: false,
+            inspections: Inspections::default(),
         }
     }
 
@@ -340,6 +345,7 @@ impl<T: ShardTransport> Core<T> {
                     self.with_ws(key, |ws, cx| ws.nudge(cx));
                 }
                 Control::Expiry => self.cx.handle().expiries.clear_notified(),
+                Control::Inspect(question) => self.inspections.push(question),
             }
         }
         self.controls = controls;
@@ -423,7 +429,7 @@ impl<T: ShardTransport> Core<T> {
 
     // ---------------------------------------------------------------------------------------------- 7 to 13: the turn
 
-    /// Runs the main part of a turn: reads, timers and stop; then gives jobs to the handlers, and writes.
+    /// Runs the main part of a turn: reads, timers and stop; then gives jobs to the handlers, writes, and answers inspections.
     pub(crate) fn turn(&mut self) {
         #[cfg(feature = "deflate")]
         self.inflate_waiting();
@@ -440,6 +446,7 @@ impl<T: ShardTransport> Core<T> {
         // The reads and writes so far show which clients read.
         self.enforce_send_budget();
         self.hand_over();
+        self.go_on_inspecting();
     }
 
     fn read_paused(&mut self) {
@@ -540,9 +547,12 @@ impl<T: ShardTransport> Core<T> {
 
     // ---------------------------------------------------------------------------------------------------------- wait
 
-    /// Whether there is something to read or write in the next turn.
+    /// Whether there is something to read, write or answer in the next turn.
     pub(crate) fn has_work(&self) -> bool {
         let cx = &self.cx;
+        if !self.inspections.is_empty() {
+            return true;
+        }
         #[cfg(feature = "deflate")]
         if cx.inflations.has_work(&cx.receive_budget) {
             return true;

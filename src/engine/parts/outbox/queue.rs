@@ -117,7 +117,10 @@ impl Queue {
     }
 
     pub(super) fn fill(&self, bytes_max: usize) -> Fill {
-        let replays = self.chunks.front().is_some_and(|front| front.origin.is_replay());
+        let replays = self
+            .chunks
+            .front()
+            .is_some_and(|front| front.origin.is_replay());
         Fill {
             bytes: self.live_bytes(),
             in_progress: if replays { 0 } else { self.in_progress },
@@ -499,7 +502,11 @@ impl Queue {
             if n >= front.bytes.len() {
                 n -= front.bytes.len();
                 self.held -= front.held;
-                self.replay_bytes -= if front.origin.is_replay() { front.bytes.len() } else { 0 };
+                self.replay_bytes -= if front.origin.is_replay() {
+                    front.bytes.len()
+                } else {
+                    0
+                };
                 messages += u64::from(front.messages);
                 if front.messages == 0 {
                     self.controls = self.controls.saturating_sub(1);

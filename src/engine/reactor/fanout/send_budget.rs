@@ -129,10 +129,10 @@ impl Stage {
 
     /// The bytes that wait to be written, with those that are pending in the transport.
     fn waiting_bytes<T: ShardTransport>(&self, cx: &ConnCx<'_, T>) -> usize {
-        let pending = cx.socket.transport.as_ref().map_or(0, T::pending_bytes);
+        let transport = cx.socket.transport.as_ref();
         match self {
-            Self::WebSocket(ws) => ws.outbox.bytes() + pending,
-            Self::Http(http) => http.waiting_bytes() + pending,
+            Self::WebSocket(ws) => ws.waiting_bytes(transport),
+            Self::Http(http) => http.waiting_bytes() + transport.map_or(0, T::pending_bytes),
             Self::Lingering(_) => 0,
         }
     }

@@ -230,9 +230,7 @@ impl WebSocket {
             .whole(&frames.bytes[from..], written.saturating_add(bytes_max));
         let (bytes, unshared) = frames.keep(from..from + whole);
         let tick = cx.shard.tick;
-        let left = self
-            .outbox
-            .push_rest(bytes, kept, written, unshared, tick);
+        let left = self.outbox.push_rest(bytes, kept, written, unshared, tick);
         let counters = cx.shard.counters();
         counters.bytes_out.add_alone(written as u64);
         counters.messages_out.add_alone(left);

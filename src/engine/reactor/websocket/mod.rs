@@ -360,7 +360,9 @@ impl WebSocket {
         let takes_ids = with_ids.is_some() && granted.subprotocol.as_deref() == with_ids;
         let form = HistoryForm::new(takes_ids, granted.rendered);
         let compression = granted.compression();
-        let mut session = Session::new(id, &request, granted.subprotocol, form, encoding);
+        let opened_secs = cx.shard.hub.seconds_since_start(cx.shard.now);
+        let subprotocol = granted.subprotocol;
+        let mut session = Session::new(id, &request, subprotocol, form, encoding, opened_secs);
         session.compression = compression;
         if let Some(slot) = granted.user_slot {
             session.set_user(slot);
