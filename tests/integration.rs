@@ -72,6 +72,7 @@ mod full_mailboxes;
 mod handshake_handler;
 mod history;
 mod history_ids;
+mod inspect;
 mod lifecycle;
 mod listeners;
 mod plain_subprotocol;

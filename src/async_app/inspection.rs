@@ -181,3 +181,24 @@ impl AppShared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::async_app::AsyncWebsocketApp;
+    use crate::user_threads::while_nonblocking;
+
+    #[test]
+    fn inspection_where_nothing_may_block_is_incomplete_at_once() {
+        let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
+        let running = app
+            .with_address("127.0.0.1:0")
+            .with_shards(1)
+            .start()
+            .unwrap();
+        let sender = running.sender();
+        let inspection = while_nonblocking(|| sender.inspect(Inspect::all()));
+        assert!(!inspection.is_complete && inspection.connections.is_empty());
+        running.shutdown(Duration::ZERO);
+    }
+}

@@ -10,8 +10,9 @@ use tungstenite::WebSocket;
 
 use humphrey_ws::async_app::RunningApp;
 use humphrey_ws::{
-    Accept, CloseCode, ConnectionId, HistoryLimits, JoinErrorReason, KeptMessage, Limits, Metrics,
-    Procedures, Room, SendError, SendErrorReason, SlowConsumer,
+    Accept, CloseCode, ConnectionId, HistoryLimits, Inspect, Inspection, InvalidConnectionId,
+    JoinErrorReason, KeptMessage, Limits, Metrics, Procedures, Room, SendError, SendErrorReason,
+    SlowConsumer,
 };
 
 use super::*;
@@ -59,6 +60,8 @@ fn sender_new_methods_have_their_signatures() {
     };
     let _: fn(&AsyncSender) -> usize = AsyncSender::connections;
     let _: fn(&AsyncSender) -> Metrics = AsyncSender::metrics;
+    let _: fn(&AsyncSender, Inspect) -> Inspection = AsyncSender::inspect;
+    let _: fn(&str) -> Result<ConnectionId, InvalidConnectionId> = str::parse;
     let _: fn(&AsyncSender, Duration) = |sender, deadline| {
         sender.shutdown(deadline);
     };

@@ -8,7 +8,7 @@ use crate::engine::parts::mailbox::When;
 
 /// The maximum number of inspections that a shard has yet to answer, so that a shard that is busy for long does not collect
 /// the questions of threads that have given up.
-const UNANSWERED_MAX: usize = 4;
+pub(crate) const UNANSWERED_MAX: usize = 64;
 
 impl Hub {
     /// Asks each shard for its slowest connections, at most `limit`. Never blocks.

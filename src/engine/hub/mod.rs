@@ -4,7 +4,7 @@ pub(crate) mod admission;
 #[cfg(feature = "deflate")]
 mod compressors;
 pub(crate) mod event_streams;
-mod inspection;
+pub(crate) mod inspection;
 pub(crate) mod job_port;
 pub(crate) mod rooms;
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::streams::Scene;
 use super::wire::{UPGRADE, client_close, text};
 use super::world::{Setup, World, echo};
+use crate::engine::hub::inspection::UNANSWERED_MAX;
 use crate::engine::model::inspection::{Answers, ConnectionReport, PendingInspection};
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::reactor::inspecting::WORK_PER_TURN;
@@ -260,18 +261,18 @@ fn unanswered_inspections_are_bounded_and_forgotten() {
     let mut world = World::echoing(Limits::default());
     world.join();
     for _ in 0..3 {
-        let pending: Vec<_> = (0..10).map(|_| world.hub.inspect(9)).collect();
+        let pending: Vec<_> = (0..100).map(|_| world.hub.inspect(9)).collect();
         let mut controls = Vec::new();
         let mailbox = &world.hub.shards[0].mailbox;
         mailbox.take(None, &mut controls);
-        assert_eq!(controls.len(), 4);
+        assert_eq!(controls.len(), UNANSWERED_MAX);
         drop(controls);
         // The shard has dropped these, as one that ends does.
         for pending in pending {
             assert!(!answers(pending).is_complete);
         }
         // The threads have gone before the shard answers.
-        let gone: Vec<_> = (0..10).map(|_| world.hub.inspect(9)).collect();
+        let gone: Vec<_> = (0..100).map(|_| world.hub.inspect(9)).collect();
         drop(gone);
         world.settle();
         assert!(inspect(&mut world).is_complete);
