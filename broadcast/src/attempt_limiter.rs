@@ -1,4 +1,4 @@
-//! Judges credentials, and limits the wrong ones of each address: those for reading and for publishing together.
+//! Judges credentials, and limits the wrong ones of each address: those for reading, publishing and administration together.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;

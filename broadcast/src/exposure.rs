@@ -41,9 +41,31 @@ impl Exposure {
     }
 }
 
+/// The warning if the token of administrators travels unencrypted between machines.
+pub(crate) fn admin_warning(address: SocketAddr, is_encrypted: bool) -> Option<String> {
+    let is_local = address.ip().to_canonical().is_loopback();
+    (!is_local && !is_encrypted).then(|| {
+        format!(
+            "warning: the token of --admin-token-file travels unencrypted to {address}: use a loopback address for --metrics, or \
+             {TLS_ADVICE} without --metrics"
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn admin_token_in_the_open_is_warned_about() {
+        let of =
+            |address: &str, is_encrypted| admin_warning(address.parse().unwrap(), is_encrypted);
+        assert_eq!(of("127.0.0.1:80", false), None);
+        assert_eq!(of("[::1]:80", false), None);
+        assert_eq!(of("0.0.0.0:80", true), None);
+        let warning = of("192.0.2.1:80", false).unwrap();
+        assert!(warning.contains("--admin-token-file") && warning.contains("192.0.2.1:80"));
+    }
 
     #[test]
     fn warning_names_what_is_missing() {

@@ -5,6 +5,7 @@
 //! one follows files, one waits for signals, and on a terminal one shows the progress. The end of standard input and signals
 //! start a graceful shutdown of the library's engine; a signal shortens the deadline of one that the end of input started.
 
+mod admin;
 mod admission;
 mod attempt_limiter;
 mod attempts;
@@ -48,6 +49,7 @@ mod start_messages;
 mod stdio;
 mod tls;
 mod token;
+mod token_access;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -61,6 +63,7 @@ use humphrey_ws::{
     AsyncSender, AsyncWebsocketApp, Compression, Limits, Metrics, Procedures, RunningApp,
 };
 
+use crate::admin::Admin;
 use crate::admission::{Admission, ClientState};
 use crate::attempt_limiter::AttemptLimiter;
 use crate::diagnostics::report;
@@ -71,10 +74,10 @@ use crate::options::{Options, Subcommand};
 use crate::page::PageSettings;
 use crate::probes::Probes;
 use crate::protection::Protection;
-use crate::publish::PublishAccess;
 use crate::room_name::RoomName;
 use crate::rooms::{RoomSettings, Rooms};
 use crate::server_progress::ServerProgress;
+use crate::token_access::TokenAccess;
 
 type App = AsyncWebsocketApp<(), ClientState>;
 
@@ -136,8 +139,12 @@ fn run(options: &Options) -> io::Result<bool> {
         descriptor_limit::limit_connections(options.max_connections, files.descriptors());
     let settings = options.room_settings(&files);
     let listening = Listening::open(options)?;
-    let (app, rooms, probes) =
-        build_app(options, &listening, &settings, connections_max, &stopping)?;
+    let Built {
+        app,
+        rooms,
+        probes,
+        admin,
+    } = build_app(options, &listening, &settings, connections_max, &stopping)?;
     let files = files.open(options.lines_at_start())?;
     let app = cluster::apply(app, options);
     let (mut app, reload) = tls::apply(app, options, &listening).map_err(invalid_option)?;
@@ -154,7 +161,7 @@ fn run(options: &Options) -> io::Result<bool> {
         let sender = sender.clone();
         signals::handle(stopping.clone(), stop(options, sender), reload)?;
     }
-    let metrics = metrics::serve(options, sender.clone(), &probes)?;
+    let metrics = metrics::serve(options, sender.clone(), &probes, admin)?;
     let running = app.start()?;
     if !options.quiet {
         let metrics = metrics.as_ref().and_then(RunningApp::local_addr);
@@ -246,13 +253,22 @@ fn start_input(
     Ok(())
 }
 
+/// The app, and what its surroundings share with it.
+struct Built {
+    app: App,
+    rooms: Rooms,
+    probes: Probes,
+    /// What administrators may do.
+    admin: Option<Admin>,
+}
+
 fn build_app(
     options: &Options,
     listening: &Listening,
     settings: &RoomSettings,
     connections_max: usize,
     stopping: &Arc<AtomicBool>,
-) -> io::Result<(App, Rooms, Probes)> {
+) -> io::Result<Built> {
     let mut app = guarded_app(options, listening.is_local(), settings, connections_max);
     let input = options.room.clone().unwrap_or_else(RoomName::everyone);
     app = settings.apply(app, &input);
@@ -273,6 +289,69 @@ fn build_app(
         &limiter,
         app.sender(),
     );
+    handle_clients(
+        &mut app,
+        options.on_message,
+        &admission,
+        &protection,
+        &rooms,
+    );
+    let probes = Probes::new(app.sender(), settings, stopping.clone());
+    let publish = options.publish_token().map_err(invalid_option)?;
+    let publish = publish.map(|token| TokenAccess::new(token, &limiter, &publish::PUBLISHING));
+    let admin = options.admin_token().map_err(invalid_option)?;
+    let admin = admin.map(|token| Admin {
+        access: TokenAccess::new(token, &limiter, &admin::ADMINISTRATION),
+        sender: app.sender(),
+    });
+    let page = options.page_settings();
+    // With an address for metrics, administrators use that one, which clients can't reach.
+    let mounted_admin = admin.as_ref().filter(|_| options.metrics.is_none());
+    let tokens = Tokens {
+        publish: publish.as_ref(),
+        admin: mounted_admin,
+    };
+    for routes in routes(&rooms, &page, &probes, &protection, tokens) {
+        app = app.with_routes(routes);
+    }
+    let streams = || {
+        let handler = event_streams::handler(admission.clone(), options.events_keep_alive());
+        protection.event_stream(handler)
+    };
+    let admin_access = mounted_admin.map(|admin| admin.access.clone());
+    let of_bodies: Vec<TokenAccess> = publish.into_iter().chain(admin_access).collect();
+    let app = app
+        .with_event_stream("/events", streams())
+        .with_event_stream("/events/*", streams())
+        .with_route_methods(admin::ONE_CONNECTION, ["POST"])
+        .with_route_methods("/publish", ["POST"])
+        .with_route_methods("/publish/*", ["POST"])
+        .with_route_methods("/login", ["GET", "POST"])
+        .with_route_methods("/logout", ["POST"])
+        .with_route_methods("/check", ["POST"])
+        .with_route_methods("*", ["GET"])
+        .with_body_guard(move |request, _| {
+            protection.check_body(request)?;
+            of_bodies
+                .iter()
+                .try_for_each(|access| access.check_body(request))
+        });
+    Ok(Built {
+        app,
+        rooms,
+        probes,
+        admin,
+    })
+}
+
+/// Sets the handlers of WebSocket clients.
+fn handle_clients(
+    app: &mut App,
+    on_message: OnMessage,
+    admission: &Arc<Admission>,
+    protection: &Protection,
+    rooms: &Rooms,
+) {
     {
         let (admission, protection) = (admission.clone(), protection.clone());
         app.on_handshake(move |request, _| {
@@ -284,7 +363,7 @@ fn build_app(
         let admission = admission.clone();
         app.on_connect(move |stream, _| admission.on_connect(&stream));
     }
-    match options.on_message {
+    match on_message {
         OnMessage::Echo => app.on_message(move |stream, message, _| {
             admission::echo(&stream, message, Limits::default().message_bytes_max);
         }),
@@ -296,33 +375,6 @@ fn build_app(
         }
         OnMessage::Ignore => {}
     }
-    let probes = Probes::new(app.sender(), settings, stopping.clone());
-    let publish = options.publish_token().map_err(invalid_option)?;
-    let publish = publish.map(|token| PublishAccess::new(token, &limiter));
-    let page = options.page_settings();
-    for routes in routes(&rooms, &page, &probes, &protection, publish.as_ref()) {
-        app = app.with_routes(routes);
-    }
-    let streams = || {
-        let handler = event_streams::handler(admission.clone(), options.events_keep_alive());
-        protection.event_stream(handler)
-    };
-    let app = app
-        .with_event_stream("/events", streams())
-        .with_event_stream("/events/*", streams())
-        .with_route_methods("/publish", ["POST"])
-        .with_route_methods("/publish/*", ["POST"])
-        .with_route_methods("/login", ["GET", "POST"])
-        .with_route_methods("/logout", ["POST"])
-        .with_route_methods("/check", ["POST"])
-        .with_route_methods("*", ["GET"])
-        .with_body_guard(move |request, _| {
-            protection.check_body(request)?;
-            publish
-                .as_ref()
-                .map_or(Ok(()), |access| access.check_body(request))
-        });
-    Ok((app, rooms, probes))
 }
 
 /// An app with what the options say of the network: addresses, limits, and who may connect.
@@ -363,15 +415,25 @@ fn guarded_app(
     app
 }
 
+/// The tokens of the server's routes, beside that for reading.
+#[derive(Clone, Copy)]
+struct Tokens<'a> {
+    publish: Option<&'a TokenAccess>,
+    admin: Option<&'a Admin>,
+}
+
 /// All routes of the server. Those that show anything are protected.
 fn routes(
     rooms: &Rooms,
     page: &PageSettings,
     probes: &Probes,
     protection: &Protection,
-    publish: Option<&PublishAccess>,
+    tokens: Tokens<'_>,
 ) -> Vec<SubApp<()>> {
-    let publish = publish.map(|access| publish::routes(rooms.clone(), access.clone()));
+    let publish = tokens
+        .publish
+        .map(|access| publish::routes(rooms.clone(), access.clone()));
+    let admin = tokens.admin.map(|admin| admin::routes(admin.clone()));
     let all = [
         page::routes(rooms.clone(), page),
         history::routes(rooms.clone()),
@@ -379,6 +441,7 @@ fn routes(
     ];
     all.into_iter()
         .chain(publish)
+        .chain(admin)
         .chain(protection.login_routes())
         .map(|routes| protection.routes(routes))
         .collect()
@@ -417,152 +480,4 @@ fn summary(lines: u64, metrics: &Metrics) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protection::PUBLIC_ROUTES;
-    use crate::token::Token;
-    use humphrey::http::Request;
-    use humphrey::http::address::Address;
-    use humphrey::http::headers::Headers;
-    use humphrey::http::method::Method;
-
-    /// The routes of a server with every token, by their patterns.
-    fn all_routes(read_token: Option<&str>) -> Vec<SubApp<()>> {
-        let app: App = AsyncWebsocketApp::new_with_config((), 1, 1);
-        let settings = RoomSettings {
-            history: Some(9),
-            rooms_max: None,
-            announces_clients: false,
-            is_clustered: false,
-            sources: None,
-        };
-        let page = PageSettings {
-            title: "x".into(),
-            on_message: OnMessage::Echo,
-            needs_token: read_token.is_some(),
-        };
-        let limiter = Arc::default();
-        let token = |text: &str| Token::new(text).unwrap();
-        let protection = Protection::new(read_token.map(token), false, &limiter, app.sender());
-        routes(
-            &Rooms::new(app.sender(), &settings),
-            &page,
-            &Probes::new(app.sender(), &settings, Arc::default()),
-            &protection,
-            Some(&PublishAccess::new(token("publisher"), &limiter)),
-        )
-    }
-
-    fn request(path: &str, method: Method, headers: &[(&str, &str)]) -> Request {
-        let mut request = Request {
-            method,
-            uri: path.to_owned(),
-            query: String::new(),
-            version: "HTTP/1.1".to_owned(),
-            headers: Headers::new(),
-            content: None,
-            address: Address::new("127.0.0.1:1").unwrap(),
-        };
-        for &(name, value) in headers {
-            request.headers.add(name, value);
-        }
-        request
-    }
-
-    #[test]
-    fn every_route_without_credentials_is_refused_unless_public() {
-        let mut public = Vec::new();
-        let mut refused = 0;
-        for route in all_routes(Some("s3cret"))
-            .into_iter()
-            .flat_map(|app| app.routes)
-        {
-            let path = route.route.replace('*', "room");
-            let status = |method, headers: &[(&str, &str)]| {
-                let request = request(&path, method, headers);
-                u16::from(route.handler.serve(request, Arc::default()).status_code)
-            };
-            let right = [("Authorization", "Bearer s3cret")];
-            for headers in [
-                &[][..],
-                &[("Authorization", "Basic s3cret")],
-                &[("Authorization", "Bearer publisher")],
-                &[("Cookie", "humphrey-broadcast=s3cret")],
-            ] {
-                for method in [Method::Get, Method::Post, Method::Put, Method::Delete] {
-                    match PUBLIC_ROUTES.contains(&route.route.as_str()) {
-                        true => public.push(route.route.clone()),
-                        false => assert_eq!(status(method, headers), 401, "{path} {headers:?}"),
-                    }
-                }
-            }
-            if !PUBLIC_ROUTES.contains(&route.route.as_str()) {
-                refused += 1;
-                assert_eq!(status(Method::Get, &right), 200, "{path}");
-            }
-        }
-        public.sort();
-        public.dedup();
-        assert_eq!(public, PUBLIC_ROUTES, "every exception is a route");
-        assert!(refused >= 4, "{refused}");
-    }
-
-    #[test]
-    fn every_route_without_a_token_for_reading_is_open() {
-        let routes = all_routes(None).into_iter().flat_map(|app| app.routes);
-        let routes: Vec<_> = routes.map(|route| (route.route, route.handler)).collect();
-        assert!(routes.iter().all(|(route, _)| route != "/login"));
-        for path in ["/", "/clients", "/check"] {
-            let (_, handler) = routes.iter().find(|(route, _)| route == path).unwrap();
-            let response = handler.serve(request(path, Method::Get, &[]), Arc::default());
-            assert_eq!(u16::from(response.status_code), 200, "{path}");
-        }
-    }
-
-    /// What would bypass the protection: only `build_app`, which protects what it adds, may add to the app. The metrics have an
-    /// address of their own.
-    #[test]
-    fn routes_and_streams_are_added_in_one_place() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            if !name.ends_with(".rs") || name == "metrics.rs" {
-                continue;
-            }
-            let text = std::fs::read_to_string(&path).unwrap();
-            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
-            let count = |call: &str| code.matches(call).count();
-            let (routes, streams, handshakes) = match name.as_str() {
-                "main.rs" => (1, 2, 1),
-                _ => (0, 0, 0),
-            };
-            assert_eq!(count(".with_routes("), routes, "{name}");
-            assert_eq!(count(".with_event_stream("), streams, "{name}");
-            assert_eq!(count(", streams())"), streams, "{name}");
-            let both = count(".on_handshake(move") + count(".with_handshake_handler(");
-            assert_eq!(both, handshakes, "{name}");
-        }
-    }
-
-    #[test]
-    fn summary_without_losses_or_event_streams_omits_them() {
-        let mut metrics = Metrics::default();
-        metrics.connections_opened = 1;
-        metrics.messages_out = 2;
-        assert_eq!(summary(1, &metrics), "1 line, 1 client, 2 messages sent");
-        metrics.event_streams_opened = 1;
-        assert_eq!(
-            summary(2, &metrics),
-            "2 lines, 1 client, 1 event stream, 2 messages sent"
-        );
-        metrics.event_streams_opened = 0;
-        metrics.connections_opened = 12;
-        metrics.dropped.slow_consumer = 78;
-        metrics.dropped.no_recipient = 3;
-        assert_eq!(
-            summary(0, &metrics),
-            "0 lines, 12 clients, 2 messages sent, 78 dropped (slow clients), 3 without a recipient (no client connected)"
-        );
-    }
-}
+mod tests;

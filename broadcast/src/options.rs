@@ -300,6 +300,13 @@ pub(crate) struct Options {
     #[arg(long, help_heading = heading::MONITORING, value_name = "ADDR", value_parser = parse_tcp)]
     pub(crate) metrics: Option<SocketAddr>,
 
+    /// Let programs with the token in this file list the connections, the slowest first (GET /admin/connections?limit=N, as
+    /// JSON), and close one of them with code 1008 (POST /admin/connections/ID/close). They send the header
+    /// 'Authorization: Bearer TOKEN'. The address is that of --metrics, if it is given, and otherwise that of --listen.
+    /// Default: these paths answer 404
+    #[arg(long, help_heading = heading::MONITORING, value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
+
     /// Ping clients that have been silent for this long, and disconnect those that do not answer within 10 s. 0 disables
     /// pings
     #[arg(long, help_heading = heading::CLIENTS, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32))]
@@ -550,6 +557,13 @@ impl Options {
     pub(crate) fn read_token(&self) -> io::Result<Option<Token>> {
         let path = self.read_token_file.as_ref();
         path.map(|path| Token::read_for("--read-token-file", path))
+            .transpose()
+    }
+
+    /// The token for administration; `None` if it is disabled.
+    pub(crate) fn admin_token(&self) -> io::Result<Option<Token>> {
+        let path = self.admin_token_file.as_ref();
+        path.map(|path| Token::read_for("--admin-token-file", path))
             .transpose()
     }
 

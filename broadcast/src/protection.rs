@@ -10,13 +10,17 @@ use humphrey::http::Request;
 use humphrey::route::RouteHandler;
 use humphrey_ws::{AsyncSender, Reject, RequestHead, Subscription};
 
+use crate::admin;
 use crate::attempt_limiter::AttemptLimiter;
 use crate::login;
 use crate::read_access::{ReadAccess, Reader, redirect_with_query, wants_html};
 use crate::token::Token;
+use crate::token_access::is_below;
 
 /// The routes that need no token: they show no messages, or have a token of their own.
-pub(crate) const PUBLIC_ROUTES: [&str; 7] = [
+pub(crate) const PUBLIC_ROUTES: [&str; 9] = [
+    admin::CONNECTIONS,
+    admin::ONE_CONNECTION,
     "/client.js",
     "/health",
     "/login",
@@ -85,7 +89,10 @@ impl Protection {
     /// Rejects a request before its body is read, unless its route is public.
     pub(crate) fn check_body(&self, request: &RequestHead) -> Result<(), Reject> {
         let path = request.path();
-        let is_public = PUBLIC_ROUTES.contains(&path) || path.starts_with("/publish/");
+        let is_public = PUBLIC_ROUTES.contains(&path)
+            || [admin::CONNECTIONS, "/publish"]
+                .map(|folder| is_below(path, folder))
+                .contains(&true);
         match is_public {
             true => Ok(()),
             false => self.check(request).map(drop),

@@ -1,69 +1,26 @@
 //! `POST /publish` and `POST /publish/ROOM`, authorised with a bearer token.
 
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Instant;
-
 use humphrey::SubApp;
 use humphrey::http::headers::HeaderType;
 use humphrey::http::{Request, Response, StatusCode};
-use humphrey_ws::{Message, Reject, RequestHead, SendErrorReason};
+use humphrey_ws::{Message, SendErrorReason};
 
-use crate::attempt_limiter::{AttemptLimiter, Denied, Judged};
 use crate::responses::{json_response, text_response};
 use crate::room_name::RoomName;
 use crate::rooms::Rooms;
-use crate::token::{Token, bearer};
+use crate::token_access::{Purpose, TokenAccess};
 
-/// Authorises publishers. Clones are cheap.
-#[derive(Clone)]
-pub(crate) struct PublishAccess {
-    token: Arc<Token>,
-    limiter: Arc<AttemptLimiter>,
-}
-
-impl PublishAccess {
-    pub(crate) fn new(token: Token, limiter: &Arc<AttemptLimiter>) -> Self {
-        Self {
-            token: Arc::new(token),
-            limiter: limiter.clone(),
-        }
-    }
-
-    /// Rejects unauthorised requests before their body is read. Requests without a body are checked by the routes.
-    pub(crate) fn check_body(&self, request: &RequestHead) -> Result<(), Reject> {
-        let path = request.path();
-        match path == "/publish" || path.starts_with("/publish/") {
-            true => self.authorize(request.header("Authorization"), request.client_ip()),
-            false => Ok(()),
-        }
-    }
-
-    /// Checks an `Authorization` header.
-    fn authorize(&self, authorization: Option<&str>, client: IpAddr) -> Result<(), Reject> {
-        let mut judged = Judged::default();
-        if let Some(token) = authorization.and_then(bearer) {
-            match self.token.is(token) {
-                true => judged.is_right = true,
-                false => judged.wrong.push(("token for publishing", token)),
-            }
-        }
-        let admitted = self.limiter.admit(client, &judged, Instant::now());
-        admitted.map_err(|denied| {
-            let denied = match denied {
-                // A header of another form is no attempt, but it is not missing either.
-                Denied::Missing if authorization.is_some() => Denied::Wrong,
-                denied => denied,
-            };
-            let needed = "publishing needs the header 'Authorization: Bearer TOKEN' with the token of --publish-token or \
-                --publish-token-file";
-            denied.reject("publish", needed)
-        })
-    }
-}
+/// What the token is for.
+pub(crate) static PUBLISHING: Purpose = Purpose {
+    path: "/publish",
+    realm: "publish",
+    kind: "token for publishing",
+    needed: "publishing needs the header 'Authorization: Bearer TOKEN' with the token of --publish-token or \
+        --publish-token-file",
+};
 
 /// Routes `/publish` and `/publish/ROOM`.
-pub(crate) fn routes(rooms: Rooms, access: PublishAccess) -> SubApp<()> {
+pub(crate) fn routes(rooms: Rooms, access: TokenAccess) -> SubApp<()> {
     let to_everyone = (rooms.clone(), access.clone());
     SubApp::new()
         .with_stateless_route("/publish", move |request: Request| {
@@ -76,9 +33,8 @@ pub(crate) fn routes(rooms: Rooms, access: PublishAccess) -> SubApp<()> {
         })
 }
 
-fn publish(request: &Request, path: &str, rooms: &Rooms, access: &PublishAccess) -> Response {
-    let authorization = request.headers.get(HeaderType::Authorization);
-    if let Err(reject) = access.authorize(authorization, request.address.origin_addr) {
+fn publish(request: &Request, path: &str, rooms: &Rooms, access: &TokenAccess) -> Response {
+    if let Err(reject) = access.check(request) {
         return reject.into();
     }
     let room = match RoomName::from_path(path) {

@@ -58,6 +58,13 @@ fn name_of(library_name: &str) -> &str {
     library_name.strip_prefix(PREFIX).unwrap_or(library_name)
 }
 
+/// The user's name of a library room. `None` for those that have no such name: everyone, and the rooms for announcements and
+/// for the lines of all sources.
+pub(crate) fn name_for_users(library_name: &str) -> Option<&str> {
+    let name = library_name.strip_prefix(PREFIX)?;
+    (name != RoomName::EVERYONE).then_some(name)
+}
+
 /// Renders a kept message as JSON.
 fn render(kept: &KeptMessage<'_>, sources: Option<&Sources>) -> Message {
     let (room, message) = match sources {

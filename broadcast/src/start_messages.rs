@@ -3,8 +3,9 @@
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 
+use crate::admin;
 use crate::diagnostics::report;
-use crate::exposure::Exposure;
+use crate::exposure::{self, Exposure};
 use crate::listen_address::ListenAddress;
 use crate::options::Options;
 
@@ -22,12 +23,13 @@ pub(crate) fn report(
             ListenAddress::Unix(_) => report!("listening on {address}"),
         }
     }
+    let is_encrypted = is_tls || options.trusted_proxies().is_some();
     // One of them stands for all.
     let exposed = addresses.iter().find(|address| !address.is_local());
     if let Some(address) = exposed.and_then(ListenAddress::tcp) {
         let exposure = Exposure {
             address,
-            is_encrypted: is_tls || options.trusted_proxies().is_some(),
+            is_encrypted,
             needs_token: options.read_token_file.is_some(),
         };
         if let Some(warning) = exposure.warning() {
@@ -43,12 +45,42 @@ pub(crate) fn report(
     if let Some(address) = metrics {
         report!("metrics for Prometheus at http://{address}/metrics");
     }
+    if options.admin_token_file.is_some() {
+        report_admin((addresses, is_tls), metrics, is_encrypted);
+    }
     if options.reads_standard_input() && io::stdin().is_terminal() {
         let recipient = match &options.room {
             Some(room) => format!("room {:?}", room.as_str()),
             None => "everyone".to_owned(),
         };
         report!("type lines to send them to {recipient}; Ctrl-C exits");
+    }
+}
+
+/// Says where administrators find the connections: at the address of the metrics, if there is one.
+fn report_admin(
+    (addresses, is_tls): (&[ListenAddress], bool),
+    metrics: Option<SocketAddr>,
+    is_encrypted: bool,
+) {
+    let own = addresses.iter().find_map(ListenAddress::tcp);
+    let Some(address) = metrics.or(own) else {
+        report!("connections for administrators at {}", admin::CONNECTIONS);
+        return;
+    };
+    let url = url_of(address, is_tls && metrics.is_none(), admin::CONNECTIONS);
+    report!("connections for administrators at {url}");
+    if let Some(warning) = exposure::admin_warning(address, is_encrypted && metrics.is_none()) {
+        report!("{warning}");
+    }
+}
+
+/// The URL of a path, for this machine if the server listens on all addresses.
+fn url_of(address: SocketAddr, is_tls: bool, path: &str) -> String {
+    let s = if is_tls { "s" } else { "" };
+    match address.ip().is_unspecified() {
+        true => format!("http{s}://localhost:{}{path}", address.port()),
+        false => format!("http{s}://{address}{path}"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Secret tokens: of publishers, of readers, and of `listen` and `send`.
+//! Secret tokens: of publishers, of readers, of administrators, and of `listen` and `send`.
 
 use std::error::Error;
 use std::fmt;

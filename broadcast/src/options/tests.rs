@@ -55,6 +55,7 @@ fn defaults_match_the_documentation() {
     assert_eq!(lines(&["a.log", "--cluster=redis://localhost"]), 0);
     assert!(options.publish_token().unwrap().is_none());
     assert!(options.read_token().unwrap().is_none());
+    assert!(options.admin_token().unwrap().is_none());
     assert!(options.heartbeat().is_some());
     assert_eq!(
         options.events_keep_alive(),

@@ -1,7 +1,7 @@
 //! A client of event streams.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 
 use super::{DEADLINE, Program};
 
@@ -27,6 +27,16 @@ impl Events {
         assert_eq!(events.line(), "HTTP/1.1 200 OK");
         while !events.line().starts_with("retry: ") {}
         events
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.socket.get_ref().local_addr().unwrap()
+    }
+
+    /// Reads until the stream has ended.
+    pub(crate) fn expect_end(mut self) {
+        let mut rest = Vec::new();
+        self.socket.read_to_end(&mut rest).unwrap();
     }
 
     pub(crate) fn line(&mut self) -> String {
