@@ -54,11 +54,12 @@ struct Ranked {
 }
 
 impl Inspections {
-    pub(super) fn push(&mut self, question: Box<Question>) {
+    /// `connections`: how many the shard has.
+    pub(super) fn push(&mut self, question: Box<Question>, connections: usize) {
         let step = match question.selection {
-            Selection::Slowest(_) => Step::Rank {
+            Selection::Slowest(limit) => Step::Rank {
                 next_slot: 0,
-                selected: BinaryHeap::new(),
+                selected: BinaryHeap::with_capacity(limit.min(connections)),
             },
             Selection::One(key) => Step::Report(vec![Reverse(Ranked {
                 lag: Duration::ZERO,

@@ -345,7 +345,9 @@ impl<T: ShardTransport> Core<T> {
                     self.with_ws(key, |ws, cx| ws.nudge(cx));
                 }
                 Control::Expiry => self.cx.handle().expiries.clear_notified(),
-                Control::Inspect(question) => self.inspections.push(question),
+                Control::Inspect(question) => {
+                    self.inspections.push(question, self.conns.len());
+                }
             }
         }
         self.controls = controls;
