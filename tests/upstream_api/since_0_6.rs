@@ -10,9 +10,9 @@ use tungstenite::WebSocket;
 
 use humphrey_ws::async_app::RunningApp;
 use humphrey_ws::{
-    Accept, CloseCode, ConnectionId, HistoryLimits, Inspect, Inspection, InvalidConnectionId,
-    JoinErrorReason, KeptMessage, Limits, Metrics, Procedures, Room, SendError, SendErrorReason,
-    SlowConsumer,
+    Accept, CloseCode, ConnectionId, Drain, HistoryLimits, Inspect, Inspection,
+    InvalidConnectionId, JoinErrorReason, KeptMessage, Limits, Listener, Metrics, Procedures, Room,
+    SendError, SendErrorReason, SlowConsumer,
 };
 
 use super::*;
@@ -25,6 +25,8 @@ fn app_methods_since_0_6_keep_their_signatures() {
     let _: fn(Guestbook) -> io::Result<()> = Guestbook::try_run;
     let _: fn(Guestbook) -> io::Result<RunningApp> = Guestbook::start;
     let _: fn(Guestbook, Receiver<()>) -> Guestbook = Guestbook::with_shutdown;
+    let _: fn(Guestbook, Listener) -> Guestbook = Guestbook::with_listener;
+    let _: fn(Guestbook, [&'static str; 1]) -> Guestbook = Guestbook::with_proxy_protocol;
     let _: fn(Guestbook, Limits) -> Guestbook = Guestbook::with_limits;
     let _: fn(Guestbook, SlowConsumer) -> Guestbook = Guestbook::with_slow_consumer;
     let _: fn(Guestbook, usize) -> Guestbook = Guestbook::with_shards;
@@ -61,6 +63,8 @@ fn sender_new_methods_have_their_signatures() {
     let _: fn(&AsyncSender) -> usize = AsyncSender::connections;
     let _: fn(&AsyncSender) -> Metrics = AsyncSender::metrics;
     let _: fn(&AsyncSender, Inspect) -> Inspection = AsyncSender::inspect;
+    let _: fn(&AsyncSender, Duration) -> bool = AsyncSender::responds_within;
+    let _: fn(&AsyncSender, Drain) = AsyncSender::shutdown_over;
     let _: fn(&str) -> Result<ConnectionId, InvalidConnectionId> = str::parse;
     let _: fn(&AsyncSender, Duration) = |sender, deadline| {
         sender.shutdown(deadline);
