@@ -140,9 +140,18 @@ mod tests {
 
     #[test]
     fn no_connection_has_the_token_of_waker_or_listener() {
-        let largest = |slot| Layout::<32>::pack(key(slot, u32::MAX));
-        assert!(largest((1 << 22) - 3).unwrap() < u64::from(u32::MAX) - 1);
-        let largest = Layout::<64>::pack(key(u32::MAX - 2, u32::MAX)).unwrap();
-        assert!(largest < u64::MAX - 1);
+        let first_listener = |width: u32| (u64::MAX >> (64 - width)) - LISTENERS_MAX as u64;
+        let reserved = RESERVED_SLOTS as u32;
+        let largest = Layout::<32>::pack(key((1 << 22) - 1 - reserved, u32::MAX)).unwrap();
+        assert!(largest < first_listener(32));
+        let largest = Layout::<64>::pack(key(u32::MAX - reserved, u32::MAX)).unwrap();
+        assert!(largest < first_listener(64));
+        for index in 0..LISTENERS_MAX {
+            assert_eq!(as_listener(of_listener(index)), Some(index));
+        }
+        let last = of_listener(LISTENERS_MAX - 1).0;
+        for other in [WAKER, Token(last - 1), Token(0)] {
+            assert_eq!(as_listener(other), None, "{other:?}");
+        }
     }
 }
