@@ -32,6 +32,9 @@ pub(crate) const ONE_CONNECTION: &str = "/admin/connections/*";
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 10_000;
 
+/// How much of a path is shown.
+const PATH_BYTES_MAX: usize = 256;
+
 /// The close code and reason of a connection that an administrator closes. After this code, the page, `listen` and `send` do
 /// not reconnect (RFC 6455 §7.4.1).
 const CLOSE_CODE: CloseCode = CloseCode::POLICY_VIOLATION;
@@ -135,7 +138,7 @@ fn push_connection(json: &mut String, connection: &ConnectionInfo) {
         ", \"client_ip\": \"{}\", \"peer_address\": \"{}\", \"path\": ",
         connection.client_ip, connection.peer
     );
-    push_quoted(json, &connection.path);
+    push_quoted(json, beginning(&connection.path));
     json.push_str(", \"rooms\": [");
     let rooms = connection.rooms.iter();
     let rooms = rooms.filter_map(|name| rooms::name_for_users(name));
@@ -152,6 +155,15 @@ fn push_connection(json: &mut String, connection: &ConnectionInfo) {
         ", \"tls\": {}, \"compressed\": {}, \"closing\": {}}}",
         connection.is_tls, connection.is_compressed, connection.is_closing
     );
+}
+
+/// The beginning of a path, which a client may have made long.
+fn beginning(path: &str) -> &str {
+    let mut end = path.len().min(PATH_BYTES_MAX);
+    while !path.is_char_boundary(end) {
+        end -= 1;
+    }
+    &path[..end]
 }
 
 fn push_optional(json: &mut String, text: Option<&str>) {
@@ -187,6 +199,15 @@ mod tests {
         ] {
             assert!(limit_of(query).is_err(), "{query}");
         }
+    }
+
+    #[test]
+    fn long_path_is_cut_at_a_character() {
+        for (path, len) in [("", 0), ("/web", 4), (&*"/".repeat(999), 256)] {
+            assert_eq!(beginning(path).len(), len);
+        }
+        let path = format!("/{}", "ü".repeat(200));
+        assert_eq!(beginning(&path), &path[..255]);
     }
 
     #[test]

@@ -32,12 +32,13 @@ enum Selected {
 impl Inspect {
     /// Selects the `limit` slowest connections: those with the greatest [`lag`](ConnectionInfo::lag), and among connections
     /// with the same lag those with the most [`waiting_bytes`](ConnectionInfo::waiting_bytes). The memory for the answer
-    /// depends on `limit` and not on the number of connections.
+    /// depends on `limit` and not on the number of connections: some 300 bytes for each, its path, and the names of its
+    /// rooms.
     pub fn slowest(limit: usize) -> Self {
         Self(Selected::Slowest(limit))
     }
 
-    /// Selects all connections. The answer takes some 300 bytes for each, and the names of its rooms.
+    /// Selects all connections.
     pub fn all() -> Self {
         Self::slowest(usize::MAX)
     }
@@ -84,8 +85,7 @@ pub struct ConnectionInfo {
     pub subprotocol: Option<String>,
     /// The bytes that the library holds for the client because its socket has not accepted them, with the headers of frames
     /// and with replays of rooms. With TLS, those that are sealed and not sent count, too. What the kernel has accepted, and
-    /// the client has not, is not known: usually several hundred kilobytes, or at most 128 KiB on Linux where new messages
-    /// displace old ones ([`SlowConsumer`](crate::SlowConsumer)).
+    /// the client has not, is not known: up to several megabytes, or on Linux 128 KiB where new messages displace old ones ([`SlowConsumer`](crate::SlowConsumer)).
     pub waiting_bytes: usize,
     /// How long the oldest message that the library still holds for the client, or holds a part of, has waited in the
     /// client's outbox; zero if none waits. So it is how far behind the client is, without what the kernel has accepted.

@@ -13,7 +13,7 @@
 //! For clients of event streams, a frame is an event, and a control frame is a comment.
 
 mod queue;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 #[path = "outbox_tests.rs"]
 mod tests;
 
@@ -237,7 +237,7 @@ impl Outbox {
     }
 
     /// Writes until the outbox is empty or the transport takes no more.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn flush<T: ShardTransport>(
         &mut self,
         transport: &mut T,
