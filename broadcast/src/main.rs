@@ -81,6 +81,11 @@ use crate::token_access::TokenAccess;
 
 type App = AsyncWebsocketApp<(), ClientState>;
 
+/// Cargo.toml has the reason.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Deadline of the closing handshakes after a signal.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
