@@ -9,6 +9,7 @@ from examples import free_address
 from proxies import DEPLOY, replaced
 
 UNIT = DEPLOY / "humphrey-broadcast.service"
+SOCKET_UNIT = DEPLOY / "humphrey-broadcast.socket"
 ALERTS_TEST = DEPLOY.parent / "tests/deploy/alerts_test.yml"
 
 # The most that `systemd-analyze security` may find exposed, in tenths: 0 is least.
@@ -33,8 +34,10 @@ async def call(*command, stdin=None):
 
 async def unit_is_valid(binary, directory):
     unit = directory / UNIT.name
-    unit.write_text(replaced(UNIT.read_text(), [("/usr/local/bin/humphrey-broadcast", binary)]))
-    assert await call("systemd-analyze", "verify", "--man=no", unit) == ""
+    unit.write_text(replaced(UNIT.read_text(), [("/usr/bin/humphrey-broadcast", binary)]))
+    socket = directory / SOCKET_UNIT.name
+    socket.write_text(SOCKET_UNIT.read_text())
+    assert await call("systemd-analyze", "verify", "--man=no", unit, socket) == ""
 
 
 async def unit_is_hardened(binary, directory):
