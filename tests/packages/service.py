@@ -30,6 +30,7 @@ def check(counts, system, old, new, program):
         (hanging_service_is_restarted_by_the_watchdog, system),
         (stopped_service_closes_with_1001_and_is_started_by_the_next_client, system),
         (removal_stops_the_service_and_keeps_the_configuration, system),
+        (installation_after_a_removal_starts_the_service_as_it_was_configured, system, new),
         (purge_leaves_nothing, system, before),
     ]
     for step, *arguments in steps:
@@ -176,6 +177,11 @@ def removal_stops_the_service_and_keeps_the_configuration(system):
     assert process not in system.run("ls", "/proc").split()
     assert not system.path(f"/usr/bin/{NAME}").exists()
     assert system.path(DEFAULTS).exists() and (system.path(SECRETS) / "publish-token").exists()
+
+
+def installation_after_a_removal_starts_the_service_as_it_was_configured(system, package):
+    install(system, package)
+    assert clients.request("POST", "/publish", "after the removal", TOKEN)[0] == 200
 
 
 def purge_leaves_nothing(system, before):
