@@ -17,7 +17,7 @@ pub(crate) fn restart_reason(wait: Duration) -> String {
 }
 
 /// How long a server that restarts asks its client to wait, if it does ([`restart_reason`]).
-#[cfg(any(feature = "client", test))]
+#[cfg(feature = "client")]
 pub(crate) fn retry_after(code: Option<CloseCode>, reason: &str) -> Option<Duration> {
     if code != Some(CloseCode::SERVICE_RESTART) {
         return None;
@@ -204,6 +204,33 @@ pub(crate) fn reason_prefix(reason: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "client")]
+    #[test]
+    fn wait_of_a_restarting_server_is_read_back() {
+        let restart = Some(CloseCode::SERVICE_RESTART);
+        for wait in [0, 1, 999, 1_250, 3_600_000].map(Duration::from_millis) {
+            let reason = restart_reason(wait);
+            assert!(reason.len() <= REASON_BYTES_MAX);
+            assert_eq!(retry_after(restart, &reason), Some(wait));
+            assert_eq!(retry_after(Some(CloseCode::GOING_AWAY), &reason), None);
+            assert_eq!(retry_after(None, &reason), None);
+        }
+        let longest = restart_reason(Duration::MAX);
+        assert!(longest.len() <= REASON_BYTES_MAX, "{longest}");
+        for (reason, wait) in [
+            ("retry-after=2", Some(2_000)),
+            ("see you, retry-after=0.5 or later", Some(500)),
+            ("retry-after=", None),
+            ("retry-after=-1", None),
+            ("retry-after=1.2.3", None),
+            ("retry-after=99999999999999999999999", None),
+            ("", None),
+        ] {
+            let wait = wait.map(Duration::from_millis);
+            assert_eq!(retry_after(restart, reason), wait, "{reason}");
+        }
+    }
 
     #[test]
     fn only_codes_allowed_on_the_wire_are_accepted() {
