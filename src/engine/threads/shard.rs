@@ -153,13 +153,15 @@ impl Shard {
             wait = Some(Duration::ZERO);
         }
         for event in &self.events {
-            match event.token() {
-                WAKER => {}
-                token if let Some(index) = as_listener(token) => {
-                    if let Some(listeners) = &mut self.listeners {
-                        listeners.ready(index);
-                    }
+            let token = event.token();
+            if let Some(index) = as_listener(token) {
+                if let Some(listeners) = &mut self.listeners {
+                    listeners.ready(index);
                 }
+                continue;
+            }
+            match token {
+                WAKER => {}
                 Token(token) => self.core.ready(
                     token,
                     Readiness {
