@@ -40,7 +40,8 @@ pub struct Listener(pub(crate) ListenerSocket);
 pub(crate) enum ListenerSocket {
     Tcp(TcpListener),
     #[cfg(unix)]
-    Unix(UnixListener, Option<SocketFile>),
+    /// The file is removed before the socket is closed: afterwards, it could be a successor's.
+    Unix(Option<SocketFile>, UnixListener),
 }
 
 impl Listener {
@@ -80,7 +81,7 @@ impl Listener {
             io::Error::new(error.kind(), format!("can't listen on {path}: {hint} ({error})"))
         })?;
         let file = SocketFile::new(path);
-        Ok(Self(ListenerSocket::Unix(socket, file)))
+        Ok(Self(ListenerSocket::Unix(file, socket)))
     }
 
     /// Returns the TCP address, with the actual port; `None` for a Unix socket.
@@ -97,7 +98,7 @@ impl Listener {
     pub fn path(&self) -> Option<PathBuf> {
         match &self.0 {
             ListenerSocket::Tcp(_) => None,
-            ListenerSocket::Unix(socket, _) => {
+            ListenerSocket::Unix(_, socket) => {
                 Some(socket.local_addr().ok()?.as_pathname()?.to_path_buf())
             }
         }
@@ -114,7 +115,7 @@ impl From<TcpListener> for Listener {
 #[cfg(unix)]
 impl From<UnixListener> for Listener {
     fn from(socket: UnixListener) -> Self {
-        Self(ListenerSocket::Unix(socket, None))
+        Self(ListenerSocket::Unix(None, socket))
     }
 }
 

@@ -267,7 +267,9 @@ fn shutdown_releases_threads_that_inspect() {
 #[cfg(any(feature = "tls", feature = "tls-aws-lc"))]
 #[test]
 fn tls_client_is_described_with_what_waits_for_it() {
-    let app = AsyncWebsocketApp::<()>::new();
+    // It must not be disconnected before it has waited for long enough.
+    let app =
+        AsyncWebsocketApp::<()>::new().with_slow_consumer(humphrey_ws::SlowConsumer::DropNewest);
     let (running, address, config) = crate::tls_clients::start_tls(app);
     let sender = running.sender();
     let client = crate::tls_clients::raw_websocket(address, &config);

@@ -224,6 +224,21 @@ fn drain_serves_everyone_until_their_turn_then_closes_with_1012() {
 }
 
 #[test]
+fn drain_of_an_app_that_stops_only_shortens_its_stop() {
+    let (running, address) = start(AsyncWebsocketApp::<()>::new());
+    let sender = running.sender();
+    let mut client = Client::connect(address);
+    eventually("it is connected", || sender.connections() == 1);
+    sender.broadcast(Message::new("last"));
+    sender.shutdown(DEADLINE * 100);
+    sender.shutdown_over(DEADLINE * 100);
+    let (texts, close) = client.receive_to_close();
+    assert_eq!(texts, ["last"], "nothing is cut off");
+    assert_eq!(u16::from(close.unwrap().code), 1001);
+    running.join();
+}
+
+#[test]
 fn drain_without_connections_ends_at_once() {
     let (running, _) = start(AsyncWebsocketApp::<()>::new());
     running.shutdown_over(DEADLINE * 100);

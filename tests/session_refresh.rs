@@ -62,9 +62,14 @@ fn client_is_told_its_expiry_and_prolongs_it() {
     // It stays valid: a token that is refused changes nothing.
     client.send_binary(request(4, "$ping", b"!"));
     assert_eq!(client.receive_frame(), response(4, b"!"));
-    // The server prolongs it, too: there is no expiry to tell.
+    // The program makes it permanent, which a client that comes too late does not change.
     client.send_binary(request(5, "never", b""));
+    assert_eq!(client.receive_frame(), b"\x01\x08$expires");
     assert_eq!(client.receive_frame(), response(5, b""));
+    client.send_binary(request(6, "$refresh", b"0"));
+    assert_eq!(client.receive_frame(), response(6, b""));
+    client.send_binary(request(7, "$ping", b"!"));
+    assert_eq!(client.receive_frame(), response(7, b"!"));
     running.shutdown(STOP);
 }
 

@@ -79,22 +79,36 @@ fn inherited() -> io::Result<Vec<Listener>> {
     let mut passed = listenfd::ListenFd::from_env();
     let mut listeners = Vec::new();
     for index in 0..passed.len() {
-        let listener = match passed.take_tcp_listener(index) {
-            Ok(listener) => listener.map(Listener::from),
-            Err(_) => passed
-                .take_unix_listener(index)
-                .map_err(|error| {
-                    let why = format!(
-                        "socket {index} that the service manager has passed on can't be used: it must be a listening stream \
-                         socket, of TCP or Unix ({error})"
-                    );
-                    io::Error::new(io::ErrorKind::InvalidInput, why)
-                })?
-                .map(Listener::from),
+        let unusable = |error: io::Error| {
+            let why = format!(
+                "socket {index} that the service manager has passed on can't be used: it must be a listening stream socket, of \
+                 TCP or Unix ({error})"
+            );
+            io::Error::new(io::ErrorKind::InvalidInput, why)
         };
-        listeners.extend(listener);
+        if let Ok(Some(socket)) = passed.take_tcp_listener(index) {
+            listeners.push(Listener::from(listening(socket).map_err(unusable)?));
+        } else if let Some(socket) = passed.take_unix_listener(index).map_err(unusable)? {
+            listeners.push(Listener::from(listening(socket).map_err(unusable)?));
+        }
     }
     Ok(listeners)
+}
+
+/// Returns a socket that listens; other sockets, such as that of an accepted connection, are an error.
+#[cfg(all(unix, not(target_vendor = "apple")))]
+fn listening<S: std::os::fd::AsFd>(socket: S) -> io::Result<S> {
+    match rustix::net::sockopt::socket_acceptconn(&socket)? {
+        true => Ok(socket),
+        false => Err(io::Error::other("it does not listen")),
+    }
+}
+
+/// Apple's systems do not tell.
+#[cfg(target_vendor = "apple")]
+#[allow(clippy::unnecessary_wraps)] // As elsewhere.
+fn listening<S>(socket: S) -> io::Result<S> {
+    Ok(socket)
 }
 
 #[cfg(not(unix))]

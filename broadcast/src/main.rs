@@ -162,9 +162,10 @@ fn run(options: &Options) -> io::Result<bool> {
         app = app.with_listener(listener);
     }
     let sender = app.sender();
+    let stop = Arc::new(stop(options, sender.clone()));
     {
-        let sender = sender.clone();
-        signals::handle(stopping.clone(), stop(options, sender), reload)?;
+        let stop = stop.clone();
+        signals::handle(stopping.clone(), move || stop(), reload)?;
     }
     let metrics = metrics::serve(options, sender.clone(), &probes, admin)?;
     let running = app.start()?;
@@ -173,6 +174,10 @@ fn run(options: &Options) -> io::Result<bool> {
         start_messages::report(options, (&addresses, is_tls), connections_warning, metrics);
     }
     service_manager::ready(&sender)?;
+    if stopping.load(Ordering::SeqCst) {
+        // The signal came before there was anything to stop.
+        stop();
+    }
     let is_typed = options.reads_standard_input() && io::stdin().is_terminal();
     let shown = ServerProgress::start(options.quiet || is_typed, sender.clone())?;
     let progress = shown.as_ref().map(|shown| shown.progress.clone());
@@ -209,7 +214,7 @@ fn run(options: &Options) -> io::Result<bool> {
 }
 
 /// Returns what a signal does.
-fn stop(options: &Options, sender: AsyncSender) -> impl Fn() + Send + 'static {
+fn stop(options: &Options, sender: AsyncSender) -> impl Fn() + Send + Sync + 'static {
     let (drain, quiet) = (options.drain(), options.quiet);
     let announced = Once::new();
     move || {
@@ -248,8 +253,11 @@ fn start_input(
         let never = AtomicBool::new(false);
         // Clients that are still connected get the lines that come while the others are closed.
         input.broadcast(to, if goes_on_draining { &never } else { &stopping });
-        if exit_on_eof {
+        if exit_on_eof && goes_on_draining && stopping.load(Ordering::SeqCst) {
+            // A signal has come before, and the drain goes on.
+        } else if exit_on_eof {
             stopping.store(true, Ordering::SeqCst);
+            service_manager::stopping();
             sender.shutdown(FLUSH_TIMEOUT);
         } else if !quiet && !stopping.load(Ordering::Relaxed) {
             report!("end of input; the server keeps running (--exit-on-eof ends it here)");

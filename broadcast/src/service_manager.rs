@@ -4,6 +4,7 @@
 #[cfg(target_os = "linux")]
 mod systemd {
     use std::io;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
     use std::time::Duration;
 
@@ -11,6 +12,8 @@ mod systemd {
     use sd_notify::NotifyState;
 
     use crate::diagnostics::report;
+
+    static IS_STOPPING: AtomicBool = AtomicBool::new(false);
 
     fn notify(states: &[NotifyState<'_>]) {
         if let Err(error) = sd_notify::notify(states) {
@@ -35,7 +38,8 @@ mod systemd {
     /// restarts the service.
     fn tell_alive(sender: &AsyncSender, interval: Duration) {
         loop {
-            if sender.responds_within(interval) {
+            // The time of a stop is the service manager's to limit.
+            if IS_STOPPING.load(Ordering::SeqCst) || sender.responds_within(interval) {
                 notify(&[NotifyState::Watchdog]);
             }
             thread::sleep(interval);
@@ -43,6 +47,7 @@ mod systemd {
     }
 
     pub(crate) fn stopping() {
+        IS_STOPPING.store(true, Ordering::SeqCst);
         notify(&[NotifyState::Stopping]);
     }
 

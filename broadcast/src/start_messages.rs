@@ -23,6 +23,9 @@ pub(crate) fn report(
             ListenAddress::Unix(_) => report!("listening on {address}"),
         }
     }
+    if let Some(warning) = unix_warning(options, addresses) {
+        report!("{warning}");
+    }
     let is_encrypted = is_tls || options.trusted_proxies().is_some();
     // One of them stands for all.
     let exposed = addresses.iter().find(|address| !address.is_local());
@@ -55,6 +58,17 @@ pub(crate) fn report(
         };
         report!("type lines to send them to {recipient}; Ctrl-C exits");
     }
+}
+
+/// What to know about Unix sockets: without the proxy's word, all of their clients are one address.
+fn unix_warning(options: &Options, addresses: &[ListenAddress]) -> Option<&'static str> {
+    let is_unix = |address: &ListenAddress| address.tcp().is_none();
+    let named = options.trusted_proxy.iter().chain(&options.proxy_protocol);
+    let is_named = named.into_iter().any(|network| network == "unix");
+    (addresses.iter().any(is_unix) && !is_named).then_some(
+        "warning: all clients of the Unix socket count as one address, which wrong tokens block for all of them, and limits per address \
+         do not apply to them: see --trusted-proxy unix",
+    )
 }
 
 /// Says where administrators find the connections: at the address of the metrics, if there is one.

@@ -31,6 +31,22 @@ fn drain_serves_clients_until_they_have_gone() {
 }
 
 #[test]
+fn end_of_input_during_a_drain_does_not_end_it() {
+    let mut program = Program::start(&["--no-welcome", "--exit-on-eof", "--drain", "600"]);
+    let mut client = program.connect();
+    program.signal(Signal::TERM);
+    program.expect_line("closing the connections (1)");
+    program.write(b"a line\n");
+    program.close_input();
+    assert_eq!(client.text(), "a line");
+    // It is still served, in both directions.
+    client.send(Message::text("echo"));
+    assert_eq!(client.text(), "echo");
+    drop(client);
+    program.expect_exit(0);
+}
+
+#[test]
 fn drain_without_clients_ends_at_once() {
     let mut program = Program::start(&["--drain", "600"]);
     program.signal(Signal::INT);

@@ -76,6 +76,7 @@ fn several_addresses_share_rooms_and_lines() {
         .parse()
         .unwrap();
     server.expect_line(&format!("listening on {unix}"));
+    server.expect_line("see --trusted-proxy unix");
     assert_ne!(second, server.address());
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o640);
@@ -202,10 +203,16 @@ fn inherited_sockets_take_the_place_of_the_addresses() {
 
 #[test]
 fn inherited_socket_of_another_kind_is_refused_in_words() {
-    let datagram = UnixDatagram::unbound().unwrap();
-    let mut server = activated(datagram.into(), &[], &[]);
-    assert_eq!(wait(&mut server), 2);
-    assert!(said(server).contains("must be a listening stream socket"));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connected = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    for socket in [
+        UnixDatagram::unbound().unwrap().into(),
+        OwnedFd::from(connected),
+    ] {
+        let mut server = activated(socket, &[], &[]);
+        assert_eq!(wait(&mut server), 2);
+        assert!(said(server).contains("must be a listening stream socket"));
+    }
 }
 
 #[test]

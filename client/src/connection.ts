@@ -171,7 +171,7 @@ export function connect(address: Address, options: Options = {}): Connection {
       joining = 0;
       toJoin = [];
       pulse.stop();
-      clearTimeout(refreshTimer);
+      expires(0);
       calls.lost(why);
     },
     check: () => pulse.check(),
@@ -185,11 +185,6 @@ export function connect(address: Address, options: Options = {}): Connection {
     () => link.fail("the server does not answer"),
   );
 
-  // The payload is in seconds. A tenth of the time is left for the call.
-  listen("$expires", (data) => {
-    clearTimeout(refreshTimer);
-    refreshTimer = after(+data.text() * 900, () => outcome(async () => settings.refresh && call("$refresh", await settings.refresh())));
-  });
 
   const hasProcedures = () => protocol === PROTOCOL;
   const isClosed = () => state.name === "closed";
@@ -363,7 +358,19 @@ export function connect(address: Address, options: Options = {}): Connection {
     }
     const frame = !data.isText && hasProcedures() ? parse(data) : undefined;
     if (frame?.form === Form.RoomMessage) roomMessage(frame);
+    else if (frame?.name === "$expires") expires(+frame.payload.text());
     else if (!frame || !calls.received(frame)) deliver(data);
+  }
+
+  /** Refreshes the session in time. A tenth of the time is left for the call. */
+  function expires(seconds: number): void {
+    clearTimeout(refreshTimer);
+    const { refresh } = settings;
+    const timer = (refreshTimer = refresh && seconds > 0 ? after(seconds * 900, () => void outcome(async () => {
+      const token = await refresh();
+      // Another connection has begun with a token of its own.
+      if (timer === refreshTimer) request("$refresh", token, (result) => result instanceof CallError && !isEnd(result) && report(result));
+    })) : undefined);
   }
 
   function isNew(id: string): boolean {

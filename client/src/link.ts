@@ -178,10 +178,10 @@ export function makeLink(address: Address, settings: Settings, events: LinkEvent
     emptyAttempts = wasUseful ? 0 : emptyAttempts + 1;
     if (hasLasted) failures = 0;
     // The wait in seconds that a restarting server has named, so that its clients do not all come back at once.
-    const told = code === Code.Restart && reason.match(/retry-after=([\d.]+)/);
+    const told = code === Code.Restart && reason.match(/retry-after=(\d+\.?\d*)/);
     isFastRetry = verdict === true && !told && !SLOW_RETRY_CODES.includes(code);
     const delay = typeof verdict === "number" ? verdict
-      : told ? +told[1]! * 1_000
+      : told ? Math.min(+told[1]! * 1_000, 300_000)
       : isFastRetry ? Math.random() * Math.min(delayMax, settings.delayFirst * 2 ** failures)
       : halfJittered(delayMax);
     failures = Math.min(failures + 1, 30);

@@ -600,15 +600,17 @@ impl AppShared {
 
     /// Begins to close all connections evenly. In the end, the engine calls `Program::drained`, which shuts the app down.
     pub(super) fn shutdown_over(&self, drain: Drain) {
-        let Some(hub) = self.running() else {
-            return self.shutdown(Duration::ZERO);
-        };
-        hub.drain(drain.over, drain.wait(self.has_other_nodes()));
+        match self.engine() {
+            None => self.shutdown(Duration::ZERO),
+            // It stops already, which this can only shorten.
+            Some(hub) if hub.has_stopped() => self.end_drain(),
+            Some(hub) => hub.drain(drain.over, drain.wait(self.has_other_nodes())),
+        }
     }
 
     /// Shuts the app down after a drain: the clients that are left get as long as a closing handshake may take.
     pub(super) fn end_drain(&self) {
-        if let Some(hub) = self.running() {
+        if let Some(hub) = self.engine() {
             self.shutdown(hub.settings.limits.close_timeout);
         }
     }

@@ -13,6 +13,7 @@ use crate::error::SendError;
 use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::protocol::close::CloseCode;
+use crate::user_threads;
 
 /// Sends to one client, to a room or to every client, from any thread and at any time: before, while and after the app
 /// runs.
@@ -270,7 +271,8 @@ impl AsyncSender {
     /// Returns whether all threads that serve clients take a turn within this time, for a watchdog that restarts a process which
     /// hangs. A handler that blocks does not hold them up. False while the app does not run.
     ///
-    /// Waits, usually for less than a millisecond, at most for the given time. Do not call it from a handler.
+    /// Waits, usually for less than a millisecond, at most for the given time. Do not call it from a handler. Where the library must
+    /// not block, such as in a `tracing` subscriber, it returns false at once.
     ///
     /// ```
     /// use humphrey_ws::AsyncWebsocketApp;
@@ -282,9 +284,8 @@ impl AsyncSender {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn responds_within(&self, wait: Duration) -> bool {
-        self.0
-            .running()
-            .is_some_and(|hub| hub.responds_within(wait))
+        let hub = self.0.running().filter(|_| !user_threads::must_not_block());
+        hub.is_some_and(|hub| hub.responds_within(wait))
     }
 
     /// Returns how many WebSocket clients are connected.

@@ -11,7 +11,7 @@ pub(crate) const OLD: &str = "websocket.io-rpc-v0.1";
 /// The newer subprotocol, which adds errors, streamed responses, calls from the server, and message ids of rooms with history.
 pub(crate) const V1: &str = "humphrey_ws.procedures.v1";
 
-/// The notification that tells a client in how many seconds its session expires.
+/// The notification that tells a client in how many seconds its session expires. Empty: never.
 pub(crate) const EXPIRES: &str = "$expires";
 
 /// The version of the procedures' subprotocol that a client speaks.

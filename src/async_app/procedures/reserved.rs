@@ -159,7 +159,12 @@ where
         .ok_or_else(|| CallError::refused("this server prolongs no sessions"))?;
     let token = std::str::from_utf8(payload).map_err(|_| "the token is not UTF-8")?;
     let expires_at = handler(asker.stream, token)?;
-    asker.stream.set_expires_at(expires_at);
+    // The program may have made it permanent meanwhile.
+    if let Some((session, shared)) = asker.stream.session()
+        && shared.expires(session)
+    {
+        asker.stream.set_expires_at(expires_at);
+    }
     Ok(Payload::from(""))
 }
 

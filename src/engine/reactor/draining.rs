@@ -11,6 +11,9 @@ use crate::transport::ShardTransport;
 /// The maximum number of connections closed in one turn, so that thousands of them do not delay the others.
 const CLOSED_PER_TURN: usize = 256;
 
+/// How soon a shard without connections looks whether some have come.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// The progress of a drain.
 pub(crate) struct Draining {
     until: Instant,
@@ -20,6 +23,8 @@ pub(crate) struct Draining {
     next: Instant,
     /// Counts the closed connections.
     closed: usize,
+    /// Whether there was nobody to close at the last look.
+    was_empty: bool,
     /// Whether the program was told that the drain is over.
     is_over: bool,
 }
@@ -61,6 +66,7 @@ impl<T: ShardTransport> Core<T> {
                     // The closings are in the middle of equal parts of the time.
                     next: now + interval / 2,
                     closed: 0,
+                    was_empty: open == 0,
                     is_over: false,
                 });
             }
@@ -87,15 +93,25 @@ impl<T: ShardTransport> Core<T> {
             if now < draining.next {
                 return;
             }
+            let equal_part =
+                |of: Duration, parts: usize| of / u32::try_from(parts).unwrap_or(u32::MAX);
+            if open == 0 {
+                // Whoever comes now has the time that is left then.
+                draining.was_empty = true;
+                draining.next = draining.until.min(now + LOOK_INTERVAL);
+                return;
+            }
+            if std::mem::take(&mut draining.was_empty) {
+                let left = draining.until.saturating_duration_since(now);
+                draining.next = now + equal_part(left, open + 1);
+                return;
+            }
             let left = draining.until.saturating_duration_since(draining.next);
-            draining.next += left / u32::try_from(open.max(1)).unwrap_or(u32::MAX);
+            draining.next += equal_part(left, open);
             let (nth, retry_after) = (draining.closed, draining.retry_after);
             if let Some(slot) = self.cx.fanout.open_slot(nth) {
                 draining.closed += 1;
                 self.with_member(slot, |ws, cx| ws.restart(cx, retry_after));
-            } else {
-                // Whoever comes next is closed at the end of the time that is left.
-                return;
             }
         }
     }

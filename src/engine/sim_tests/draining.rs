@@ -84,6 +84,29 @@ fn clients_that_come_during_a_drain_share_the_rest_of_its_time() {
 }
 
 #[test]
+fn clients_that_come_to_an_emptied_shard_share_the_rest_of_the_time() {
+    let mut world = World::with_handler(echo);
+    // It keeps the drain going, and has no turn.
+    let idle = world.connect();
+    world.drain(OVER, WAIT);
+    world.advance(OVER / 2);
+    let mut open = world.joined(10);
+    let mut counts = Vec::new();
+    for _ in 0..5 {
+        world.advance(Duration::from_secs(1));
+        let gone = closed(&mut world, &open);
+        open.retain(|client| !gone.contains(client));
+        counts.push(gone.len());
+    }
+    assert!(open.len() <= 1, "{counts:?}");
+    assert!(
+        counts.iter().all(|&count| (1..=3).contains(&count)),
+        "{counts:?}"
+    );
+    world.client_ends(idle);
+}
+
+#[test]
 fn drain_ends_when_no_connection_is_left() {
     let mut world = World::with_handler(echo);
     let client = world.join();

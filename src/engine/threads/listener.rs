@@ -29,6 +29,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Listeners {
     listeners: Vec<Listener>,
     hub: Arc<Hub>,
+    /// The listener that is asked first.
+    first: usize,
     /// Accepting has failed and pauses until then.
     pub(crate) paused: Option<Instant>,
 }
@@ -44,9 +46,9 @@ enum Socket {
     Tcp(TcpListener),
     #[cfg(unix)]
     Unix {
-        socket: mio::net::UnixListener,
-        /// Removes the file in the end.
+        /// Removes the file in the end, before the socket is closed: afterwards, the file could be a successor's.
         _file: Option<crate::listener::SocketFile>,
+        socket: mio::net::UnixListener,
     },
 }
 
@@ -58,7 +60,7 @@ impl Socket {
                 Self::Tcp(TcpListener::from_std(socket))
             }
             #[cfg(unix)]
-            ListenerSocket::Unix(socket, file) => {
+            ListenerSocket::Unix(file, socket) => {
                 socket.set_nonblocking(true)?;
                 Self::Unix {
                     socket: mio::net::UnixListener::from_std(socket),
@@ -127,6 +129,7 @@ impl Listeners {
         Ok(Self {
             listeners: listeners.collect::<io::Result<_>>()?,
             hub,
+            first: 0,
             paused: None,
         })
     }
@@ -145,7 +148,11 @@ impl Listeners {
             return own;
         }
         self.paused = None;
-        for index in 0..self.listeners.len() {
+        // The first of them changes, so that a failure is not always at the cost of the same ones.
+        let len = self.listeners.len();
+        self.first = (self.first + 1) % len.max(1);
+        for n in 0..len {
+            let index = (self.first + n) % len;
             for _ in 0..ACCEPTS_PER_TURN {
                 let listener = &mut self.listeners[index];
                 if !listener.ready {
