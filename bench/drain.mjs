@@ -161,7 +161,8 @@ async function cluster(folder) {
   const config = join(folder, 'haproxy.cfg');
   await writeFile(config, `
 global
-  maxconn 20000
+  # It does not start without two descriptors for each.
+  maxconn ${COUNT + 500}
 defaults
   mode http
   timeout connect 5s
