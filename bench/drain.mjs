@@ -8,8 +8,8 @@
 // `restart`: the clients' only server stops with --drain, and is started again.
 // `loss`: the clients' only server is killed, and is started again at once.
 //
-// Fails if a second has more than 1.5 times the even share of the handshakes (`loss`: a bin of 250 ms after the first that has
-// more than 1.5 times those of the highest before it), if a message is lost or repeated, or if a client waits too long.
+// Fails if a second has more than 1.5 times the even share of the handshakes (`loss`: 250 ms, of the two seconds of the first wait), if a
+// message is lost or repeated, or if a client waits too long.
 // Needs haproxy and redis-server, and Node 22 or the flag --experimental-websocket.
 
 import { spawn } from 'node:child_process';
@@ -239,11 +239,10 @@ async function loss() {
   await until('all clients are back', () => clients.open === COUNT);
   const bins = histogram(clients.opened.slice(before), from, 250);
   console.log(`  handshakes by 250 ms after the loss: ${bins.join(' ')}`);
-  const highest = bins.indexOf(Math.max(...bins));
-  const begin = bins.findIndex((count) => count > 0);
-  check(Math.max(...bins) <= COUNT / 4, `no quarter of a second has more than a quarter of the clients: ${bins[highest]}`);
-  const second = bins.slice(begin + 1).findIndex((count, at) => count > 1.5 * Math.max(...bins.slice(begin, begin + 1 + at)));
-  check(second === -1, 'no second peak');
+  // The first wait is random, up to two seconds.
+  const even = COUNT / 8;
+  const worst = Math.max(...bins) / even;
+  check(worst <= 1.5, `no peak: at most 1.5 times the even share of ${even} handshakes in a quarter of a second: ${worst.toFixed(2)}`);
   clients.close();
 }
 
