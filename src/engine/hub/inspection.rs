@@ -1,6 +1,8 @@
 //! Asking the shards about their connections, from any thread.
 
-use crate::engine::hub::{Hub, ShardHandle};
+use std::ops::Range;
+
+use crate::engine::hub::Hub;
 use crate::engine::model::command::Control;
 use crate::engine::model::inspection::{PendingInspection, Selection};
 use crate::engine::parts::id::LocalId;
@@ -13,25 +15,29 @@ pub(crate) const UNANSWERED_MAX: usize = 64;
 impl Hub {
     /// Asks each shard for its slowest connections, at most `limit`. Never blocks.
     pub(crate) fn inspect(&self, limit: usize) -> PendingInspection {
-        ask(Selection::Slowest(limit), &self.shards)
+        let shards = 0..self.shards.len() as u16;
+        self.ask(Selection::Slowest(limit), shards)
     }
 
     /// Asks the shard of a connection for this connection. Never blocks.
     pub(crate) fn inspect_one(&self, id: LocalId) -> PendingInspection {
-        let shard = self.shards.get(usize::from(id.shard));
-        let shards = shard.map_or(&[][..], std::slice::from_ref);
-        ask(Selection::One(id.key()), shards)
+        let shards = match self.shards.get(usize::from(id.shard)) {
+            Some(_) => id.shard..id.shard + 1,
+            None => 0..0,
+        };
+        self.ask(Selection::One(id.key()), shards)
     }
-}
 
-fn ask(selection: Selection, shards: &[ShardHandle]) -> PendingInspection {
-    let pending = PendingInspection::new(shards.len());
-    for handle in shards {
-        if let Some(question) = pending.question(selection, &handle.unanswered, UNANSWERED_MAX) {
-            // At once, since the caller waits for the answer: the end of a handler's batch would be too late.
-            let control = Control::Inspect(Box::new(question));
-            handle.mailbox.control(control, When::Now);
+    fn ask(&self, selection: Selection, shards: Range<u16>) -> PendingInspection {
+        let pending = PendingInspection::new(shards.len());
+        for shard in shards {
+            let unanswered = &self.shards[usize::from(shard)].unanswered;
+            if let Some(question) = pending.question(selection, unanswered, UNANSWERED_MAX) {
+                // At once, since the caller waits for the answer: the end of a handler's batch would be too late.
+                let control = Control::Inspect(Box::new(question));
+                self.send_control(shard, control, When::Now);
+            }
         }
+        pending
     }
-    pending
 }

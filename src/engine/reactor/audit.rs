@@ -55,7 +55,10 @@ impl<T: ShardTransport> Core<T> {
     /// Checks that the shard does not sleep while it has work, or beyond a deadline.
     fn check_sleep(&self, now: Instant, wait: Option<Duration>) {
         let is_paused = self.cx.receive_budget.paused() > 0;
-        let has_work = self.has_work() || self.has_jobs() || self.cx.fanout.can_take_commands();
+        let has_work = self.has_work()
+            || self.has_jobs()
+            || self.cx.fanout.can_take_commands()
+            || !self.inspections.is_empty();
         if has_work || (is_paused && !self.cx.receive_budget.is_full()) {
             assert_eq!(
                 wait,

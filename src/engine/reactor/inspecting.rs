@@ -55,7 +55,7 @@ struct Ranked {
 
 impl Inspections {
     /// `connections`: how many the shard has.
-    pub(super) fn push(&mut self, question: Box<Question>, connections: usize) {
+    fn push(&mut self, question: Box<Question>, connections: usize) {
         let step = match question.selection {
             Selection::Slowest(limit) => Step::Rank {
                 next_slot: 0,
@@ -144,7 +144,13 @@ impl Ranked {
 }
 
 impl<T: ShardTransport> Core<T> {
+    #[cold] // Keeps it from being inlined into each turn.
+    pub(super) fn begin_inspecting(&mut self, question: Box<Question>) {
+        self.inspections.push(question, self.conns.len());
+    }
+
     /// Answers inspections, as far as the work of one turn allows.
+    #[cold]
     pub(super) fn go_on_inspecting(&mut self) {
         let mut work = WORK_PER_TURN;
         while work > 0

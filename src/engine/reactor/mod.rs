@@ -345,9 +345,7 @@ impl<T: ShardTransport> Core<T> {
                     self.with_ws(key, |ws, cx| ws.nudge(cx));
                 }
                 Control::Expiry => self.cx.handle().expiries.clear_notified(),
-                Control::Inspect(question) => {
-                    self.inspections.push(question, self.conns.len());
-                }
+                Control::Inspect(question) => self.begin_inspecting(question),
             }
         }
         self.controls = controls;
@@ -448,7 +446,9 @@ impl<T: ShardTransport> Core<T> {
         // The reads and writes so far show which clients read.
         self.enforce_send_budget();
         self.hand_over();
-        self.go_on_inspecting();
+        if !self.inspections.is_empty() {
+            self.go_on_inspecting();
+        }
     }
 
     fn read_paused(&mut self) {
@@ -549,12 +549,9 @@ impl<T: ShardTransport> Core<T> {
 
     // ---------------------------------------------------------------------------------------------------------- wait
 
-    /// Whether there is something to read, write or answer in the next turn.
+    /// Whether there is something to read or write in the next turn.
     pub(crate) fn has_work(&self) -> bool {
         let cx = &self.cx;
-        if !self.inspections.is_empty() {
-            return true;
-        }
         #[cfg(feature = "deflate")]
         if cx.inflations.has_work(&cx.receive_budget) {
             return true;
@@ -565,7 +562,10 @@ impl<T: ShardTransport> Core<T> {
     /// How long the shard may sleep: zero, until a deadline, or without end.
     pub(crate) fn wait(&mut self, now: Instant) -> Option<Duration> {
         self.cx.timers.advance(now);
-        let wait = self.wait_until_work(now);
+        let wait = match self.inspections.is_empty() {
+            true => self.wait_until_work(now),
+            false => Some(Duration::ZERO),
+        };
         self.cx.timers.sleep(wait);
         wait
     }
