@@ -58,8 +58,20 @@ let lastShown = null;
 let unread = 0;
 let unseen = 0;
 let atEnd = true;
+// Where the script has last scrolled to.
+let scrolledTo = 0;
+
+const isNearEnd = () => scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 40;
+
+function followEnd() {
+  if (!atEnd) return;
+  scroll.scrollTop = scroll.scrollHeight;
+  scrolledTo = scroll.scrollTop;
+}
 
 function add(item) {
+  // The event of a scroll comes with the next frame. A message that comes before must not take the reader back to the end.
+  if (scroll.scrollTop < scrolledTo && !isNearEnd()) atEnd = false;
   item.at ??= Date.now();
   memory.shown.push(item);
   memory.changed = true;
@@ -93,7 +105,7 @@ function show(item) {
   lastShown = item;
   log.append(element);
   byId("empty").hidden = true;
-  if (atEnd) scroll.scrollTop = scroll.scrollHeight;
+  followEnd();
 }
 
 // User input is set as textContent only, so that markup in it stays text.
@@ -167,7 +179,7 @@ function showCounts() {
 
 function goToNewest() {
   atEnd = true;
-  scroll.scrollTop = scroll.scrollHeight;
+  followEnd();
   unseen = 0;
   showCounts();
 }
@@ -176,13 +188,11 @@ byId("newest").addEventListener("click", () => {
   field.focus();
 });
 scroll.addEventListener("scroll", () => {
-  atEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 40;
+  atEnd = isNearEnd();
   if (atEnd && unseen) goToNewest();
 }, { passive: true });
 // Keeps the newest message visible when the window shrinks, for example for an on-screen keyboard.
-new ResizeObserver(() => {
-  if (atEnd) scroll.scrollTop = scroll.scrollHeight;
-}).observe(scroll);
+new ResizeObserver(followEnd).observe(scroll);
 
 function showPeople() {
   const names = [...new Set(people?.values())].sort((a, b) => (b === you) - (a === you) || a.localeCompare(b));
@@ -409,7 +419,7 @@ function showOutbox() {
     return element;
   }));
   if (memory.outbox.length > 0) byId("empty").hidden = true;
-  if (atEnd) scroll.scrollTop = scroll.scrollHeight;
+  followEnd();
 }
 
 function action(text, run) {
