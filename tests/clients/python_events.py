@@ -1,7 +1,8 @@
 """Python's clients of server-sent events: sseclient, sseclient-py, httpx-sse and aiohttp-sse-client.
 
 Each follows the program with history, whose event streams are sent a comment every second. It must report what was sent, and nothing
-else: neither for what a stream begins with, nor for comments.
+else: neither for what a stream begins with, nor for comments. Only at the start of a stream that begins with what is new, two of them
+report an event with empty data, for the block that sets the id from which to resume (docs/server-sent-events.md).
 """
 
 import asyncio
@@ -81,6 +82,9 @@ def with_aiohttp_sse_client(url, last_id, report):
     asyncio.run(follow())
 
 
+# Report an event for a block without data, which is none by WHATWG HTML §9.2.6.
+REPORT_BLOCKS_WITHOUT_DATA = {"sseclient", "httpx-sse"}
+
 CLIENTS = {
     "sseclient": with_sseclient,
     "sseclient-py": with_sseclient_py,
@@ -111,13 +115,15 @@ def await_comments():
 
 
 class Follower:
-    """A client that follows a room, on a thread of its own, which ends with the program."""
+    """A client that follows a room, from the first of its kept messages, from the one after an id, or from `since`, on a thread of
+    its own, which ends with the program.
+    """
 
-    def __init__(self, follow, room, last_id=None):
+    def __init__(self, follow, room, last_id=None, since="all"):
         self.reports = queue.Queue()
         before = streams_opened()
         report = lambda *event: self.reports.put(event)
-        arguments = f"{PROGRAM_URL}events/{room}", last_id, report
+        arguments = f"{PROGRAM_URL}events/{room}?since={since}", last_id, report
         threading.Thread(target=follow, args=arguments, daemon=True).start()
         deadline = time.monotonic() + DEADLINE
         # The client libraries do not report that a stream has opened, so poll the program's counter.
@@ -156,18 +162,36 @@ def reports_messages_and_nothing_else(follow, room):
         assert follower.reports.empty(), follower.reports.get()
 
 
+def begins_with_what_is_new(follow, name):
+    """Where it yields, clients are sent comments."""
+    room = f"{name}-new"
+    publish(room, "before")
+    follower = Follower(follow, room, since="now")
+    yield
+    publish(room, "after")
+    if name in REPORT_BLOCKS_WITHOUT_DATA:
+        assert follower.expect(""), "the id of the position"
+    assert follower.expect("after"), "a message that is kept has an id"
+    yield
+    assert follower.reports.empty(), follower.reports.get()
+
+
 checks = Checks("Python, server-sent events")
-running = {name: reports_messages_and_nothing_else(follow, room=name) for name, follow in CLIENTS.items()}
+running = {
+    f"{name} {check.__name__.replace('_', ' ')}": check(follow, name)
+    for check in (reports_messages_and_nothing_else, begins_with_what_is_new)
+    for name, follow in CLIENTS.items()
+}
 while running:
-    for name, check in list(running.items()):
+    for what, check in list(running.items()):
         try:
             next(check)
         except StopIteration:
-            del running[name]
-            checks.passes(f"{name} reports messages and nothing else")
+            del running[what]
+            checks.passes(what)
         except Exception:
-            del running[name]
-            checks.fails(f"{name} reports messages and nothing else")
+            del running[what]
+            checks.fails(what)
     if running:
         await_comments()
 checks.finish()
