@@ -132,7 +132,7 @@ pub use handler::{async_websocket_handler, websocket_handler};
 pub use history_id::{HistoryGone, HistoryId, InvalidHistoryId};
 pub use host::Cors;
 pub use hosts::AllowedHosts;
-pub use limits::{HistoryLimits, Limits, SlowConsumer};
+pub use limits::{HistoryLimits, Limits, OverRate, SlowConsumer};
 pub use listener::Listener;
 pub use message::Message;
 pub use metrics::{

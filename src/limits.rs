@@ -103,6 +103,40 @@ pub struct Limits {
     /// Default 1,024. A client's further calls get an error; the older subprotocol has no errors, so there the
     /// connection is closed with 1013. The program's further calls fail.
     pub connection_calls_max: usize,
+    /// Messages per second that one WebSocket client may send. Default `None`: any number.
+    ///
+    /// A token bucket counts them for each connection. It is full at first, holds one second's worth, and is refilled
+    /// evenly. So a client may send a burst of one second's worth at once, and in any longer time the burst and the rate
+    /// for that time. What the client sends beyond that is delayed, or closes the connection, as [`OverRate`] says.
+    ///
+    /// The limit holds for what handlers are given, also if many messages arrive in one read. Besides messages, it counts
+    /// the frames that a client could send in a flood instead: pings, pongs and fragments of less than 4 KiB, framing
+    /// included. Close frames do not count, nor do pongs that answer a ping of the [`Heartbeat`](crate::ping::Heartbeat).
+    ///
+    /// With 0, clients may send no messages: the first closes the connection with 1008.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, Limits, OverRate};
+    ///
+    /// let limits = Limits::default()
+    ///     .messages_per_second_max(Some(20))
+    ///     .bytes_per_second_max(Some(64 * 1024))
+    ///     .over_rate(OverRate::Close);
+    /// let app = AsyncWebsocketApp::<()>::new().with_limits(limits);
+    /// ```
+    pub messages_per_second_max: Option<u32>,
+    /// Bytes per second that one WebSocket client may send, framing included, and compressed messages as they arrive.
+    /// Default `None`: any number.
+    ///
+    /// Bursts and the consequence are those of
+    /// [`messages_per_second_max`](field@Self::messages_per_second_max). A message that is longer than one second's worth
+    /// is received in parts, if [`OverRate`] says so, and closes the connection otherwise. The bytes of TLS and of the
+    /// handshake do not count. With 0, clients may send no messages: the first closes the connection with 1008.
+    pub bytes_per_second_max: Option<u64>,
+    /// What happens to a client that sends more than
+    /// [`messages_per_second_max`](field@Self::messages_per_second_max) or
+    /// [`bytes_per_second_max`](field@Self::bytes_per_second_max). Default [`OverRate::Delay`].
+    pub over_rate: OverRate,
     /// Rooms that one connection may be in at once. Default 1,024. Further joins fail with
     /// [`JoinErrorReason::ConnectionRooms`](crate::JoinErrorReason::ConnectionRooms). An event stream of more rooms
     /// gets 503.
@@ -254,6 +288,27 @@ impl Limits {
         self
     }
 
+    /// Sets how many messages one client may send per second; `None` is any number: see the field [`messages_per_second_max`](field@Self::messages_per_second_max).
+    #[must_use]
+    pub const fn messages_per_second_max(mut self, messages_per_second_max: Option<u32>) -> Self {
+        self.messages_per_second_max = messages_per_second_max;
+        self
+    }
+
+    /// Sets how many bytes one client may send per second; `None` is any number: see the field [`bytes_per_second_max`](field@Self::bytes_per_second_max).
+    #[must_use]
+    pub const fn bytes_per_second_max(mut self, bytes_per_second_max: Option<u64>) -> Self {
+        self.bytes_per_second_max = bytes_per_second_max;
+        self
+    }
+
+    /// Sets what happens to a client that sends too fast: see the field [`over_rate`](field@Self::over_rate).
+    #[must_use]
+    pub const fn over_rate(mut self, over_rate: OverRate) -> Self {
+        self.over_rate = over_rate;
+        self
+    }
+
     /// Sets how many rooms one connection may be in: see the field [`connection_rooms_max`](field@Self::connection_rooms_max).
     #[must_use]
     pub const fn connection_rooms_max(mut self, connection_rooms_max: usize) -> Self {
@@ -342,6 +397,9 @@ impl Default for Limits {
             peer_handshakes_per_second_max: None,
             user_connections_max: None,
             connection_calls_max: 1_024,
+            messages_per_second_max: None,
+            bytes_per_second_max: None,
+            over_rate: OverRate::Delay,
             connection_rooms_max: 1_024,
             rooms_max: 100_000,
             handshakes_max: 4_096,
@@ -354,6 +412,37 @@ impl Default for Limits {
             close_timeout: Duration::from_secs(5),
         }
     }
+}
+
+/// What happens to a client that sends faster than [`Limits::messages_per_second_max`](field@Limits::messages_per_second_max)
+/// or [`Limits::bytes_per_second_max`](field@Limits::bytes_per_second_max) allow.
+///
+/// The messages within the limit are handled in both cases, in order.
+///
+/// ```
+/// use humphrey_ws::{Limits, OverRate};
+///
+/// assert_eq!(Limits::default().over_rate, OverRate::Delay);
+/// let limits = Limits::default().messages_per_second_max(Some(50)).over_rate(OverRate::Close);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OverRate {
+    /// Do not read from the client until it may send more, which TCP makes it notice. This is the default.
+    ///
+    /// Nothing is lost, and the client is not disconnected by the heartbeat meanwhile; pings and close frames are answered
+    /// when it is their turn. The server reads on when a sixteenth of a second's worth may follow, or one message.
+    /// Operating systems buffer some megabytes for a client that is not read from. If the client ends its stream before
+    /// they are handled, they are handled at the same rate for [`Limits::close_timeout`](field@Limits::close_timeout), and
+    /// the rest is dropped.
+    ///
+    /// [`Metrics::reads_delayed`](field@crate::Metrics::reads_delayed) counts the delays.
+    #[default]
+    Delay,
+    /// Close the connection with code 1008 once its earlier messages are handled.
+    ///
+    /// [`Metrics::closed_over_rate`](field@crate::Metrics::closed_over_rate) counts these clients.
+    Close,
 }
 
 /// How many messages a room keeps ([`with_history`](crate::AsyncWebsocketApp::with_history)). Both limits hold; the

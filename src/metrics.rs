@@ -73,6 +73,15 @@ pub struct Metrics {
     pub unfinished_messages: u64,
     /// Clients disconnected because their session had expired ([`Accept::expires_at`](crate::Accept::expires_at)).
     pub expired: u64,
+    /// Clients disconnected because they sent faster than
+    /// [`Limits::messages_per_second_max`](field@crate::Limits::messages_per_second_max) or
+    /// [`Limits::bytes_per_second_max`](field@crate::Limits::bytes_per_second_max) allow: with
+    /// [`OverRate::Close`](crate::OverRate::Close), or because what they had sent too early took too much of
+    /// [`Limits::received_bytes_max`](field@crate::Limits::received_bytes_max).
+    pub closed_over_rate: u64,
+    /// Times that reading from a client was delayed because it sent faster than these limits allow
+    /// ([`OverRate::Delay`](crate::OverRate::Delay)). A client that never pauses is delayed up to 16 times per second.
+    pub reads_delayed: u64,
     /// Most bytes that were ever queued for one client (see
     /// [`Limits::outbox_bytes_max`](crate::Limits::outbox_bytes_max)).
     pub outbox_bytes_peak: u64,
@@ -468,6 +477,8 @@ counters! {
     sum protocol_errors = protocol_errors;
     sum unfinished_messages = unfinished_messages;
     sum expired = expired;
+    sum closed_over_rate = closed_over_rate;
+    sum reads_delayed = reads_delayed;
     peak outbox_bytes_peak = outbox_bytes_peak;
     time paced = paced;
     sum handlers_blocked = handlers_blocked;

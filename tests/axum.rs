@@ -15,7 +15,7 @@ use std::process::Command;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{FromRef, FromRequestParts, State};
 use axum::http::{Method, Request, StatusCode, Version};
@@ -685,6 +685,24 @@ fn connection_over_max_is_503_and_each_counts_once() {
 
     first.close();
     connect_when_free(served.address);
+}
+
+#[test]
+fn message_rate_holds() {
+    const PER_SECOND: u32 = 50;
+    let limits = Limits::default().messages_per_second_max(Some(PER_SECOND));
+    let (running, served) = serve(echo().with_limits(limits));
+    let mut client = Client::connect_to(served.address, "/ws");
+    let begun = Instant::now();
+    for n in 0..80 {
+        client.send(&n.to_string());
+    }
+    for n in 0..80 {
+        assert_eq!(client.receive_text(), n.to_string());
+        let allowed = f64::from(PER_SECOND) * (1.0 + begun.elapsed().as_secs_f64());
+        assert!(f64::from(n) < allowed, "message {n}");
+    }
+    assert!(running.sender().metrics().reads_delayed > 0);
 }
 
 #[test]

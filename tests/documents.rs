@@ -50,6 +50,12 @@ fn every_limit_stands_in_the_table_with_its_default() {
         ("body_bytes_max", bytes(limits.body_bytes_max)),
         ("bodies_bytes_max", bytes(limits.bodies_bytes_max)),
         ("connection_calls_max", count(limits.connection_calls_max)),
+        (
+            "messages_per_second_max",
+            option(limits.messages_per_second_max),
+        ),
+        ("bytes_per_second_max", option(limits.bytes_per_second_max)),
+        ("over_rate", format!("{:?}", limits.over_rate)),
         ("connection_rooms_max", count(limits.connection_rooms_max)),
         ("rooms_max", count(limits.rooms_max)),
         ("connections_max", count(limits.connections_max)),

@@ -83,6 +83,7 @@ mod procedures_hostile;
 mod procedures_server;
 mod procedures_wire;
 mod promises;
+mod receive_rates;
 mod regressions;
 mod rendering;
 mod rooms;

@@ -402,6 +402,8 @@ fn guarded_app(
         .connections_max(connections_max)
         .peer_connections_max(options.max_connections_per_address)
         .peer_handshakes_per_second_max(options.max_handshakes_per_address)
+        .messages_per_second_max(options.max_messages_per_second)
+        .bytes_per_second_max(options.max_bytes_per_second)
         .rooms_max(settings.library_rooms_max());
     let mut app: App = AsyncWebsocketApp::new()
         .with_limits(limits)

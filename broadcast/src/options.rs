@@ -240,6 +240,16 @@ pub(crate) struct Options {
     #[arg(long, help_heading = heading::LIMITS, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_handshakes_per_address: Option<u32>,
 
+    /// Handle at most N messages per second of each WebSocket client, pings included, after a burst of up to N. The server
+    /// does not read from a client that sends more until it may go on. Default: no limit
+    #[arg(long, help_heading = heading::LIMITS, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_messages_per_second: Option<u32>,
+
+    /// Receive at most N bytes per second from each WebSocket client, framing included, after a burst of up to N. The server
+    /// does not read from a client that sends more until it may go on. Default: no limit
+    #[arg(long, help_heading = heading::LIMITS, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_bytes_per_second: Option<u64>,
+
     /// Compress messages for clients that offer permessage-deflate, as browsers do. Saves bandwidth and costs CPU time.
     /// A client that may publish and can observe the network can then guess other clients' messages from their lengths. Default: messages
     /// are not compressed

@@ -142,6 +142,8 @@ fn help_and_version_go_to_standard_output() {
         "--exit-on-eof",
         "--slow-client",
         "--max-connections",
+        "--max-messages-per-second",
+        "--max-bytes-per-second",
         "--heartbeat",
         "--quiet",
         "127.0.0.1:8080",

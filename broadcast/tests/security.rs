@@ -5,8 +5,10 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use support::{DEADLINE, Program, http_get};
+use tungstenite::Message;
 
 /// Returns the status of a handshake with these header lines.
 fn handshake(program: &Program, headers: &str) -> u16 {
@@ -82,6 +84,31 @@ fn address_limit_counts_clients_behind_a_trusted_proxy() {
         "{statuses:?}"
     );
     assert_eq!(handshake(&program, &from(2)), 101);
+}
+
+#[test]
+fn client_over_its_message_rate_is_delayed() {
+    let program = Program::start(&[
+        "--no-welcome",
+        "--on-message=broadcast",
+        "--max-messages-per-second=20",
+        "--max-bytes-per-second=1000000",
+    ]);
+    let mut reader = program.connect();
+    let mut sender = program.connect();
+    let begun = Instant::now();
+    for n in 0..40 {
+        sender.send(Message::text(n.to_string()));
+    }
+    for n in 0..40 {
+        assert_eq!(reader.text(), n.to_string());
+        let allowed = 20.0 * (1.0 + begun.elapsed().as_secs_f64());
+        assert!(
+            f64::from(n) < allowed,
+            "message {n} after {:?}",
+            begun.elapsed()
+        );
+    }
 }
 
 #[test]

@@ -37,6 +37,8 @@ mod pre_admission;
 #[cfg(test)]
 mod proxied;
 #[cfg(test)]
+mod receive_rates;
+#[cfg(test)]
 mod regressions;
 #[cfg(test)]
 mod replays;

@@ -397,8 +397,15 @@ const FAMILIES: &[Family] = &[
                     Value::Count(metrics.unfinished_messages),
                 ),
                 ("expired", Value::Count(metrics.expired)),
+                ("over_rate", Value::Count(metrics.closed_over_rate)),
             ]
         },
+    },
+    Family {
+        name: "reads_delayed_total",
+        kind: "counter",
+        help: "Times that reading from a client was delayed because it had reached a rate limit.",
+        values: |metrics| one(metrics.reads_delayed),
     },
     Family {
         name: "outbox_peak_bytes",
@@ -565,6 +572,8 @@ mod tests {
             protocol_errors: next(),
             unfinished_messages: next(),
             expired: next(),
+            closed_over_rate: next(),
+            reads_delayed: next(),
             outbox_bytes_peak: next(),
             mailbox_bytes_peak: next(),
             paced: Duration::from_secs(next()),

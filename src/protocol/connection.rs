@@ -271,15 +271,25 @@ impl<R: Role> Progress<R> {
             let payload = MessagePayload::Whole(payload);
             return Ok(Some(ProtocolEvent::Message { text, payload }));
         }
-        self.receive_any(input, rules)
+        self.receive_any::<false>(input, rules)
     }
 
-    fn receive_any<'a>(
+    /// As [`receive`](Self::receive), for a caller that counts frames: returns `Ok(None)` also after a fragment that does
+    /// not complete its message.
+    pub(crate) fn receive_frame<'a>(
         &mut self,
         input: &mut &'a mut [u8],
         rules: ReceiveRules,
     ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
-        let received = self.advance(input, rules);
+        self.receive_any::<true>(input, rules)
+    }
+
+    fn receive_any<'a, const FRAME_BY_FRAME: bool>(
+        &mut self,
+        input: &mut &'a mut [u8],
+        rules: ReceiveRules,
+    ) -> Result<Option<ProtocolEvent<'a>>, Violation> {
+        let received = self.advance::<FRAME_BY_FRAME>(input, rules);
         if matches!(received, Err(_) | Ok(Some(ProtocolEvent::Close(_)))) {
             self.abandon();
         }
@@ -354,12 +364,39 @@ impl<R: Role> Progress<R> {
         mid_frame || self.message().is_some()
     }
 
+    /// Returns whether the next byte begins a frame.
+    pub(crate) fn is_between_frames(&self) -> bool {
+        matches!(self.state, ReadState::Header { len: 0, .. })
+    }
+
+    /// Returns the opcode of the frame that the front of `input` belongs to, or `None` if the RFC reserves it, or if
+    /// nothing more is received.
+    pub(crate) fn next_opcode(&self, input: &[u8]) -> Option<Opcode> {
+        let first = match self.state {
+            ReadState::Header { len: 0, .. } => *input.first()?,
+            ReadState::Header {
+                bytes: [first, ..], ..
+            } => first,
+            ReadState::MessagePayload(frame) => return Some(frame.opcode),
+            ReadState::Finished => return None,
+        };
+        Opcode::from_bits(first & header::OPCODE)
+    }
+
+    /// Returns how many bytes of the current frame have yet to arrive, as far as that is known.
+    pub(crate) fn frame_remaining(&self) -> usize {
+        match self.state {
+            ReadState::MessagePayload(frame) => frame.remaining(),
+            ReadState::Header { .. } | ReadState::Finished => 0,
+        }
+    }
+
     /// The data message of which a part has arrived.
     fn message(&self) -> Option<&Assembler> {
         self.parts.as_ref()?.message.as_ref()
     }
 
-    fn advance<'a>(
+    fn advance<'a, const FRAME_BY_FRAME: bool>(
         &mut self,
         input: &mut &'a mut [u8],
         rules: ReceiveRules,
@@ -406,7 +443,7 @@ impl<R: Role> Progress<R> {
             } else {
                 self.data_part(frame, part)?
             };
-            if event.is_some() || remaining > 0 {
+            if event.is_some() || remaining > 0 || FRAME_BY_FRAME {
                 return Ok(event);
             }
         }

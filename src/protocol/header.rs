@@ -13,7 +13,7 @@ pub(super) const CLIENT_HEADER_BYTES_MAX: usize = 14;
 pub(super) const KEY_BYTES: usize = 4;
 
 const RSV2_AND_RSV3: u8 = 0x30;
-const OPCODE: u8 = 0x0F;
+pub(super) const OPCODE: u8 = 0x0F;
 const LENGTH_TOP: u8 = 0x80;
 
 /// The first byte of a header.

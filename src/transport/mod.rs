@@ -77,6 +77,12 @@ pub(crate) trait ShardTransport: Sized + Send + 'static {
         !Self::SHORT_MEANS_NOT_READY || read == len
     }
 
+    /// The minimum length of the buffer of a read.
+    #[inline]
+    fn read_bytes_min(&self) -> usize {
+        1
+    }
+
     /// Whether bytes that were accepted have yet to be written to the socket, when it is ready.
     #[inline]
     fn has_pending(&self) -> bool {

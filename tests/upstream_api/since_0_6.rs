@@ -11,8 +11,8 @@ use tungstenite::WebSocket;
 use humphrey_ws::async_app::RunningApp;
 use humphrey_ws::{
     Accept, CloseCode, ConnectionId, Drain, HistoryLimits, Inspect, Inspection,
-    InvalidConnectionId, JoinErrorReason, KeptMessage, Limits, Listener, Metrics, Procedures, Room,
-    SendError, SendErrorReason, SlowConsumer,
+    InvalidConnectionId, JoinErrorReason, KeptMessage, Limits, Listener, Metrics, OverRate,
+    Procedures, Room, SendError, SendErrorReason, SlowConsumer,
 };
 
 use super::*;
@@ -375,6 +375,9 @@ fn every_limit_has_a_setter_that_changes_it_alone() {
         peer_handshakes_per_second_max: Some(7);
         user_connections_max: Some(7);
         connection_calls_max: 7;
+        messages_per_second_max: Some(7);
+        bytes_per_second_max: Some(7);
+        over_rate: OverRate::Close;
         connection_rooms_max: 7;
         rooms_max: 7;
         handshakes_max: 7;

@@ -36,6 +36,8 @@ fn defaults_match_the_documentation() {
     assert_eq!(options.origins(), Origins::Same);
     assert_eq!(options.trusted_proxies(), None);
     assert_eq!(options.max_connections_per_address, None);
+    assert_eq!(options.max_messages_per_second, None);
+    assert_eq!(options.max_bytes_per_second, None);
     assert_eq!(options.max_handshakes_per_address, None);
     assert_eq!(options.metrics, None);
     assert_eq!(options.room, None);
@@ -146,6 +148,8 @@ fn error_is_one_line_that_names_the_cause() {
         (&["--max-connections", "0"], "at least 1"),
         (&["--max-connections-per-address", "0"], "at least 1"),
         (&["--max-handshakes-per-address", "0"], "'0'"),
+        (&["--max-messages-per-second", "0"], "'0'"),
+        (&["--max-bytes-per-second", "-1"], "'-1'"),
         (&["--metrics", "localhost"], "127.0.0.1:8080"),
         (&["--room", ""], "a room needs a name"),
         (&["--room", ".."], "'..'"),

@@ -41,6 +41,7 @@ pub(crate) struct LoggedOnce {
     pub(crate) bad_proxy_header: Limited,
     pub(crate) broken_protocol: Limited,
     pub(crate) disconnected: Limited,
+    pub(crate) over_rate: Limited,
     pub(crate) silent: Limited,
     pub(crate) slow: Limited,
     pub(crate) not_polled: Limited,

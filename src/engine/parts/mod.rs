@@ -21,6 +21,7 @@ pub(crate) mod small_set;
 pub(crate) mod sync;
 pub(crate) mod timers;
 pub(crate) mod token;
+pub(crate) mod token_bucket;
 pub(crate) mod unwind;
 pub(crate) mod usage_index;
 pub(crate) mod users;

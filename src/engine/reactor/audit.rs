@@ -23,6 +23,12 @@ impl<T: ShardTransport> Core<T> {
                     Stage::Http(http) => Some(("HTTP", http.deadline())),
                     Stage::WebSocket(ws) => {
                         let settings = &self.cx.hub.settings;
+                        assert!(
+                            conn.socket.queued
+                                || !ws.has_held_input()
+                                || !ws.wants_input(&settings.limits),
+                            "held input waits for nothing"
+                        );
                         let due = ws.waits_until(
                             settings,
                             conn.socket.transport.is_some(),

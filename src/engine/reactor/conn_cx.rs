@@ -197,6 +197,25 @@ impl<T: ShardTransport> ConnCx<'_, T> {
         matches!(input, Input::Bytes(_) | Input::Incomplete)
     }
 
+    /// Reads once, at most this many bytes or as few as the transport can read, and passes them to `stage`. Returns
+    /// whether there was anything to read.
+    pub(crate) fn read_part_for<R: Reader<T>>(&mut self, stage: &mut R, bytes_max: usize) -> bool {
+        let bytes_min = self.socket.transport.as_ref().map_or(1, T::read_bytes_min);
+        let mut whole = std::mem::take(&mut self.shard.read_buffer);
+        let len = bytes_max.max(bytes_min).min(whole.len());
+        let buffer = whole.get_mut(..len).unwrap_or_default();
+        let input = self.receive(buffer);
+        match input {
+            Input::Bytes(n) => stage.input(self, buffer.get_mut(..n).unwrap_or_default()),
+            Input::Ended => stage.input_ended(self),
+            Input::Broken => stage.broken(self),
+            Input::Incomplete => stage.input_incomplete(self),
+            Input::None => {}
+        }
+        self.shard.read_buffer = whole;
+        matches!(input, Input::Bytes(_) | Input::Incomplete)
+    }
+
     /// Whether to read the socket before its client is judged for silence: bytes may have arrived after the poll, or
     /// their readiness may be among the events that one poll did not return. A socket that is queued for reading is
     /// known to have some.

@@ -73,6 +73,7 @@ use crate::engine::reactor::receive_budget::ReceiveBudget;
 use crate::engine::reactor::websocket::WebSocket;
 #[cfg(feature = "deflate")]
 use crate::engine::reactor::websocket::inflating::Inflations;
+use crate::engine::reactor::websocket::rate_account::ReceiveRates;
 use crate::metrics::Counters;
 use crate::report::limited;
 use crate::transport::ShardTransport;
@@ -131,6 +132,8 @@ pub(crate) struct ShardCx<T: ShardTransport> {
     pub(crate) inline_results: Vec<(Key, Done)>,
     pub(crate) fanout: Fanout,
     pub(crate) receive_budget: ReceiveBudget,
+    /// The rate limits for what clients send, if there are any.
+    pub(crate) receive_rates: Option<ReceiveRates>,
     #[cfg(feature = "deflate")]
     pub(crate) inflations: Inflations,
     pub(crate) requests: Requests,
@@ -172,6 +175,7 @@ impl<T: ShardTransport> Core<T> {
             inline_results: Vec::new(),
             fanout: Fanout::new(&hub.settings),
             receive_budget: ReceiveBudget::new(limits, shards),
+            receive_rates: ReceiveRates::new(limits),
             #[cfg(feature = "deflate")]
             inflations: Inflations::new(),
             requests: Requests::new(limits, shards),

@@ -3,8 +3,9 @@
 //!
 //! Half of it is for unfinished messages. Over that, the connection that holds most is evicted. The other half is for
 //! finished messages that are not handled yet. Over that, reading is paused until handlers have caught up. Messages of
-//! clients that do not read their replies are not given to handlers: if such messages take more than half of the second
-//! half, the clients that hold most are disconnected, since waiting for handlers would not help.
+//! clients that do not read their replies are not given to handlers, nor is what clients have sent too fast: if these take
+//! more than half of the second half, the clients that hold most are disconnected, since waiting for handlers would not
+//! help.
 //!
 //! The heaviest address is chosen first, and of that the heaviest connection: a client with many connections can't get
 //! others evicted in its place.
@@ -25,14 +26,14 @@ pub(crate) struct ReceiveBudget {
     pub(crate) unfinished: UsageIndex,
     /// Bytes of messages that wait for handlers or are being handled.
     unhandled: usize,
-    /// Bytes of parked compressed messages, and of the input behind them.
-    #[cfg(feature = "deflate")]
+    /// Bytes of parked compressed messages, and of input that waits behind them or was sent too fast.
     parked: usize,
     /// Bytes of handshakes that the program authorises, and those behind them.
     authorizing: usize,
     /// The bound for each of the first two.
     half: usize,
-    /// The unhandled bytes that are held back, since clients do not read the replies to earlier messages.
+    /// The unhandled bytes that are held back, since clients do not read the replies to earlier messages; and the input of
+    /// clients that have sent too fast.
     pub(crate) held_back: UsageIndex,
     /// Connections whose reading is paused, longest first. They count as queued for reading.
     paused: VecDeque<Key>,
@@ -50,7 +51,6 @@ impl ReceiveBudget {
         Self {
             unfinished: UsageIndex::default(),
             unhandled: 0,
-            #[cfg(feature = "deflate")]
             parked: 0,
             authorizing: 0,
             // One message always fits.
@@ -107,11 +107,7 @@ impl ReceiveBudget {
 
     /// Whether reading must pause until handlers have caught up.
     pub(crate) fn is_full(&self) -> bool {
-        #[cfg(feature = "deflate")]
-        let held = self.unhandled + self.parked;
-        #[cfg(not(feature = "deflate"))]
-        let held = self.unhandled;
-        held > self.half
+        self.unhandled + self.parked > self.half
     }
 
     /// Whether inflating must pause until handlers have caught up.
@@ -120,8 +116,7 @@ impl ReceiveBudget {
         self.unhandled > self.half
     }
 
-    /// Updates the count after the bytes of a parked message have changed.
-    #[cfg(feature = "deflate")]
+    /// Updates the count after the bytes of a parked message, or of input that waits, have changed.
     pub(crate) fn change_parked(&mut self, before: usize, now: usize) {
         debug_assert!(self.parked >= before);
         self.parked = self.parked.saturating_sub(before) + now;
@@ -147,11 +142,7 @@ impl ReceiveBudget {
 
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn bytes(&self) -> usize {
-        #[cfg(feature = "deflate")]
-        let parked = self.parked;
-        #[cfg(not(feature = "deflate"))]
-        let parked = 0;
-        self.unfinished.sum() + self.unhandled + self.authorizing + parked
+        self.unfinished.sum() + self.unhandled + self.authorizing + self.parked
     }
 }
 
@@ -198,15 +189,18 @@ impl<T: ShardTransport> Core<T> {
         self.enforce_held_back_budget();
     }
 
-    /// Disconnects the clients that hold most, if reading is paused because they do not read their replies. The rest of
-    /// the budget is free as soon as handlers have caught up.
+    /// Disconnects the clients that hold most, if reading is paused because they do not read their replies, or send too
+    /// fast. The rest of the budget is free as soon as handlers have caught up.
     #[inline]
     pub(crate) fn enforce_held_back_budget(&mut self) {
         while self.cx.receive_budget.is_full()
             && self.cx.receive_budget.held_back.sum() > self.cx.receive_budget.half / 2
             && let Some((slot, _)) = self.cx.receive_budget.held_back.largest()
         {
-            let disconnected = self.with_member(slot, |ws, cx| ws.disconnect_slow(cx));
+            let disconnected = self.with_member(slot, |ws, cx| match ws.has_held_input() {
+                true => ws.evict_held_input(cx),
+                false => ws.disconnect_slow(cx),
+            });
             if disconnected.is_none() {
                 break;
             }

@@ -20,7 +20,7 @@ use crate::engine::model::request::{BodyReader, Request, Response};
 use crate::engine::model::session::Session;
 use crate::engine::parts::mailbox::Weigh;
 use crate::engine::reactor::{READ_BYTES, Readiness, Stage};
-use crate::limits::{Limits, SlowConsumer};
+use crate::limits::{Limits, OverRate, SlowConsumer};
 use crate::message::Message;
 use crate::ping::Heartbeat;
 use crate::protocol::close::CloseCode;
@@ -176,6 +176,12 @@ impl Game {
             peer_connections_max: dice.one_in(4).then_some(3),
             // Derived as well.
             user_connections_max: mailbox_bytes_max.is_multiple_of(5).then_some(2),
+            messages_per_second_max: (mailbox_bytes_max % 7 < 2).then_some(4),
+            bytes_per_second_max: (mailbox_bytes_max % 11 < 2).then_some(600),
+            over_rate: match mailbox_bytes_max % 4 {
+                0 => OverRate::Close,
+                _ => OverRate::Delay,
+            },
             handshake_timeout: Duration::from_millis(1_000),
             message_timeout: Duration::from_millis(2_500),
             write_timeout: Duration::from_millis(1_500),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::wire::{Frame, UPGRADE, client_close, client_frame, client_text, text};
 use super::world::{Setup, Told, World, echo};
-use crate::limits::{Limits, SlowConsumer};
+use crate::limits::{Limits, OverRate, SlowConsumer};
 
 const KIB: usize = 1 << 10;
 
@@ -472,8 +472,11 @@ fn messages_right_after_a_handshake_are_bounded() {
     world.assert_empty();
 }
 
-fn extreme_limits(bytes: usize, time: Duration) -> Limits {
+fn extreme_limits(bytes: usize, time: Duration, over_rate: Option<OverRate>) -> Limits {
     Limits {
+        messages_per_second_max: over_rate.map(|_| u32::try_from(bytes).unwrap_or(u32::MAX)),
+        bytes_per_second_max: over_rate.map(|_| bytes as u64),
+        over_rate: over_rate.unwrap_or_default(),
         connection_calls_max: bytes,
         message_bytes_max: bytes,
         outbox_bytes_max: bytes,
@@ -555,9 +558,14 @@ fn extreme_limits_are_supported() {
             Duration::MAX,
         ] {
             for slow_consumer in policies {
-                for interval in [Duration::ZERO, time] {
+                for (interval, over_rate) in [
+                    (Duration::ZERO, None),
+                    (time, None),
+                    (Duration::ZERO, Some(OverRate::Delay)),
+                    (time, Some(OverRate::Close)),
+                ] {
                     let mut world = World::new(Setup {
-                        limits: extreme_limits(bytes, time),
+                        limits: extreme_limits(bytes, time, over_rate),
                         slow_consumer,
                         heartbeat: Some(crate::ping::Heartbeat::new(interval, time)),
                         handler: Box::new(echo),

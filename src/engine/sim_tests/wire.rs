@@ -285,6 +285,10 @@ impl ShardTransport for Wire {
         self.pipe().record.capacity()
     }
 
+    fn read_bytes_min(&self) -> usize {
+        self.pipe().record_bytes.max(1)
+    }
+
     fn read_cost(&self) -> u32 {
         self.pipe().read_cost
     }

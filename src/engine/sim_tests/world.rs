@@ -866,7 +866,7 @@ impl World {
                         assert_eq!(ws.blocked_bytes(), own);
                     }
                     blocked += ws.blocked_bytes();
-                    held_back += ws.held_back_indexed();
+                    held_back += ws.held_back_indexed() + ws.held_input_bytes();
                     unfinished += ws.unfinished_bytes();
                     reached += usize::from(ws.is_of_everyone());
                     congested += usize::from(ws.congested);

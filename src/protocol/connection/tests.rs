@@ -354,6 +354,58 @@ fn invalid_header_is_refused_at_its_first_wrong_byte() {
 }
 
 #[test]
+fn receive_frame_returns_after_each_fragment() {
+    let frames = [
+        (frame(TEXT, b"a"), Opcode::Text),
+        (frame(FIN | PING, b"p"), Opcode::Ping),
+        (frame(CONT, b""), Opcode::Continuation),
+        (frame(FIN, b"c"), Opcode::Continuation),
+        (frame(FIN | BINARY, b"whole"), Opcode::Binary),
+        (frame(FIN | CLOSE, b""), Opcode::Close),
+    ];
+    let bytes: Vec<u8> = frames.iter().flat_map(|(frame, _)| frame.clone()).collect();
+    for cut in 0..bytes.len() {
+        let mut progress = Progress::<ServerRole>::default();
+        let (mut events, mut opcodes, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut before, mut after) = (bytes[..cut].to_vec(), bytes[cut..].to_vec());
+        for (from, part) in [(0, &mut before), (cut, &mut after)] {
+            let len = part.len();
+            let mut input = part.as_mut_slice();
+            while !input.is_empty() {
+                let opcode = progress.next_opcode(input);
+                let event = progress
+                    .receive_frame(&mut input, ReceiveRules::plain(MAX))
+                    .unwrap();
+                let is_whole = event.is_some() || progress.is_between_frames();
+                events.extend(event.map(seen));
+                if is_whole {
+                    opcodes.extend(opcode);
+                    ends.push(from + len - input.len());
+                } else {
+                    assert!(input.is_empty() && progress.frame_remaining() <= 5, "{cut}");
+                }
+            }
+        }
+        assert!(
+            opcodes.iter().eq(frames.iter().map(|(_, opcode)| opcode)),
+            "{cut}"
+        );
+        let lens = frames.iter().scan(0, |at, (frame, _)| {
+            *at += frame.len();
+            Some(*at)
+        });
+        assert!(ends.into_iter().eq(lens), "{cut}");
+        let ping = Seen::Ping(b"p".to_vec());
+        let close = Seen::Close(None, String::new());
+        assert_eq!(
+            events,
+            [ping, text("ac"), Seen::Binary(b"whole".to_vec()), close]
+        );
+        assert_eq!(progress.next_opcode(b"\x81"), None);
+    }
+}
+
+#[test]
 fn interleaved_messages_are_refused() {
     // RFC 6455 §5.4
     for begun in [TEXT, BINARY] {

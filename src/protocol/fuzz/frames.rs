@@ -4,7 +4,7 @@
 
 use super::reference::{self, Heard, Transcript, TranscriptEnd};
 use super::{byte, cuts, pieces};
-use crate::protocol::connection::{FrameReader, MessagePayload, ProtocolEvent};
+use crate::protocol::connection::{MessagePayload, Progress, ProtocolEvent, ReceiveRules};
 use crate::protocol::error::Violation;
 use crate::protocol::role::{ClientRole, Role, ServerRole};
 
@@ -28,17 +28,21 @@ fn run_as<R: Role>(mut data: &[u8], read: fn(&[u8], usize) -> Transcript) {
     let message_bytes_max = LIMITS[usize::from(byte(&mut data)) % LIMITS.len()];
     let cuts = cuts(&mut data);
     let expected = read(data, message_bytes_max);
-    assert_eq!(receive::<R>(&[data], message_bytes_max), expected, "whole");
     let pieces = pieces(data, cuts);
-    assert_eq!(
-        receive::<R>(&pieces, message_bytes_max),
-        expected,
-        "{pieces:?}"
-    );
+    for frame_by_frame in [false, true] {
+        let receive = |pieces: &[&[u8]]| receive::<R>(pieces, message_bytes_max, frame_by_frame);
+        assert_eq!(receive(&[data]), expected, "whole");
+        assert_eq!(receive(&pieces), expected, "{pieces:?}");
+    }
 }
 
-fn receive<R: Role>(pieces: &[&[u8]], message_bytes_max: usize) -> Transcript {
-    let mut connection = FrameReader::<R>::in_role(message_bytes_max);
+fn receive<R: Role>(
+    pieces: &[&[u8]],
+    message_bytes_max: usize,
+    frame_by_frame: bool,
+) -> Transcript {
+    let mut connection = Progress::<R>::default();
+    let rules = ReceiveRules::plain(message_bytes_max);
     let mut heard = Vec::new();
     let mut end = None;
     let mut arrived = 0;
@@ -47,8 +51,16 @@ fn receive<R: Role>(pieces: &[&[u8]], message_bytes_max: usize) -> Transcript {
         let mut bytes = piece.to_vec();
         let mut input = &mut bytes[..];
         loop {
-            match connection.receive(&mut input) {
-                Ok(None) => break,
+            let received = match frame_by_frame {
+                true => connection.receive_frame(&mut input, rules),
+                false => connection.receive(&mut input, rules),
+            };
+            match received {
+                Ok(None) if input.is_empty() => break,
+                Ok(None) => {
+                    let is_fragment = connection.is_between_frames() && connection.is_mid_message();
+                    assert!(frame_by_frame && is_fragment, "bytes are left");
+                }
                 Ok(Some(event)) => {
                     assert_eq!(end, None, "something after the end");
                     match event {

@@ -174,6 +174,13 @@ impl ShardTransport for ShardSocket {
         }
     }
 
+    fn read_bytes_min(&self) -> usize {
+        match self {
+            Self::Plain(tcp) => tcp.read_bytes_min(),
+            Self::Tls(tls) => tls.session.borrow().read_bytes_min(),
+        }
+    }
+
     #[inline]
     fn read_cost(&self) -> u32 {
         match self {

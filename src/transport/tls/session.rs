@@ -17,6 +17,9 @@ use crate::transport::{Handshake, TlsFailure};
 /// The maximum number of plain bytes in a record (RFC 8446 §5.1), which are sealed at once.
 pub(super) const RECORD_BYTES: usize = 16 << 10;
 
+/// The maximum length of a record on the wire: a header, and what encryption adds (RFC 5246 §6.2.3, RFC 8446 §5.2).
+const RECORD_WIRE_BYTES_MAX: usize = 5 + RECORD_BYTES + 2048;
+
 /// The maximum number of bytes that are read at once, with those of an incomplete record.
 const INPUT_BYTES: usize = 64 << 10;
 
@@ -234,6 +237,11 @@ impl Session {
 
     pub(super) fn may_have_more(&self) -> bool {
         !self.is_drained || self.peer_closed
+    }
+
+    /// The minimum length of the buffer of a read: a part of a record that has arrived, and any record.
+    pub(super) fn read_bytes_min(&self) -> usize {
+        self.partial.as_slice().len() + RECORD_WIRE_BYTES_MAX
     }
 
     pub(super) fn has_pending(&self) -> bool {

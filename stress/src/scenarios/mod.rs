@@ -5,6 +5,7 @@ mod cluster;
 mod compression;
 mod descriptors;
 mod eviction;
+mod flood;
 mod handlers;
 mod held;
 mod memory;
@@ -64,6 +65,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "eviction",
         what: "eviction of thousands of connections while others are answered",
         run: eviction::run,
+    },
+    Scenario {
+        name: "flood",
+        what: "100,000 messages per second from one client, under a rate limit",
+        run: flood::run,
     },
     Scenario {
         name: "descriptors",

@@ -129,6 +129,8 @@ fn figures(shared: &ServerState, metrics: &Metrics) -> String {
         ("slow_consumers", metrics.slow_consumers),
         ("heartbeat_timeouts", metrics.heartbeat_timeouts),
         ("protocol_errors", metrics.protocol_errors),
+        ("closed_over_rate", metrics.closed_over_rate),
+        ("reads_delayed", metrics.reads_delayed),
         ("bombs", metrics.compression.bombs),
         ("compressed_in", metrics.compression.received_bytes),
         ("inflated_in", metrics.compression.inflated_bytes),

@@ -35,6 +35,7 @@ pub(crate) struct Setup {
     pub(crate) bodies_bytes_max: usize,
     pub(crate) handshakes_max: usize,
     pub(crate) connections_max: usize,
+    pub(crate) messages_per_second_max: u32,
     /// The server's limit of file descriptors; zero keeps the process's limit.
     pub(crate) descriptors: u64,
     /// 1 if the server accepts compression, otherwise 0.
@@ -79,6 +80,7 @@ impl Setup {
             bodies_bytes_max: 0,
             handshakes_max: 0,
             connections_max: 0,
+            messages_per_second_max: 0,
             descriptors: 0,
             compression: 0,
         }
@@ -108,6 +110,9 @@ impl Setup {
         ];
         for (bytes, limit) in sizes.into_iter().filter(|(bytes, _)| *bytes > 0) {
             *limit = bytes;
+        }
+        if self.messages_per_second_max > 0 {
+            limits.messages_per_second_max = Some(self.messages_per_second_max);
         }
         limits
     }
@@ -163,7 +168,7 @@ impl Setup {
         args
     }
 
-    fn numbers(&self) -> [u64; 20] {
+    fn numbers(&self) -> [u64; 21] {
         [
             self.seed,
             self.shards as u64,
@@ -183,6 +188,7 @@ impl Setup {
             self.bodies_bytes_max as u64,
             self.handshakes_max as u64,
             self.connections_max as u64,
+            self.messages_per_second_max.into(),
             self.descriptors,
             self.compression,
         ]
@@ -227,6 +233,7 @@ impl Setup {
             bodies_bytes_max: next(args)?,
             handshakes_max: next(args)?,
             connections_max: next(args)?,
+            messages_per_second_max: next(args)?,
             descriptors: next(args)?,
             compression: next(args)?,
         })
@@ -255,6 +262,7 @@ mod tests {
             tls: Some("a directory".into()),
             heartbeat_timeout: 9,
             outbox_bytes_max: 10,
+            messages_per_second_max: 13,
             descriptors: 11,
             compression: 1,
             ..Setup::new(12)

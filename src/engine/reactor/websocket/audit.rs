@@ -58,6 +58,11 @@ impl WebSocket {
             };
             due.push(("a heartbeat", self.last_received.after(silence)));
         }
+        if self.receiving == Receiving::Open
+            && let Some(until) = cold.and_then(|cold| cold.delayed_until())
+        {
+            due.push(("a delay", until));
+        }
         if let Some(stream) = cold
             .and_then(|cold| cold.stream.as_ref())
             .filter(|_| is_open)

@@ -5,9 +5,10 @@ use std::time::Duration;
 use crate::engine::parts::pace::Pace;
 use crate::engine::parts::timers::Tick;
 use crate::engine::parts::write_progress::WriteProgress;
-use crate::engine::reactor::websocket::WebSocket;
 #[cfg(feature = "deflate")]
 use crate::engine::reactor::websocket::inflating::Parked;
+use crate::engine::reactor::websocket::rate_account::RateAccount;
+use crate::engine::reactor::websocket::{Receiving, WebSocket};
 use crate::protocol::event_stream::JoinedIds;
 
 /// Allocated when a field is first set, and freed when all fields are unset.
@@ -32,6 +33,8 @@ pub(super) struct Cold {
     pub(super) close_reply: Option<Box<[u8]>>,
     /// `None` for a WebSocket, and for an event stream whose response has yet to begin.
     pub(super) stream: Option<Stream>,
+    /// What the client may send. `None` without rate limits, and while the client may send a full burst.
+    pub(super) rate: Option<Box<RateAccount>>,
 }
 
 /// State of an event stream, in addition to a WebSocket's.
@@ -51,6 +54,11 @@ pub(super) struct Unfinished {
 }
 
 impl Cold {
+    /// Until when the connection is not read, since its client has sent too fast.
+    pub(super) fn delayed_until(&self) -> Option<Tick> {
+        self.rate.as_ref()?.delayed_until
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         let Self {
             unfinished,
@@ -64,6 +72,7 @@ impl Cold {
             pace,
             close_reply,
             stream,
+            rate,
         } = self;
         #[cfg(feature = "deflate")]
         if parked.is_some() {
@@ -77,6 +86,7 @@ impl Cold {
             && pace.is_none()
             && close_reply.is_none()
             && stream.is_none()
+            && rate.is_none()
     }
 }
 
@@ -95,6 +105,20 @@ impl WebSocket {
             self.cold = None;
         }
         value
+    }
+
+    /// Whether nothing may be read: a message waits to be inflated, or the client has sent too fast.
+    #[inline]
+    pub(super) fn is_input_held(&self) -> bool {
+        let Some(cold) = &self.cold else {
+            return false;
+        };
+        #[cfg(feature = "deflate")]
+        if cold.parked.is_some() {
+            return true;
+        }
+        // After our close frame, messages are dropped, however many there are.
+        self.receiving == Receiving::Open && cold.delayed_until().is_some()
     }
 
     /// Sets the bytes of this connection in the index of blocked ones. Returns the bytes before.

@@ -62,6 +62,8 @@ impl WebSocket {
         self.expire_pace(cx);
         self.expire_comment(cx);
         self.expire_heartbeat(cx);
+        // Last: the deadlines above are not judged while the connection is delayed.
+        self.expire_delay(cx);
     }
 
     /// Ends a connection whose client does not answer the close frame.
@@ -139,6 +141,7 @@ impl WebSocket {
         if cx.socket.readable || !self.wants_input(cx.shard.limits()) {
             // Bytes that it has sent since are still unread, so its deadline does not advance.
             self.last_received = tick;
+            self.ping_delayed(cx, heartbeat.interval);
             return;
         }
         if self.pinged && self.last_received.after(heartbeat.silence_max()) <= tick {

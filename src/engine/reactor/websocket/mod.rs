@@ -13,6 +13,8 @@ mod cold;
 mod deadlines;
 #[cfg(feature = "deflate")]
 pub(crate) mod inflating;
+pub(crate) mod rate_account;
+mod receive_rate;
 mod receiving;
 mod subprotocol;
 
@@ -202,11 +204,7 @@ impl WebSocket {
     }
 
     pub(crate) fn wants_input(&self, limits: &Limits) -> bool {
-        #[cfg(feature = "deflate")]
-        if self.is_parked() {
-            return false;
-        }
-        self.may_keep_more(limits) && !self.outbox.controls_full()
+        !self.is_input_held() && self.may_keep_more(limits) && !self.outbox.controls_full()
     }
 
     /// Whether another message would be queued for the handlers, or dropped.
@@ -337,6 +335,7 @@ impl WebSocket {
                 .as_ref()
                 .filter(|_| self.is_open())
                 .map(|stream| stream.comment_at),
+            cold.delayed_until(),
         ]
         .into_iter()
         .flatten()
@@ -431,8 +430,10 @@ impl WebSocket {
         if cx.shard.receive_budget.is_full() {
             // The messages can't be left unread, and a client must wait for the handshake's response (RFC 6455 §4.1).
             self.evict(cx, CloseCode::TRY_AGAIN_LATER, "too many messages wait");
-        } else {
+        } else if self.is_stream() {
             self.input(cx, &mut early);
+        } else {
+            self.input_within_rate(cx, &mut early);
         }
     }
 
@@ -455,7 +456,10 @@ impl WebSocket {
             cx.pause_reading();
             return false;
         }
-        cx.read_for(self)
+        match cx.shard.receive_rates {
+            None => cx.read_for(self),
+            Some(rates) => self.read_within_rate(cx, rates),
+        }
     }
 
     /// Moves the connection along: gives events to handlers; after its end, when they are done, sends the close reply.
@@ -470,9 +474,21 @@ impl WebSocket {
             cx.job(Work::Session(self.session.clone(), events, bytes));
             cx.want_read();
         }
+        if self.cold.is_some() {
+            self.advance_held_input(cx);
+        }
+        self.advance_end(cx);
+    }
+
+    /// Processes a parked message if its handlers have room, and drops all input that was not processed if nothing more is
+    /// received.
+    #[cold]
+    fn advance_held_input<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         #[cfg(feature = "deflate")]
         self.advance_parked(cx);
-        self.advance_end(cx);
+        if self.receiving.is_over() {
+            self.forget_rate(&mut cx.shard.receive_budget);
+        }
     }
 
     /// Processes the outcome of a batch, of which `unhandled` messages were not handled.

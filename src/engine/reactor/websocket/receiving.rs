@@ -22,7 +22,7 @@ pub(super) const EVENT_BYTES: usize = 2 * size_of::<SessionEvent>() + 16;
 
 /// The messages of one read.
 #[derive(Default)]
-struct Counted {
+pub(super) struct Counted {
     messages: u64,
     /// The number of messages that no handler receives.
     unhandled: u64,
@@ -80,7 +80,10 @@ impl WebSocket {
         let before = self.set_held_back_indexed(now);
         let address = counted_as(self.session.client_ip());
         let slot = self.session.id.key().slot;
-        budget.held_back.set(address, slot, before, now);
+        let too_early = self.held_input_bytes();
+        budget
+            .held_back
+            .set(address, slot, before + too_early, now + too_early);
     }
 
     /// Stops counting and timing the unfinished message.
@@ -108,6 +111,7 @@ impl WebSocket {
         self.forget_unfinished(budget);
         #[cfg(feature = "deflate")]
         self.forget_parked(budget);
+        self.forget_rate(budget);
         budget.sub_unhandled(std::mem::take(&mut self.inbox_bytes));
         if self.held_back_indexed() > 0 {
             self.index_held_back(0, budget);
@@ -144,6 +148,11 @@ impl WebSocket {
     fn resume_messages<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, received: Received) {
         let count = received.messages.len() as u64;
         cx.shard.counters().messages_in.add_alone(count);
+        let bytes = received
+            .messages
+            .iter()
+            .map(|message| message.frame().len());
+        self.charge_handed_over(cx, count, bytes.sum());
         self.protocol = received.protocol.into_progress();
         if cx.shard.subscriptions.message {
             for message in received.messages {
@@ -172,34 +181,55 @@ impl WebSocket {
     }
 
     /// Processes the input, as far as it can be processed now. Returns the number of bytes left at its end.
-    fn take_input<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, bytes: &mut [u8]) -> usize {
+    #[inline(always)] // Runs for each read.
+    pub(super) fn take_input<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        bytes: &mut [u8],
+    ) -> usize {
         let mut input = bytes;
         let mut counted = Counted::default();
         while !input.is_empty()
             && !self.receiving.is_over()
-            && self.take_next(cx, &mut input, &mut counted)
+            && self.take_next::<T, false>(cx, &mut input, &mut counted)
         {}
-        let Counted {
+        self.input_taken(cx, &counted);
+        match self.receiving.is_over() {
+            true => 0,
+            false => input.len(),
+        }
+    }
+
+    /// Counts the messages of one read, and records how it has ended.
+    #[inline(always)] // Runs for each read.
+    pub(super) fn input_taken<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        counted: &Counted,
+    ) {
+        let &Counted {
             messages,
             unhandled,
         } = counted;
         cx.shard.counters().messages_in.add_alone(messages);
         cx.shard.counters().dropped_unhandled.add_alone(unhandled);
+        self.on_input_over(cx);
+        if messages > 0 {
+            // An unfinished message that remains now has begun with this read.
+            self.forget_unfinished(&mut cx.shard.receive_budget);
+        }
+        self.note_unfinished(cx);
+    }
+
+    /// Tells the program, if nothing more is received.
+    #[inline(always)] // Runs for each read.
+    pub(super) fn on_input_over<T: ShardTransport>(&self, cx: &ConnCx<'_, T>) {
         if self.receiving.is_over() {
             let ending = match self.receiving {
                 Receiving::Closed | Receiving::Eof => PeerEnd::Gone,
                 _ => PeerEnd::Refused,
             };
             self.on_protocol_end(cx, ending);
-        }
-        if messages > 0 {
-            // An unfinished message that remains now has begun with this read.
-            self.forget_unfinished(&mut cx.shard.receive_budget);
-        }
-        self.note_unfinished(cx);
-        match self.receiving.is_over() {
-            true => 0,
-            false => input.len(),
         }
     }
 
@@ -211,16 +241,17 @@ impl WebSocket {
         mut rest: Vec<u8>,
         at: usize,
     ) {
-        let unread = self.take_input(cx, &mut rest[at..]);
+        let unread = self.take_within_rate(cx, &mut rest[at..]);
         let at = rest.len() - unread;
-        self.park_rest(rest, at, &mut cx.shard.receive_budget);
+        self.hold_input(cx, rest, at);
         self.advance(cx);
         cx.want_read();
     }
 
-    /// Processes one frame or message of the input. Returns whether there may be more that can be processed now.
-    #[inline]
-    fn take_next<T: ShardTransport>(
+    /// Processes one message or control frame of the input. Returns whether there may be more that can be processed now.
+    /// If `FRAME_BY_FRAME`, returns false after each fragment.
+    #[inline(always)] // Runs for each message.
+    pub(super) fn take_next<T: ShardTransport, const FRAME_BY_FRAME: bool>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         input: &mut &mut [u8],
@@ -230,7 +261,11 @@ impl WebSocket {
             message_bytes_max: cx.shard.limits().message_bytes_max,
             compressed: self.compression.is_agreed(),
         };
-        match self.protocol.receive(input, rules) {
+        let received = match FRAME_BY_FRAME {
+            true => self.protocol.receive_frame(input, rules),
+            false => self.protocol.receive(input, rules),
+        };
+        match received {
             Ok(None) => return false,
             Ok(Some(connection::ProtocolEvent::Message { text, payload })) => {
                 counted.messages += 1;
