@@ -60,6 +60,12 @@ pub enum SendErrorReason {
     /// The message has no history to go to: its room does not exist, there are already
     /// [`Limits::rooms_max`](crate::Limits::rooms_max) rooms, and none of them can be evicted.
     Rooms,
+    /// The room is not keyed: no pattern of [`with_keyed_rooms`](crate::AsyncWebsocketApp::with_keyed_rooms) matches its name. The
+    /// room of all clients never is.
+    NotKeyed,
+    /// The key is longer than 255 bytes, or the room keeps as many keys or bytes as its [`KeyedLimits`](crate::KeyedLimits) allow.
+    /// The message of the key that the room keeps, if there is one, stays.
+    Keys,
     /// The message can't reach the other nodes of the cluster: the broker has been unreachable for longer than
     /// [`Cluster::outage_wait_max`](crate::Cluster::outage_wait_max), and the queue is full. Or, where the caller waits for a
     /// message's id in the history of a room, the broker has refused the message or has not answered.
@@ -91,6 +97,14 @@ impl fmt::Display for SendError {
             SendErrorReason::Broker => write!(
                 f,
                 "message of {len} bytes not sent: the cluster's broker can't be reached, and the queue is full; retry later"
+            ),
+            SendErrorReason::NotKeyed => write!(
+                f,
+                "message of {len} bytes not sent: no pattern of with_keyed_rooms matches the name of its room"
+            ),
+            SendErrorReason::Keys => write!(
+                f,
+                "message of {len} bytes not sent: its key is longer than 255 bytes, or its room keeps as much as KeyedLimits allow; remove keys, or raise the limits"
             ),
             SendErrorReason::Rooms => write!(
                 f,

@@ -28,7 +28,8 @@
 //!   `axum`).
 //! - [`AsyncStream`]: a connection, as handlers receive it. [`AsyncSender`] sends to clients from any thread.
 //! - [`Room`]: a named set of connections for fan-out, with presence ([`Presence`]) and optionally a history that is
-//!   replayed to late joiners and reconnecting clients ([`HistoryLimits`], [`HistoryId`]).
+//!   replayed to late joiners and reconnecting clients ([`HistoryLimits`], [`HistoryId`]), or with the newest message of each key
+//!   ([`KeyedLimits`]).
 //! - [`Message`]: a text or binary message, which all its recipients share.
 //! - [`RequestHead`], [`Accept`] and [`Reject`]: authentication during the handshake.
 //! - [`procedures`]: calls and named notifications over a subprotocol, with a JavaScript client.
@@ -132,7 +133,7 @@ pub use handler::{async_websocket_handler, websocket_handler};
 pub use history_id::{HistoryGone, HistoryId, InvalidHistoryId};
 pub use host::Cors;
 pub use hosts::AllowedHosts;
-pub use limits::{HistoryLimits, Limits, OverRate, SlowConsumer};
+pub use limits::{HistoryLimits, KeyedLimits, Limits, OverRate, SlowConsumer};
 pub use listener::Listener;
 pub use message::Message;
 pub use metrics::{
@@ -251,6 +252,10 @@ struct Authentication;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/rooms.md")]
 struct Rooms;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/keyed.md")]
+struct KeyedRooms;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/notifications.md")]

@@ -31,6 +31,14 @@ pub struct Limits {
     /// to a client do not count and are never dropped; `outboxes_bytes_max` bounds them. Messages queued behind a
     /// replay count as always.
     pub outbox_bytes_max: usize,
+    /// Bytes of keyed messages that may wait for one client, beside [`outbox_bytes_max`](field@Self::outbox_bytes_max). Each
+    /// counts with 192 bytes more than its length. Default 4 MiB.
+    ///
+    /// A newer message of a key that waits takes its place in any case. Beyond the limit, a message of a further key is
+    /// queued as if it had none, so [`SlowConsumer`] decides. A client that is in one keyed room reaches the limit only if the
+    /// program removes keys ([`Room::remove_key`](crate::Room::remove_key)) while it does not read. No pattern of
+    /// [`with_keyed_rooms`](crate::AsyncWebsocketApp::with_keyed_rooms) may let a room keep more.
+    pub keyed_bytes_max: usize,
     /// Bytes that are held for all clients together: messages that were sent to a single client, and responses of
     /// mounted routes. Default 512 MiB. A message or response is held until its last byte has been written. Of a file that is
     /// sent in pieces (see [`files`](crate::files)), one piece is held.
@@ -39,7 +47,8 @@ pub struct Limits {
     /// most bytes first. It starts with clients that are taking nothing at that moment, and goes on to the others if
     /// that does not suffice. While responses use up the limit, no route's handler is started, and requests get 503.
     ///
-    /// Queued broadcasts do not count, since all outboxes share them; only pieces that are copied for one client do.
+    /// Queued broadcasts do not count, since all outboxes share them; only pieces that are copied for one client do, and 192
+    /// bytes for each keyed message that waits.
     /// Each shard has an equal share, and room for one message of any legal size.
     pub outboxes_bytes_max: usize,
     /// Bytes of messages on their way to one shard (its mailbox). Default 4 MiB.
@@ -198,6 +207,13 @@ impl Limits {
     #[must_use]
     pub const fn outbox_bytes_max(mut self, outbox_bytes_max: usize) -> Self {
         self.outbox_bytes_max = outbox_bytes_max;
+        self
+    }
+
+    /// Sets how many bytes of keyed messages may wait for one client: see the field [`keyed_bytes_max`](field@Self::keyed_bytes_max).
+    #[must_use]
+    pub const fn keyed_bytes_max(mut self, keyed_bytes_max: usize) -> Self {
+        self.keyed_bytes_max = keyed_bytes_max;
         self
     }
 
@@ -385,6 +401,7 @@ impl Default for Limits {
         Self {
             message_bytes_max: 16 << 20,
             outbox_bytes_max: 1 << 20,
+            keyed_bytes_max: 4 << 20,
             outboxes_bytes_max: 512 << 20,
             mailbox_bytes_max: 4 << 20,
             pending_bytes_max: 64 << 10,
@@ -478,6 +495,45 @@ impl HistoryLimits {
     }
 
     /// Sets the bytes of payload of all kept messages together: see the field [`bytes_max`](field@Self::bytes_max).
+    #[must_use]
+    pub const fn bytes(mut self, bytes_max: usize) -> Self {
+        self.bytes_max = bytes_max;
+        self
+    }
+}
+
+/// How much a keyed room keeps ([`with_keyed_rooms`](crate::AsyncWebsocketApp::with_keyed_rooms)): of each key the newest
+/// message. Both limits hold. Beyond them, messages of further keys are refused
+/// ([`SendErrorReason::Keys`](crate::SendErrorReason::Keys)), so that no key that is in use is forgotten.
+///
+/// ```
+/// use humphrey_ws::{AsyncWebsocketApp, KeyedLimits};
+///
+/// let app = AsyncWebsocketApp::<()>::new()
+///     .with_keyed_rooms("prices/*", KeyedLimits::keys(1_000).bytes(256 * 1024));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyedLimits {
+    /// Number of keys of a room. With 0, the room is not keyed.
+    pub keys_max: usize,
+    /// Bytes of all kept messages of a room together, each with its key and 256 bytes more. Default 1 MiB.
+    pub bytes_max: usize,
+}
+
+impl KeyedLimits {
+    /// Keeps nothing: such a room is not keyed, and may keep a history.
+    pub const NONE: Self = Self::keys(0);
+
+    /// Keeps the newest message of up to this many keys, with at most 1 MiB together.
+    pub const fn keys(keys_max: usize) -> Self {
+        Self {
+            keys_max,
+            bytes_max: 1 << 20,
+        }
+    }
+
+    /// Sets the bytes of all kept messages together: see the field [`bytes_max`](field@Self::bytes_max).
     #[must_use]
     pub const fn bytes(mut self, bytes_max: usize) -> Self {
         self.bytes_max = bytes_max;

@@ -58,6 +58,10 @@ pub struct Metrics {
     pub cluster: ClusterMetrics,
     /// Messages that were not delivered, by cause.
     pub dropped: Dropped,
+    /// Keyed messages that were not sent to a client, since a newer message of their key has replaced them while they waited for
+    /// it ([`Room::broadcast_keyed`](crate::Room::broadcast_keyed)). A message counts once for each of these clients. They do not
+    /// count as [dropped](Self::dropped).
+    pub conflated: u64,
     /// Calls and notifications from clients ([procedures](crate::procedures)).
     pub calls: Calls,
     /// Clients disconnected as slow consumers.
@@ -82,7 +86,7 @@ pub struct Metrics {
     /// Times that reading from a client was delayed because it sent faster than these limits allow
     /// ([`OverRate::Delay`](crate::OverRate::Delay)). A client that never pauses is delayed up to 16 times per second.
     pub reads_delayed: u64,
-    /// Most bytes that were ever queued for one client (see
+    /// Most bytes that were ever queued for one client, replays and keyed messages included (see
     /// [`Limits::outbox_bytes_max`](crate::Limits::outbox_bytes_max)).
     pub outbox_bytes_peak: u64,
     /// Most bytes that were ever in one shard's mailbox (see
@@ -303,6 +307,9 @@ pub struct Dropped {
     pub too_large: u64,
     /// The room's history could not be created: [`Limits::rooms_max`](crate::Limits::rooms_max) was reached.
     pub rooms_max: u64,
+    /// A keyed message was refused, since its room is not keyed or keeps as many keys or bytes as allowed
+    /// ([`KeyedLimits`](crate::KeyedLimits)).
+    pub keyed_refused: u64,
     /// Received but not handled: there is no message handler, or the connection was closing.
     pub unhandled: u64,
 }
@@ -316,6 +323,7 @@ impl Dropped {
             + self.not_running
             + self.too_large
             + self.rooms_max
+            + self.keyed_refused
             + self.unhandled
     }
 }
@@ -464,7 +472,9 @@ counters! {
     sum dropped.not_running = dropped_not_running;
     sum dropped.too_large = dropped_too_large;
     sum dropped.rooms_max = dropped_rooms_max;
+    sum dropped.keyed_refused = dropped_keyed_refused;
     sum dropped.unhandled = dropped_unhandled;
+    sum conflated = conflated;
     sum calls.handled = calls_handled;
     sum calls.cancelled = calls_cancelled;
     sum calls.unanswered = calls_unanswered;

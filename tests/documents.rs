@@ -42,6 +42,7 @@ fn every_limit_stands_in_the_table_with_its_default() {
     let expected = [
         ("message_bytes_max", bytes(limits.message_bytes_max)),
         ("outbox_bytes_max", bytes(limits.outbox_bytes_max)),
+        ("keyed_bytes_max", bytes(limits.keyed_bytes_max)),
         ("outboxes_bytes_max", bytes(limits.outboxes_bytes_max)),
         ("mailbox_bytes_max", bytes(limits.mailbox_bytes_max)),
         ("pending_bytes_max", bytes(limits.pending_bytes_max)),

@@ -73,6 +73,7 @@ mod handshake_handler;
 mod history;
 mod history_ids;
 mod inspect;
+mod keyed;
 mod lifecycle;
 mod listeners;
 mod plain_subprotocol;

@@ -8,10 +8,12 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::history::History;
+use super::keyed::KeyedMessages;
+use super::keyed_events::KeyedEvents;
 use super::publish::AppShared;
 use super::rendering::event;
 use super::room_entry::RoomEntry;
-use crate::engine::{self, Beginning, Hub, NotJoined, Session};
+use crate::engine::{self, Beginning, ConflationKey, Hub, NotJoined, Session};
 use crate::error::JoinErrorReason;
 use crate::history_id::HistoryId;
 use crate::message::Message;
@@ -122,6 +124,9 @@ impl Subscription {
 
     /// Replays the kept messages of the rooms ([`with_history`](crate::AsyncWebsocketApp::with_history)) to a client
     /// that connects for the first time. Without this, such a client receives new messages only.
+    ///
+    /// A keyed room ([`with_keyed_rooms`](crate::AsyncWebsocketApp::with_keyed_rooms)) sends the newest message of each key to every
+    /// client that connects, with or without this.
     ///
     /// A reconnecting client that sends the id of the last event that it has seen always receives the messages it has
     /// missed.
@@ -380,6 +385,7 @@ impl AppShared {
         };
         // Render without holding a lock. Few messages are published during that time.
         let mut rendered: HashMap<HistoryId, Bytes> = HashMap::new();
+        let mut keyed_events = KeyedEvents::default();
         // The bytes for the response head, and for messages that are published during rendering.
         let mut more_bytes = (16 << 10) + names.len();
         loop {
@@ -393,11 +399,12 @@ impl AppShared {
                 false => EVENT_BYTES_MORE,
             };
             let bytes = rendered.values().map(|bytes| bytes.len() + more);
-            let Ok(reserved) = hub.reserve_stream(session, bytes.sum::<usize>() + more_bytes)
-            else {
+            let bytes = bytes.sum::<usize>() + keyed_events.render(newest_of_all(rooms));
+            let Ok(reserved) = hub.reserve_stream(session, bytes + more_bytes) else {
                 return false;
             };
             let histories = lock_all(rooms);
+            let keyed = lock_keyed(rooms);
             // Planned under the lock, so that the next message follows the replay and is not in it.
             let replay = plan(&histories);
             let retry = u64::try_from(subscription.retry.as_millis()).unwrap_or(u64::MAX);
@@ -431,6 +438,8 @@ impl AppShared {
                 rooms: &streams,
                 keep_alive: subscription.keep_alive,
                 replay: replay.messages.into_iter().map(as_event).collect(),
+                // Taken under the lock, so that what follows the snapshot is newer.
+                snapshot: keyed_events.snapshot(&keyed),
                 broadcasts: subscription.broadcasts,
                 joined_ids,
             };
@@ -529,4 +538,19 @@ const EVENT_BYTES_MORE: usize = size_of::<Bytes>();
 fn lock_all(rooms: &[Followed]) -> Vec<MutexGuard<'_, History>> {
     let histories = rooms.iter().map(|followed| followed.room.history());
     histories.flatten().collect()
+}
+
+/// Locks the messages of all keyed rooms, after the histories. The rooms are sorted, so that threads don't wait for each other.
+fn lock_keyed(rooms: &[Followed]) -> Vec<MutexGuard<'_, KeyedMessages>> {
+    let keyed = rooms.iter().map(|followed| followed.room.keyed_messages());
+    keyed.flatten().collect()
+}
+
+/// Returns the newest message of each key of all keyed rooms.
+fn newest_of_all(rooms: &[Followed]) -> Vec<(ConflationKey, Message)> {
+    let of_room = |followed: &Followed| {
+        let kept = followed.room.keyed_messages();
+        kept.map_or_else(Vec::new, |kept| kept.snapshot(|_, message| message.clone()))
+    };
+    rooms.iter().flat_map(of_room).collect()
 }

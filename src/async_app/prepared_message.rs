@@ -160,6 +160,7 @@ impl PreparedMessage {
             rendered: rendered.map(|rendered| &rendered.frames),
             event: streams.zip(event.map(WithId::bytes)),
             omit_plain: false,
+            key: None,
             uncompressed: self.sent.message.is_uncompressed(),
         }
     }

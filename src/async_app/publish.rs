@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::connection_id::{ConnectionId, NodeId};
 use super::directory::Directory;
 use super::history::HistoryPatterns;
+use super::keyed::KeyedPatterns;
 #[cfg(feature = "cluster")]
 use super::prepared_message::PreparedMessage;
 use super::presence::PresenceHandle;
@@ -69,7 +70,7 @@ pub(super) enum Blocking {
 impl Blocking {
     /// Disables waiting on threads that must not block. For example, a shard must not wait for itself when a logger
     /// broadcasts its log lines.
-    fn unless_nonblocking(self) -> Self {
+    pub(super) fn unless_nonblocking(self) -> Self {
         match user_threads::must_not_block() {
             true => Self::Try,
             false => self,
@@ -87,7 +88,7 @@ impl AppShared {
     pub(super) fn started(
         &self,
         hub: Arc<Hub>,
-        histories: HistoryPatterns,
+        (histories, keyed): (HistoryPatterns, KeyedPatterns),
         renderers: Renderers,
         presence: Option<Arc<PresenceHandle>>,
     ) {
@@ -95,6 +96,7 @@ impl AppShared {
         let setup = RoomSettings {
             rooms_max: hub.rooms_max(),
             histories,
+            keyed,
             #[cfg(feature = "cluster")]
             cluster: self.cluster.get().cloned(),
             presence,

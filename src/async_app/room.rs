@@ -17,7 +17,7 @@ use crate::message::Message;
 ///
 /// A connection can be in any number of rooms, within [`Limits`](crate::Limits), and leaves all of them when it ends.
 /// Rooms need not be created or deleted: a room exists while it has members or keeps messages
-/// ([`with_history`](crate::AsyncWebsocketApp::with_history)). A name is any text of up to 255 bytes. All connected
+/// ([`with_history`](crate::AsyncWebsocketApp::with_history), [`with_keyed_rooms`](crate::AsyncWebsocketApp::with_keyed_rooms)). A name is any text of up to 255 bytes. All connected
 /// clients also form a room, which has no name: [`AsyncSender::everyone`](crate::AsyncSender::everyone).
 ///
 /// The operations of one thread on rooms and connections take effect in the order in which they were made: a client
@@ -80,8 +80,8 @@ impl Room {
         Recipients::of_room(self.name.as_deref(), Some(id))
     }
 
-    /// Makes a connection join the room. Does nothing if the connection is in the room already or has gone. If it may
-    /// not join for a reason that [`try_join`](Self::try_join) returns, a warning is logged.
+    /// Makes a connection join the room. Does nothing if the connection is in the room already or has gone. A keyed room first sends it
+    /// the newest message of each key. If it may not join for a reason that [`try_join`](Self::try_join) returns, a warning is logged.
     ///
     /// Waits only while a mailbox of the engine is full.
     pub fn join(&self, id: ConnectionId) {
@@ -192,6 +192,126 @@ impl Room {
     ) -> Result<(), SendError> {
         self.shared
             .publish(self.recipients_except(id), message.into(), Blocking::Try)
+    }
+
+    /// Sends the newest message of a key to all members of a keyed room
+    /// ([`with_keyed_rooms`](crate::AsyncWebsocketApp::with_keyed_rooms)), and to its [event streams](Self::event_streams). The room
+    /// keeps it for clients that join later, in place of the key's former message.
+    ///
+    /// While a message of the key waits for a client that reads slowly, the newer message takes its place, and the older one is not
+    /// sent to that client ([`Metrics::conflated`](field@crate::Metrics::conflated)): this is called conflation. So at most one message
+    /// of each key waits for a client, always the newest, and a client that reads again gets what is current. The
+    /// [slow-consumer policy](crate::SlowConsumer) does not apply to such messages within
+    /// [`Limits::keyed_bytes_max`](field@crate::Limits::keyed_bytes_max): a client that reads slowly is not disconnected for them, as
+    /// long as it reads enough for [`Limits::write_timeout`](field@crate::Limits::write_timeout).
+    ///
+    /// A client never receives a message of a key after a newer one. A message that takes the place of another may precede messages
+    /// of other keys, and messages without a key, that were sent before it. A message without a key never precedes the messages with a
+    /// key that were sent before it: the client has received each of them, or a newer one of its key.
+    ///
+    /// Applies the backpressure of [`broadcast`](Self::broadcast). A key is any text of up to 255 bytes. If the room is not keyed or can't
+    /// keep the message, nobody receives it, a warning is logged, and
+    /// [`Dropped::keyed_refused`](field@crate::Dropped::keyed_refused) counts it.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, KeyedLimits};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_address("127.0.0.1:0")
+    ///     .with_keyed_rooms("prices", KeyedLimits::keys(1_000))
+    ///     .with_connect_handler(|stream, _| stream.join("prices"));
+    /// let running = app.start()?;
+    /// let prices = running.sender().room("prices");
+    /// prices.broadcast_keyed("EURUSD", "EURUSD 1.0832");
+    /// prices.broadcast_keyed("USDJPY", "USDJPY 157.21");
+    /// prices.broadcast_keyed("EURUSD", "EURUSD 1.0833");
+    /// // What a client that joins now receives first.
+    /// let newest = prices.keyed_messages();
+    /// let newest: Vec<_> = newest.iter().filter_map(|(_, message)| message.text()).collect();
+    /// assert_eq!(newest, ["EURUSD 1.0833", "USDJPY 157.21"]);
+    /// # running.shutdown(std::time::Duration::ZERO);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn broadcast_keyed(&self, key: &str, message: impl Into<Message>) {
+        let sent = self
+            .shared
+            .broadcast_keyed(self.name(), key, message.into(), Blocking::Wait);
+        self.shared.warn_of_refused_key(self.name(), sent);
+    }
+
+    /// Sends the newest message of a key to all members of a keyed room, as [`broadcast_keyed`](Self::broadcast_keyed) does, or returns
+    /// it in the error, in which case no client receives it. Never waits.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, KeyedLimits, SendErrorReason};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_address("127.0.0.1:0")
+    ///     .with_keyed_rooms("prices", KeyedLimits::keys(1));
+    /// let running = app.start()?;
+    /// let prices = running.sender().room("prices");
+    /// assert!(prices.try_broadcast_keyed("EURUSD", "1.0832").is_ok());
+    /// let error = prices.try_broadcast_keyed("USDJPY", "157.21").unwrap_err();
+    /// assert_eq!(error.reason, SendErrorReason::Keys);
+    /// # running.shutdown(std::time::Duration::ZERO);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_broadcast`](Self::try_broadcast); [`NotKeyed`](SendErrorReason::NotKeyed) if the room is not keyed;
+    /// [`Keys`](SendErrorReason::Keys) if the key is too long, or the room keeps as much as it may; [`Rooms`](SendErrorReason::Rooms) if
+    /// no further room can keep messages.
+    pub fn try_broadcast_keyed(
+        &self,
+        key: &str,
+        message: impl Into<Message>,
+    ) -> Result<(), SendError> {
+        self.shared
+            .broadcast_keyed(self.name(), key, message.into(), Blocking::Try)
+    }
+
+    /// Makes a keyed room forget a key and its message, which makes space for another key. Returns whether the room kept one.
+    ///
+    /// Clients that join later do not receive it. Members are not told, and receive what still waits for them: to tell them, send a
+    /// last message of the key before.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, KeyedLimits};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_address("127.0.0.1:0")
+    ///     .with_keyed_rooms("fleet", KeyedLimits::keys(100));
+    /// let running = app.start()?;
+    /// let fleet = running.sender().room("fleet");
+    /// fleet.broadcast_keyed("truck 7", "truck 7 is at 47.37, 8.54");
+    /// fleet.broadcast_keyed("truck 7", "truck 7 has arrived");
+    /// assert!(fleet.remove_key("truck 7"));
+    /// assert!(fleet.keyed_messages().is_empty());
+    /// # running.shutdown(std::time::Duration::ZERO);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn remove_key(&self, key: &str) -> bool {
+        self.shared.remove_key(self.name(), key)
+    }
+
+    /// Returns the newest message of each key that a keyed room keeps, in the order in which the keys were first used. A room that is
+    /// not keyed keeps none.
+    ///
+    /// ```
+    /// use humphrey_ws::AsyncWebsocketApp;
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new();
+    /// assert!(app.sender().room("not keyed").keyed_messages().is_empty());
+    /// ```
+    pub fn keyed_messages(&self) -> Vec<(Arc<str>, Message)> {
+        self.shared.keyed_messages(self.name())
     }
 
     /// Sends a message to all members of the room, with the backpressure of [`broadcast`](Self::broadcast), and returns its id

@@ -6,7 +6,7 @@ use super::history::History;
 use super::id_turns::IdTurn;
 use super::publish::{AppShared, warn_of_refused};
 use super::replay_frames::ReplayFrames;
-use super::room_entry::{RoomEntry, RoomHistory};
+use super::room_entry::{KeyedRoom, RoomEntry, RoomHistory};
 use super::rooms::NAME_BYTES_MAX;
 use crate::engine::{HistoryForm, Hub, NotJoined, PushError, Session, SharedRoom};
 use crate::error::{JoinError, JoinErrorReason};
@@ -15,7 +15,8 @@ use crate::report::{Limited, limited};
 use crate::user_threads;
 
 impl AppShared {
-    /// Makes a connection join a room; every connection is always in the nameless room of all clients.
+    /// Makes a connection join a room; every connection is always in the nameless room of all clients. A keyed room sends it the
+    /// newest message of each key first.
     pub(super) fn join(
         &self,
         name: Option<&str>,
@@ -28,6 +29,9 @@ impl AppShared {
             };
         };
         let join = |hub: &Hub, room: &RoomEntry, session: &Session| {
+            if let Some(keyed) = &room.keyed {
+                return snapshot_and_join(hub, (room, keyed), session).map(drop);
+            }
             let reserved = hub.reserve_join(session, 0, 0)?;
             // The lock ensures that the next publisher sees which form this member needs.
             let _history = room.history();
@@ -56,6 +60,9 @@ impl AppShared {
             let Some(kept) = &room.kept else {
                 if since.is_some() {
                     return Err(JoinFailure::HistoryGone);
+                }
+                if let Some(keyed) = &room.keyed {
+                    return snapshot_and_join(hub, (room, keyed), session);
                 }
                 let reserved = hub.reserve_join(session, 0, 0)?;
                 hub.join(reserved, &room.members, session, Vec::new())?;
@@ -170,6 +177,34 @@ fn replay_and_join(
             // The connection is already a member, and needs no replay.
             Ok(false) => return Ok(0),
             // More messages were sent to the room in the meantime, so retry.
+            Err(NotJoined::Full) => {}
+            Err(refused) => return Err(refused.into()),
+        }
+    }
+}
+
+/// Makes a connection join a keyed room: it receives the newest message of each key, and then all that follow. Returns the number
+/// of messages in this snapshot.
+fn snapshot_and_join(
+    hub: &Hub,
+    (room, keyed): (&RoomEntry, &KeyedRoom),
+    session: &Session,
+) -> Result<usize, JoinFailure> {
+    loop {
+        // Reserve space without the lock, because the reservation may block; with a margin, because messages may become longer and
+        // more in the meantime.
+        let (messages, bytes) = keyed.messages().measure();
+        let reserved =
+            hub.reserve_keyed_join(session, messages * 5 / 4 + 16, bytes * 5 / 4 + (4 << 10))?;
+        // Push the join while holding the lock that orders the room's messages. So what follows the snapshot is newer.
+        let kept = keyed.messages();
+        let snapshot = kept.snapshot(|_, message| message.frame().clone());
+        let messages = snapshot.len();
+        match hub.join_keyed(reserved, &room.members, session, snapshot) {
+            Ok(true) => return Ok(messages),
+            // The connection is already a member, and has received what is newest.
+            Ok(false) => return Ok(0),
+            // There is more to send than was reserved, so retry.
             Err(NotJoined::Full) => {}
             Err(refused) => return Err(refused.into()),
         }

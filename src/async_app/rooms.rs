@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::history::{History, HistoryBounds, HistoryPatterns};
+use super::keyed::{KeyedBounds, KeyedMessages, KeyedPatterns};
 use super::presence::PresenceHandle;
-use super::room_entry::{RoomEntry, RoomHistory};
+use super::room_entry::{KeyedRoom, RoomEntry, RoomHistory};
 use super::room_names::RoomNames;
 use crate::atomic::AtomicU64;
 #[cfg(feature = "cluster")]
 use crate::cluster::ClusterHandle;
-use crate::engine::{self, Hub};
+use crate::engine::{self, ConflationKey, Hub};
 use crate::error::JoinErrorReason;
 use crate::sync::lock;
 
@@ -23,7 +24,7 @@ pub(super) const NAME_BYTES_MAX: usize = 255;
 
 /// The rooms by name. A room is here while it has members or keeps messages.
 ///
-/// Locks are taken in this order: the deserted rooms, a history, the names.
+/// Locks are taken in this order: the deserted rooms, a history or the messages of a keyed room, the names.
 #[derive(Default)]
 pub(super) struct RoomDirectory {
     names: RoomNames,
@@ -35,11 +36,13 @@ pub(super) struct RoomDirectory {
     stamps: Mutex<u64>,
     /// The last stamp of any evicted room.
     evicted_stamp: AtomicU64,
+    /// The number of keys that keyed rooms have ever had.
+    keys_ever: AtomicU64,
     /// Rooms without members that may be evicted.
     deserted: Mutex<Deserted>,
 }
 
-/// Queues of rooms to evict. Every unpinned room that keeps a history and has no members is in one of them; the thread
+/// Queues of rooms to evict. Every unpinned room that keeps messages and has no members is in one of them; the thread
 /// that removes the last member enqueues it. A queue may also contain rooms that have members again, which are skipped
 /// when they reach the front. So no eviction scans all rooms.
 #[derive(Default)]
@@ -82,11 +85,51 @@ const LOOKED_AT_MAX: usize = 64;
 pub(super) struct RoomSettings {
     pub(super) rooms_max: usize,
     pub(super) histories: HistoryPatterns,
+    pub(super) keyed: KeyedPatterns,
     /// The node of a cluster that this app is. It is told which rooms exist here.
     #[cfg(feature = "cluster")]
     pub(super) cluster: Option<Arc<ClusterHandle>>,
     /// The presence of the rooms, if some have it. It is told which rooms exist here.
     pub(super) presence: Option<Arc<PresenceHandle>>,
+}
+
+/// What a room keeps of its messages.
+#[derive(Debug, Clone, Copy)]
+enum Keeping {
+    Nothing,
+    History(HistoryBounds),
+    /// The newest message of each key.
+    Keyed(KeyedBounds),
+}
+
+impl Keeping {
+    fn is_pinned(self) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::History(bounds) => bounds.pinned,
+            Self::Keyed(bounds) => bounds.pinned,
+        }
+    }
+
+    fn history(self) -> Option<HistoryBounds> {
+        match self {
+            Self::History(bounds) => Some(bounds),
+            Self::Nothing | Self::Keyed(_) => None,
+        }
+    }
+}
+
+impl RoomSettings {
+    /// What a room keeps. A keyed room keeps no history.
+    fn keeping(&self, name: &str) -> Keeping {
+        match self.keyed.find(name) {
+            Some(bounds) => Keeping::Keyed(bounds),
+            None => self
+                .histories
+                .find(name)
+                .map_or(Keeping::Nothing, Keeping::History),
+        }
+    }
 }
 
 impl RoomDirectory {
@@ -127,7 +170,25 @@ impl RoomDirectory {
     /// Returns the bounds of the history of a room, whether it exists or not. `None` if it keeps none.
     pub(super) fn bounds(&self, name: &str) -> Option<HistoryBounds> {
         let setup = self.setup.get().filter(|_| name.len() <= NAME_BYTES_MAX)?;
-        setup.histories.find(name)
+        setup.keeping(name).history()
+    }
+
+    /// Returns the keyed room of that name, or creates it. `None` if a room of that name is not keyed.
+    pub(super) fn find_keyed(
+        &self,
+        hub: &Hub,
+        name: &str,
+    ) -> Result<Option<RoomEntry>, JoinErrorReason> {
+        let setup = self.setup.get().filter(|_| name.len() <= NAME_BYTES_MAX);
+        if setup.is_none_or(|setup| setup.keyed.find(name).is_none()) {
+            return Ok(None);
+        }
+        self.find_or_make_for(hub, name, Wanted::ToKeep).map(Some)
+    }
+
+    /// Returns the number of a new key.
+    pub(super) fn next_key(&self) -> ConflationKey {
+        ConflationKey::new(self.keys_ever.fetch_add(1, Relaxed))
     }
 
     /// Returns the room of that name, or creates it.
@@ -149,9 +210,9 @@ impl RoomDirectory {
             return Ok(room);
         }
         let setup = self.setup.get().ok_or(JoinErrorReason::Closed)?;
-        let bounds = setup.histories.find(name);
+        let keeping = setup.keeping(name);
         // The number of pinned rooms is bounded by the patterns of the program.
-        let is_pinned = bounds.is_some_and(|bounds| bounds.pinned);
+        let is_pinned = keeping.is_pinned();
         let room = loop {
             let mut names = self.names.write(name);
             let former = names.get(name);
@@ -160,7 +221,7 @@ impl RoomDirectory {
             }
             // The new room replaces a retired room of this name in the count.
             if is_pinned || former.is_some() || self.count_in(setup.rooms_max) {
-                let room = self.new_room(hub, name, bounds);
+                let room = self.new_room(hub, name, keeping);
                 names.replace(room.clone());
                 break room;
             }
@@ -170,21 +231,29 @@ impl RoomDirectory {
             }
         };
         // The caller may never join the room, so it is enqueued as deserted.
-        if self.may_be_evicted(&room.members) && room.kept.is_some() && room.members.enqueue() {
+        if self.may_be_evicted(&room.members) && room.keeps_messages() && room.members.enqueue() {
             let deserted = DesertedRoom::now(&room.members.name);
             self.deserted().unused.push_back(deserted);
         }
         Ok(room)
     }
 
-    fn new_room(&self, hub: &Hub, name: &str, bounds: Option<HistoryBounds>) -> RoomEntry {
+    fn new_room(&self, hub: &Hub, name: &str, keeping: Keeping) -> RoomEntry {
         // The messages of an earlier room of this name are lost.
         let evicted_stamp = self.evicted_stamp.load(Relaxed);
+        let bounds = keeping.history();
         let kept = bounds.map(|bounds| {
             let history = History::new(bounds.messages_max, bounds.bytes_max);
             Arc::new(RoomHistory::new(history.since_stamp(evicted_stamp)))
         });
-        let members = hub.new_room(name.into(), kept.is_some());
+        let keyed = match keeping {
+            Keeping::Keyed(bounds) => Some(Arc::new(KeyedRoom::new(KeyedMessages::new(bounds)))),
+            Keeping::Nothing | Keeping::History(_) => None,
+        };
+        let members = match keyed {
+            Some(_) => hub.new_keyed_room(name.into()),
+            None => hub.new_room(name.into(), kept.is_some()),
+        };
         if let Some(presence) = self.presence() {
             presence.needed(&members.name);
         }
@@ -196,6 +265,7 @@ impl RoomDirectory {
             }),
             members,
             kept,
+            keyed,
         }
     }
 
@@ -268,8 +338,7 @@ impl RoomDirectory {
 
     fn is_pinned(&self, room: &engine::SharedRoom) -> bool {
         let setup = self.setup.get();
-        let bounds = setup.and_then(|setup| setup.histories.find(&room.name));
-        bounds.is_some_and(|bounds| bounds.pinned)
+        setup.is_some_and(|setup| setup.keeping(&room.name).is_pinned())
     }
 
     fn deserted(&self) -> MutexGuard<'_, Deserted> {
@@ -344,13 +413,13 @@ impl RoomDirectory {
     fn retire_if_empty(&self, room: &RoomEntry) -> bool {
         room.members.dequeue();
         // A thread that is about to publish to it either has done so or will find that it has ended.
-        let history = room.history();
+        let locked = (room.history(), room.keyed_messages());
         let evicted = room.members.retire_if_empty();
         if evicted {
             self.evicted_stamp.fetch_max(room.used(), Relaxed);
             self.forget(&room.members);
         }
-        drop(history);
+        drop(locked);
         evicted
     }
 

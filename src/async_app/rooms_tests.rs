@@ -1,7 +1,7 @@
 use super::super::history::HistoryPatterns;
 use super::*;
 use crate::async_app::{AsyncWebsocketApp, RunningApp};
-use crate::limits::HistoryLimits;
+use crate::limits::{HistoryLimits, KeyedLimits};
 use crate::message::Message;
 
 const ROOMS_MAX: usize = 4;
@@ -39,6 +39,7 @@ impl Fixture {
         Self::with_settings(RoomSettings {
             rooms_max,
             histories: histories(patterns),
+            keyed: KeyedPatterns::default(),
             #[cfg(feature = "cluster")]
             cluster: None,
             presence: None,
@@ -50,6 +51,7 @@ impl Fixture {
         Self::with_settings(RoomSettings {
             rooms_max: ROOMS_MAX,
             histories: histories(patterns),
+            keyed: KeyedPatterns::default(),
             cluster: Some(unconnected_cluster()),
             presence: None,
         })
@@ -74,6 +76,17 @@ impl Fixture {
         self.stamp += 1;
         let mut history = room.history().unwrap();
         room.keep(&mut history, Message::new(name), self.stamp);
+        Ok(())
+    }
+
+    /// Keeps a message of a keyed room.
+    fn keep_keyed(&mut self, name: &str) -> Result<(), JoinErrorReason> {
+        let room = self.rooms.find_keyed(&self.hub, name)?.unwrap();
+        self.stamp += 1;
+        let keyed = room.keyed.unwrap();
+        let number = self.rooms.next_key();
+        keyed.messages().keep("key", number, Message::new(name));
+        keyed.set_used(self.stamp);
         Ok(())
     }
 
@@ -276,6 +289,49 @@ fn rooms_created_and_ended_by_many_threads_are_counted() {
     assert_eq!(fixture.rooms.counted.load(Relaxed), fixture.rooms.len());
 }
 
+#[test]
+fn keyed_room_is_evicted_like_a_room_with_a_history() {
+    let mut keyed = KeyedPatterns::default();
+    keyed.add("board/*", KeyedLimits::keys(10));
+    keyed.add("pinned", KeyedLimits::keys(10));
+    let mut fixture = Fixture::with_settings(RoomSettings {
+        rooms_max: ROOMS_MAX,
+        histories: histories(&["*"]),
+        keyed,
+        #[cfg(feature = "cluster")]
+        cluster: None,
+        presence: None,
+    });
+    assert!(
+        fixture
+            .rooms
+            .find_keyed(&fixture.hub, "news")
+            .unwrap()
+            .is_none()
+    );
+    assert!(fixture.rooms.bounds("board/1").is_none());
+    fixture.keep_keyed("pinned").unwrap();
+    for n in 0..ROOMS_MAX - 1 {
+        fixture.keep_keyed(&format!("board/{n}")).unwrap();
+    }
+    fixture.keep("news");
+    // A join evicts no room that keeps messages, and a message that is to be kept the least recently used one.
+    for name in ["board/stranger", "stranger"] {
+        assert_eq!(fixture.enter(name).err(), Some(JoinErrorReason::Rooms));
+    }
+    fixture.keep_keyed("board/new").unwrap();
+    assert!(!fixture.keeps("board/0") && fixture.keeps("board/1"));
+    let member = fixture.enter("board/1").unwrap();
+    fixture.keep("weather");
+    assert!(fixture.keeps("board/1") && !fixture.keeps("board/2"));
+    fixture.leave(&member);
+    for n in 0..100 {
+        fixture.keep(&format!("{n}"));
+    }
+    assert!(!fixture.keeps("board/1") && fixture.keeps("pinned"));
+    assert_eq!(fixture.rooms.len(), ROOMS_MAX + 1);
+}
+
 #[cfg(feature = "cluster")]
 #[test]
 fn histories_are_not_served_without_the_broker() {
@@ -284,6 +340,7 @@ fn histories_are_not_served_without_the_broker() {
         rooms.set_up(RoomSettings {
             rooms_max: ROOMS_MAX,
             histories: histories(patterns),
+            keyed: KeyedPatterns::default(),
             cluster,
             presence: None,
         });

@@ -35,7 +35,9 @@ use self::handlers::pool;
 pub(crate) use self::handlers::pre_admission::{adopt_accepted, attach, authorize};
 pub(crate) use self::hub::event_streams::Beginning;
 pub(crate) use self::hub::{Destination, Hub};
-pub(crate) use self::model::command::{Command, NewConnection, Received, RenderedFrames, Upgraded};
+pub(crate) use self::model::command::{
+    Command, KeyedSnapshot, NewConnection, Received, RenderedFrames, Upgraded,
+};
 pub(crate) use self::model::inspection::{Answers, ConnectionReport};
 #[cfg(feature = "deflate")]
 pub(crate) use self::model::negotiation::negotiate;
@@ -52,7 +54,7 @@ pub(crate) use self::model::verdict::{AcceptedHandshake, Verdict};
 pub(crate) use self::parts::clock::Clock;
 pub(crate) use self::parts::encoding::Encoding;
 pub(crate) use self::parts::expiry::Expiry;
-pub(crate) use self::parts::id::LocalId;
+pub(crate) use self::parts::id::{ConflationKey, LocalId};
 use self::parts::lease::Lease;
 pub(crate) use self::parts::mailbox::PushError;
 use self::parts::mailbox::Wake;

@@ -2,8 +2,8 @@
 //!
 //! The shard is the real one. Its sockets, clock, poll and handler threads are simulated ([`world`]), so the test determines
 //! the order of all events, time passes at once, and a socket accepts exactly as many bytes as the test allows. [`game`]
-//! simulates clients, sockets, time and the program at random and checks invariants, [`rooms`] does so for room membership, and
-//! [`dialogue`] compares one connection with RFC 6455. Their random choices come from seeds or from a fuzzer. [`costs`] counts
+//! simulates clients, sockets, time and the program at random and checks invariants, [`rooms`] does so for room membership, `keyed` for keyed
+//! rooms, and [`dialogue`] compares one connection with RFC 6455. Their random choices come from seeds or from a fuzzer. [`costs`] counts
 //! socket calls, turns of the event loop, wake-ups and copies.
 
 #![cfg_attr(not(test), allow(dead_code))] // Fuzzers use only a part of the simulation.
@@ -26,6 +26,8 @@ mod http;
 mod idle;
 #[cfg(test)]
 mod inspecting;
+#[cfg(test)]
+mod keyed;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]

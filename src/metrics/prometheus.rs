@@ -347,9 +347,16 @@ const FAMILIES: &[Family] = &[
                 ("not_running", Value::Count(dropped.not_running)),
                 ("too_large", Value::Count(dropped.too_large)),
                 ("rooms_max", Value::Count(dropped.rooms_max)),
+                ("keyed_refused", Value::Count(dropped.keyed_refused)),
                 ("unhandled", Value::Count(dropped.unhandled)),
             ]
         },
+    },
+    Family {
+        name: "messages_conflated_total",
+        kind: "counter",
+        help: "Keyed messages that a newer one of their key has replaced while they waited for a client.",
+        values: |metrics| one(metrics.conflated),
     },
     Family {
         name: "calls_handled_total",
@@ -556,8 +563,10 @@ mod tests {
                 not_running: next(),
                 too_large: next(),
                 rooms_max: next(),
+                keyed_refused: next(),
                 unhandled: next(),
             },
+            conflated: next(),
             calls: Calls {
                 handled: next(),
                 cancelled: next(),

@@ -64,6 +64,9 @@ pub(crate) trait ShardTransport: Sized + Send + 'static {
     /// Writes as many bytes of several pieces as the socket accepts.
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
 
+    /// Makes the kernel accept few bytes in advance, where it can: in the outbox, newer messages take the place of older ones.
+    fn limit_unsent(&self) {}
+
     /// Ends the outgoing stream: nothing more will be written. Pending bytes are still written.
     fn finish(&mut self);
 
@@ -297,6 +300,10 @@ impl ShardTransport for TcpStream {
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         socket::write_vectored(self, pieces)
+    }
+
+    fn limit_unsent(&self) {
+        socket::limit_unsent_keyed(self);
     }
 
     fn finish(&mut self) {

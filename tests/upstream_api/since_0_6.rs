@@ -11,8 +11,8 @@ use tungstenite::WebSocket;
 use humphrey_ws::async_app::RunningApp;
 use humphrey_ws::{
     Accept, CloseCode, ConnectionId, Drain, HistoryLimits, Inspect, Inspection,
-    InvalidConnectionId, JoinErrorReason, KeptMessage, Limits, Listener, Metrics, OverRate,
-    Procedures, Room, SendError, SendErrorReason, SlowConsumer,
+    InvalidConnectionId, JoinErrorReason, KeptMessage, KeyedLimits, Limits, Listener, Metrics,
+    OverRate, Procedures, Room, SendError, SendErrorReason, SlowConsumer,
 };
 
 use super::*;
@@ -32,6 +32,7 @@ fn app_methods_since_0_6_keep_their_signatures() {
     let _: fn(Guestbook, usize) -> Guestbook = Guestbook::with_shards;
     let _: fn(Guestbook, SubApp<Guests>) -> Guestbook = Guestbook::with_routes;
     let _: fn(Guestbook, Render) -> Guestbook = Guestbook::with_renderer;
+    let _: fn(Guestbook, &str, KeyedLimits) -> Guestbook = Guestbook::with_keyed_rooms;
     let _: fn(Accept<Visits>) -> Accept<Visits> = Accept::rendered;
 }
 
@@ -214,6 +215,9 @@ fn sending_methods_keep_taking_messages_as_function_pointers() {
         AsyncSender::try_send_to;
     let _: fn(&Room, Message) = Room::broadcast;
     let _: fn(&Room, ConnectionId, Message) -> Result<(), SendError> = Room::try_broadcast_except;
+    let _: fn(&Room, &str, Message) = Room::broadcast_keyed;
+    let _: fn(&Room, &str, Message) -> Result<(), SendError> = Room::try_broadcast_keyed;
+    let _: fn(&Room, &str) -> bool = Room::remove_key;
     // The same in a generic function.
     fn reply(stream: &AsyncStream, message: impl Into<Message>) {
         stream.send(message);
@@ -363,6 +367,7 @@ fn every_limit_has_a_setter_that_changes_it_alone() {
     let fields = sets_its_field! {
         message_bytes_max: 7;
         outbox_bytes_max: 7;
+        keyed_bytes_max: 7;
         outboxes_bytes_max: 7;
         mailbox_bytes_max: 7;
         pending_bytes_max: 7;

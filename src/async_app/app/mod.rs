@@ -16,6 +16,7 @@ use humphrey::{App, SubApp};
 use super::event_stream::EventStreams;
 use super::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
 use super::history::HistoryPatterns;
+use super::keyed::KeyedPatterns;
 use super::presence::{PresencePatterns, PresenceRooms};
 use super::procedures::{JoinHandler, Procedures, RefreshHandler};
 use super::publish::AppShared;
@@ -23,7 +24,7 @@ use super::renderer::Renderers;
 use super::sender::AsyncSender;
 use crate::host::{self, Cors};
 use crate::hosts::AllowedHosts;
-use crate::limits::{HistoryLimits, Limits, SlowConsumer};
+use crate::limits::{HistoryLimits, KeyedLimits, Limits, SlowConsumer};
 use crate::listener::Listener;
 use crate::option_names::OptionNames;
 use crate::origins::Origins;
@@ -93,6 +94,7 @@ where
     cors: Option<Cors>,
     route_methods: Vec<(String, String)>,
     histories: HistoryPatterns,
+    keyed: KeyedPatterns,
     renderers: Renderers,
     presence: PresencePatterns,
     event_streams: EventStreams<State>,
@@ -225,6 +227,7 @@ where
             cors: None,
             route_methods: Vec::new(),
             histories: HistoryPatterns::default(),
+            keyed: KeyedPatterns::default(),
             renderers: Renderers::default(),
             presence: PresencePatterns::default(),
             event_streams: Vec::new(),
@@ -478,6 +481,36 @@ where
     /// ```
     pub fn with_history(mut self, pattern: &str, limits: HistoryLimits) -> Self {
         self.histories.add(pattern, limits);
+        self
+    }
+
+    /// Makes the rooms whose name matches a pattern keyed, each within these limits: they keep the newest message of each key, and of the
+    /// messages that wait for a slow client only the newest of each key is sent ([`Room::broadcast_keyed`](crate::Room::broadcast_keyed)).
+    /// Right for prices, positions and dashboards. In a pattern, `*` stands for any run of characters, including none. The first pattern
+    /// that matches a room is used. By default rooms are not keyed.
+    ///
+    /// A client that joins such a room, in whichever way, first receives the newest message of each key, in the order in which the keys
+    /// were first used, and then all that follow: it receives no older message of a key after a newer one, and misses no key. Messages
+    /// without a key ([`Room::broadcast`](crate::Room::broadcast)) are sent to the members as in any other room, and are not kept. A keyed room
+    /// keeps no history, also if [`with_history`](Self::with_history) matches its name: its messages have no ids, and
+    /// [`AsyncStream::join_since`](crate::AsyncStream::join_since) fails for an id.
+    ///
+    /// A keyed room outlives its last member. It may be evicted like a room with a history, unless its pattern is its exact name. Only
+    /// [`Room::remove_key`](crate::Room::remove_key) removes a key. On Linux, the kernel takes at most 16 KiB in advance for a client of a keyed
+    /// room, so that little else comes before the newest messages.
+    ///
+    /// An app that is a node of a cluster can't have keyed rooms: it does not start.
+    ///
+    /// ```
+    /// use humphrey_ws::{AsyncWebsocketApp, KeyedLimits};
+    ///
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_keyed_rooms("prices/*", KeyedLimits::keys(1_000).bytes(512 * 1024))
+    ///     .with_connect_handler(|stream, _| stream.join("prices/fx"));
+    /// app.sender().room("prices/fx").broadcast_keyed("EURUSD", "EURUSD 1.0832");
+    /// ```
+    pub fn with_keyed_rooms(mut self, pattern: &str, limits: KeyedLimits) -> Self {
+        self.keyed.add(pattern, limits);
         self
     }
 

@@ -100,6 +100,7 @@ where
         let proxies = self.check_addresses()?;
         let proxy_protocol = self.proxy_protocol()?;
         self.check_event_streams()?;
+        self.check_keyed_rooms()?;
         let routes = self.take_routes()?;
         #[cfg(feature = "cluster")]
         let cluster = self.prepare_cluster()?;
@@ -161,8 +162,9 @@ where
             Arc::new(PresenceHandle::new(self.presence, announces, node))
         });
         let hub = engine.hub.clone();
+        let kept = (self.histories, self.keyed);
         self.shared
-            .started(hub, self.histories, self.renderers, presence.clone());
+            .started(hub, kept, self.renderers, presence.clone());
         let engine = engine.start()?;
         let mut threads = None;
         let helpers = || {
@@ -242,6 +244,25 @@ where
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         PreparedCluster::new(cluster).map(Some)
+    }
+
+    fn check_keyed_rooms(&self) -> io::Result<()> {
+        let invalid = |error| Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        #[cfg(feature = "cluster")]
+        if self.cluster.is_some() && !self.keyed.is_empty() {
+            return invalid(
+                "the nodes of a cluster do not share the messages of keyed rooms: remove with_keyed_rooms or with_cluster"
+                    .to_owned(),
+            );
+        }
+        let bytes_max = self.limits.keyed_bytes_max;
+        if let Some(pattern) = self.keyed.exceeding(bytes_max) {
+            return invalid(format!(
+                "the keyed rooms {pattern:?} may keep more than the {bytes_max} bytes that may wait for a client: raise \
+                 Limits::keyed_bytes_max, or lower KeyedLimits::bytes"
+            ));
+        }
+        Ok(())
     }
 
     fn check_event_streams(&self) -> io::Result<()> {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::engine::hub::Hub;
 use crate::engine::hub::job_port;
 use crate::engine::hub::rooms::Reserved;
-use crate::engine::model::command::{Command, Subscribing};
+use crate::engine::model::command::{Command, KeyedSnapshot, Subscribing};
 use crate::engine::model::room::{NotJoined, SharedRoom};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::parts::mailbox::Weigh;
@@ -28,6 +28,8 @@ pub(crate) struct Beginning<'a> {
     pub(crate) keep_alive: Duration,
     /// Kept messages of the rooms, to be sent after the preface.
     pub(crate) replay: Vec<Bytes>,
+    /// The newest message of each key of the keyed rooms, to be sent after the replay.
+    pub(crate) snapshot: KeyedSnapshot,
     /// Whether it receives broadcasts to everyone.
     pub(crate) broadcasts: bool,
     /// The positions that the ids of all events after the preface have to name, if they name several.
@@ -75,6 +77,7 @@ impl Hub {
             rooms,
             keep_alive,
             replay,
+            snapshot,
             broadcasts,
             joined_ids,
         } = beginning;
@@ -86,6 +89,7 @@ impl Hub {
             keep_alive: Some(keep_alive.max(KEEP_ALIVE_MIN)),
             rooms: rooms.iter().chain(of_all).cloned().collect(),
             replay,
+            snapshot,
             joined_ids: joined_ids.map(Box::new),
         };
         let rooms = subscribing.rooms.clone();
@@ -119,6 +123,7 @@ impl Hub {
             keep_alive: None,
             rooms: Vec::new(),
             replay: Vec::new(),
+            snapshot: Vec::new(),
             joined_ids: None,
         };
         // Refused only while the engine stops, which then answers by itself.

@@ -32,7 +32,7 @@ use crate::engine::model::session::{Session, Status};
 use crate::engine::model::settings::Settings;
 use crate::engine::model::verdict::CountConnections;
 use crate::engine::parts::expiry::{Expiries, Expiry};
-use crate::engine::parts::id::LocalId;
+use crate::engine::parts::id::{ConflationKey, LocalId};
 use crate::engine::parts::mailbox::{Mailbox, PushError, Wake, Weigh, When};
 use crate::engine::parts::pace::WastedWaits;
 use crate::engine::parts::peer_limits::PeerLimits;
@@ -118,6 +118,8 @@ impl ShardHandle {
 pub(crate) struct Destination<'a> {
     /// The room; `None`: every connection.
     pub(crate) room: Option<&'a Arc<SharedRoom>>,
+    /// The key of the message, if the room is keyed.
+    pub(crate) key: Option<ConflationKey>,
     /// A connection that must not receive the message.
     pub(crate) except: Option<LocalId>,
     /// The frame with room and id, for members that receive ids.
@@ -160,6 +162,7 @@ impl Destination<'_> {
                 room: room.cloned(),
                 frame: (has_members && !self.omit_plain).then(|| frame.clone()),
                 form: form.clone(),
+                key: self.key,
                 with_ids: self.with_ids.filter(|_| has_members).cloned(),
                 rendered: self.rendered.filter(|_| has_members).cloned(),
                 except,

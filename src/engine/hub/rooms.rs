@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use crate::engine::hub::Hub;
 use crate::engine::hub::job_port;
-use crate::engine::model::command::{Command, Control, Joining, command_weight};
+use crate::engine::model::command::{
+    Command, Control, Joining, KeyedSnapshot, command_weight, snapshot_weight,
+};
 use crate::engine::model::room::{HistoryForm, NotJoined, SharedRoom};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::parts::mailbox::{Mailbox, PushError, Wake, Weigh, When};
@@ -22,6 +24,12 @@ impl Hub {
     pub(crate) fn new_room(&self, name: Arc<str>, permanent: bool) -> Arc<SharedRoom> {
         let number = self.next_channel();
         Arc::new(SharedRoom::new(number, name, permanent, self.shards.len()))
+    }
+
+    /// Creates a room that keeps the newest message of each key.
+    pub(crate) fn new_keyed_room(&self, name: Arc<str>) -> Arc<SharedRoom> {
+        let room = SharedRoom::new(self.next_channel(), name, true, self.shards.len());
+        Arc::new(room.keyed())
     }
 
     /// Creates a room that keeps no history, and of whose joins and leaves the program is not told.
@@ -42,19 +50,52 @@ impl Hub {
         Reserved::new(mailbox, command_weight(messages, bytes))
     }
 
+    /// Reserves space in the mailbox of a connection's shard for a join with a snapshot of this many messages and bytes.
+    /// Blocks while the mailbox is full.
+    pub(crate) fn reserve_keyed_join(
+        &self,
+        session: &Session,
+        messages: usize,
+        bytes: usize,
+    ) -> Result<Reserved<'_>, NotJoined> {
+        self.reserve_join(session, 0, snapshot_weight(messages, bytes))
+    }
+
     /// Makes a connection join a room: it receives the `replay`, then the messages sent to the room from now on.
     /// Returns whether it was not a member before. Never blocks, so it may be called with a lock held.
     pub(crate) fn join(
         &self,
-        mut reserved: Reserved<'_>,
+        reserved: Reserved<'_>,
         room: &Arc<SharedRoom>,
         session: &Session,
         replay: Vec<Bytes>,
+    ) -> Result<bool, NotJoined> {
+        self.join_with(reserved, room, session, (replay, Vec::new()))
+    }
+
+    /// Makes a connection join a keyed room, as [`Hub::join`] does: it receives the snapshot first.
+    pub(crate) fn join_keyed(
+        &self,
+        reserved: Reserved<'_>,
+        room: &Arc<SharedRoom>,
+        session: &Session,
+        snapshot: KeyedSnapshot,
+    ) -> Result<bool, NotJoined> {
+        self.join_with(reserved, room, session, (Vec::new(), snapshot))
+    }
+
+    fn join_with(
+        &self,
+        mut reserved: Reserved<'_>,
+        room: &Arc<SharedRoom>,
+        session: &Session,
+        (replay, snapshot): (Vec<Bytes>, KeyedSnapshot),
     ) -> Result<bool, NotJoined> {
         let command = Command::Join(Box::new(Joining {
             key: session.id.key(),
             room: room.clone(),
             replay,
+            snapshot,
         }));
         if !reserved.shrink(command.weight()) {
             return Err(NotJoined::Full);

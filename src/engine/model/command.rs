@@ -10,7 +10,7 @@ use crate::engine::model::inspection::Question;
 use crate::engine::model::job::Done;
 use crate::engine::model::room::SharedRoom;
 use crate::engine::model::verdict::AcceptedHandshake;
-use crate::engine::parts::id::Key;
+use crate::engine::parts::id::{ConflationKey, Key};
 use crate::engine::parts::mailbox::Weigh;
 use crate::engine::parts::peer_limits::PeerSlot;
 use crate::message::Message;
@@ -54,6 +54,8 @@ pub(crate) struct Publication {
     /// The message as a frame; `None` if no recipient takes frames.
     pub(crate) frame: Option<Bytes>,
     pub(crate) form: Form,
+    /// The key of the message: while it waits for a client, a newer one of this key replaces it.
+    pub(crate) key: Option<ConflationKey>,
     /// A connection that must not receive the message.
     pub(crate) except: Option<Key>,
     /// The frame with room and id, for members that receive ids.
@@ -234,12 +236,27 @@ pub(crate) fn command_weight(messages: usize, bytes: usize) -> usize {
     size_of::<Command>() + size_of::<Joining>() + messages * size_of::<Bytes>() + bytes
 }
 
+/// The weight of a snapshot of a keyed room, with this many messages and bytes.
+pub(crate) fn snapshot_weight(messages: usize, bytes: usize) -> usize {
+    messages * size_of::<(ConflationKey, Bytes)>() + bytes
+}
+
+/// The newest message of each key of a keyed room.
+pub(crate) type KeyedSnapshot = Vec<(ConflationKey, Bytes)>;
+
+fn weight_of(snapshot: &KeyedSnapshot) -> usize {
+    let bytes = snapshot.iter().map(|(_, message)| message.len()).sum();
+    snapshot_weight(snapshot.len(), bytes)
+}
+
 /// A connection that joins a room.
 pub(crate) struct Joining {
     pub(crate) key: Key,
     pub(crate) room: Arc<SharedRoom>,
     /// Kept messages of the room, to be sent first.
     pub(crate) replay: Vec<Bytes>,
+    /// If the room is keyed: the newest message of each key, to be sent first.
+    pub(crate) snapshot: KeyedSnapshot,
 }
 
 impl Joining {
@@ -248,15 +265,16 @@ impl Joining {
         self.replay.iter().map(Bytes::len).sum()
     }
 
-    /// The number of messages in the replay.
+    /// The number of messages in the replay and the snapshot.
     pub(crate) fn replays(&self) -> usize {
-        self.replay.len()
+        self.replay.len() + self.snapshot.len()
     }
 }
 
 impl Weigh for Joining {
     fn weight(&self) -> usize {
-        command_weight(self.replays(), self.replay_bytes()) - size_of::<Command>()
+        command_weight(self.replay.len(), self.replay_bytes()) - size_of::<Command>()
+            + weight_of(&self.snapshot)
     }
 }
 
@@ -271,6 +289,8 @@ pub(crate) struct Subscribing {
     pub(crate) rooms: Vec<Arc<SharedRoom>>,
     /// Kept messages of the rooms, to be sent after the preface.
     pub(crate) replay: Vec<Bytes>,
+    /// The newest message of each key of the keyed rooms, to be sent after the replay.
+    pub(crate) snapshot: KeyedSnapshot,
     /// The positions that the ids of the events have to name, if they name several.
     pub(crate) joined_ids: Option<Box<JoinedIds>>,
 }
@@ -281,16 +301,16 @@ impl Subscribing {
         self.preface.len() + self.replay.iter().map(Bytes::len).sum::<usize>()
     }
 
-    /// The number of messages in the replay.
+    /// The number of messages in the replay and the snapshot.
     pub(crate) fn replays(&self) -> usize {
-        self.replay.len()
+        self.replay.len() + self.snapshot.len()
     }
 }
 
 impl Weigh for Subscribing {
     fn weight(&self) -> usize {
-        let pieces =
-            self.rooms.len() * size_of::<Arc<SharedRoom>>() + self.replays() * size_of::<Bytes>();
-        size_of::<Self>() + pieces + self.replay_bytes()
+        let pieces = self.rooms.len() * size_of::<Arc<SharedRoom>>()
+            + self.replay.len() * size_of::<Bytes>();
+        size_of::<Self>() + pieces + self.replay_bytes() + weight_of(&self.snapshot)
     }
 }

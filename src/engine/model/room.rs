@@ -24,7 +24,7 @@ pub(crate) struct SharedRoom {
     /// is sent by a thread that has seen this number reaches as many.
     len: AtomicU32,
     /// The number of members that receive its messages with ids and as they were sent. `NO_HISTORY` if it keeps no
-    /// messages: such a room is retired when it is empty.
+    /// messages: such a room is retired when it is empty. `KEYED` if it keeps the newest message of each key.
     members_with_ids: AtomicU32,
     /// The numbers of members that receive rendered messages: without ids, and with ids.
     members_rendered: [AtomicU32; 2],
@@ -42,6 +42,7 @@ pub(crate) struct SharedRoom {
 const RETIRED: u32 = u32::MAX;
 
 const NO_HISTORY: u32 = u32::MAX;
+const KEYED: u32 = u32::MAX - 1;
 
 /// The counts of the room on each shard, by the shard's index. The first shard needs no allocation, because there may
 /// be many rooms and most of them are small.
@@ -164,6 +165,12 @@ impl SharedRoom {
         }
     }
 
+    /// Makes it a room that keeps the newest message of each key. All of its members receive messages in the same form.
+    pub(crate) fn keyed(self) -> Self {
+        self.members_with_ids.store(KEYED, Relaxed);
+        self
+    }
+
     /// Makes it a room of whose joins and leaves the program is not told.
     pub(crate) fn unreported(mut self) -> Self {
         self.is_reported = false;
@@ -182,6 +189,9 @@ impl SharedRoom {
         self.streams.get_or_init(|| {
             let number = next_number();
             let mut streams = Self::new(number, self.name.clone(), true, self.shards.len());
+            if self.is_keyed() {
+                streams = streams.keyed();
+            }
             streams.followed = Arc::downgrade(self);
             Arc::new(streams)
         })
@@ -202,9 +212,9 @@ impl SharedRoom {
         self.number
     }
 
-    /// The channel of the members that receive messages in this form. A room that keeps no history has one channel.
+    /// The channel of the members that receive messages in this form. A room without a history has one channel.
     pub(crate) fn channel_for(&self, form: HistoryForm) -> u64 {
-        match self.stays() {
+        match self.has_history() {
             true => self.number + form.channel(),
             false => self.number,
         }
@@ -221,7 +231,7 @@ impl SharedRoom {
     /// The number of members that receive messages in this form. `None` if it is not counted.
     fn members_of(&self, form: HistoryForm) -> Option<&AtomicU32> {
         match (form.rendered, form.with_ids) {
-            _ if !self.stays() => None,
+            _ if !self.has_history() => None,
             (false, false) => None,
             (false, true) => Some(&self.members_with_ids),
             (true, with_ids) => Some(&self.members_rendered[usize::from(with_ids)]),
@@ -242,15 +252,25 @@ impl SharedRoom {
         }
     }
 
-    /// Whether the room stays when it is empty, since it keeps a history.
+    /// Whether the room stays when it is empty, since it keeps messages.
     pub(crate) fn stays(&self) -> bool {
         self.members_with_ids.load(Relaxed) != NO_HISTORY
+    }
+
+    /// Whether the room keeps the newest message of each key.
+    pub(crate) fn is_keyed(&self) -> bool {
+        self.members_with_ids.load(Relaxed) == KEYED
+    }
+
+    /// Whether the room keeps a history, whose messages have ids and several forms.
+    fn has_history(&self) -> bool {
+        !matches!(self.members_with_ids.load(Relaxed), NO_HISTORY | KEYED)
     }
 
     /// Whether any member receives messages with ids and as they were sent. The answer stays valid while the caller holds
     /// the lock of the room's history.
     pub(crate) fn has_members_with_ids(&self) -> bool {
-        !matches!(self.members_with_ids.load(SeqCst), 0 | NO_HISTORY)
+        !matches!(self.members_with_ids.load(SeqCst), 0 | NO_HISTORY | KEYED)
     }
 
     /// Whether any members receive rendered messages: without ids, and with ids. While the caller holds the lock of the
@@ -306,7 +326,7 @@ impl SharedRoom {
     }
 
     /// Releases the room for a member that has left. Returns whether nothing holds it now: it is retired then, unless it
-    /// keeps a history.
+    /// keeps messages.
     pub(crate) fn exit(&self) -> bool {
         self.holders.fetch_sub(1, SeqCst) == 1 && (self.stays() || self.retire())
     }
@@ -351,12 +371,12 @@ impl SharedRoom {
         }
     }
 
-    /// Retires the room if it is empty and keeps no history. A retired room can't be joined.
+    /// Retires the room if it is empty and keeps no messages. A retired room can't be joined.
     pub(crate) fn retire(&self) -> bool {
         !self.stays() && self.retire_if_empty()
     }
 
-    /// Retires the room if it is empty, even if it keeps a history.
+    /// Retires the room if it is empty, even if it keeps messages.
     pub(crate) fn retire_if_empty(&self) -> bool {
         self.holders
             .compare_exchange(0, RETIRED, SeqCst, SeqCst)

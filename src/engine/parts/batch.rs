@@ -1,12 +1,16 @@
 //! Batches of a turn's broadcasts. Frames for the same audience are gathered and written together.
 
+mod keyed;
+
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+pub(crate) use crate::engine::parts::batch::keyed::{KeyedFrame, Part};
 use crate::engine::parts::compression::ConnCompression;
 #[cfg(feature = "deflate")]
 use crate::engine::parts::compression::Epoch;
+use crate::engine::parts::id::ConflationKey;
 
 /// The minimum length of a frame that gets a batch of its own, because copying it would cost more than it saves. The
 /// sending thread compresses such messages.
@@ -24,6 +28,8 @@ pub(crate) enum Audience {
 pub(crate) struct Batch {
     pub(crate) audience: Audience,
     frames: Forms<Gathering>,
+    /// Those of its messages that have a key, in order.
+    keyed: Vec<KeyedFrame>,
     /// The members that received their share before the batch was sent.
     #[cfg(feature = "deflate")]
     early: Followers,
@@ -262,7 +268,9 @@ impl Batch {
         number: u64,
         frame: Bytes,
         compressed: Option<CompressedFrame>,
+        key: Option<ConflationKey>,
     ) -> Self {
+        let keyed = key.map(|key| KeyedFrame::new(number, key, &frame, compressed.as_ref()));
         #[cfg(not(feature = "deflate"))]
         let _ = compressed;
         #[cfg(feature = "deflate")]
@@ -280,6 +288,7 @@ impl Batch {
                 #[cfg(feature = "deflate")]
                 compressed,
             },
+            keyed: keyed.into_iter().collect(),
             #[cfg(feature = "deflate")]
             early: Followers::default(),
         }
@@ -289,10 +298,15 @@ impl Batch {
     pub(crate) fn push(
         &mut self,
         number: u64,
-        frame: &[u8],
+        frame: &Bytes,
         compressed: Option<CompressedFrame>,
+        key: Option<ConflationKey>,
         spare: &mut Spare,
     ) {
+        if let Some(key) = key {
+            let keyed = KeyedFrame::new(number, key, frame, compressed.as_ref());
+            self.keyed.push(keyed);
+        }
         #[cfg(feature = "deflate")]
         self.push_compressed(number, frame, compressed);
         #[cfg(not(feature = "deflate"))]
@@ -372,6 +386,7 @@ impl Batch {
                 #[cfg(feature = "deflate")]
                 compressed: compressed.map(|(to, frames)| (to, frames.seal())),
             },
+            keyed: self.keyed,
             #[cfg(feature = "deflate")]
             followers: self.early,
         }
@@ -410,6 +425,7 @@ impl Spare {
 /// A batch to which no more frames are added.
 pub(crate) struct SealedBatch {
     frames: Forms<SealedFrames>,
+    keyed: Vec<KeyedFrame>,
     /// The counts of members that have received it so far.
     #[cfg(feature = "deflate")]
     pub(crate) followers: Followers,
@@ -472,6 +488,13 @@ impl SealedFrames {
             start(&self.pieces, first),
             (self.pieces.len() - first) as u32,
         )
+    }
+
+    /// The end of the message in which this many bytes from an offset on end, and the number of messages up to there.
+    pub(crate) fn end_of_message(&self, from: usize, bytes: usize) -> (usize, u32) {
+        let first = self.pieces.partition_point(|piece| piece.end <= from);
+        let count = self.pieces[first..].partition_point(|piece| piece.end < from + bytes) + 1;
+        (start(&self.pieces, first + count), count as u32)
     }
 
     /// The offset of the last `messages` messages.
@@ -539,9 +562,11 @@ mod tests {
             numbers[0],
             frame(numbers[0]).into_bytes().into(),
             None,
+            None,
         );
         for &number in &numbers[1..] {
-            batch.push(number, frame(number).as_bytes(), None, &mut spare);
+            let frame = Bytes::from(frame(number));
+            batch.push(number, &frame, None, None, &mut spare);
         }
         batch
     }
@@ -570,7 +595,7 @@ mod tests {
     #[test]
     fn lone_frame_is_sent_without_a_copy() {
         let frame = Bytes::from(vec![1; 100]);
-        let closed = Batch::new(Audience::Room(1), 0, frame.clone(), None).close();
+        let closed = Batch::new(Audience::Room(1), 0, frame.clone(), None, None).close();
         assert_eq!(closed.frames.plain.bytes.as_ptr(), frame.as_ptr());
     }
 }

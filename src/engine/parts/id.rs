@@ -1,6 +1,7 @@
-//! The identity of a connection in the engine.
+//! The identities of connections and of message keys in the engine.
 
 use std::fmt;
+use std::num::NonZeroU64;
 
 /// Identifies a connection of this engine. Ids are unique in one run of it, and never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +35,18 @@ impl LocalId {
 pub(crate) struct Key {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
+}
+
+/// The number of a key of a keyed room: of its messages that wait for a client, only the newest is sent. Numbers are unique in the
+/// process, so that the keys of several rooms differ, and never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ConflationKey(NonZeroU64);
+
+impl ConflationKey {
+    /// The number of the key before which so many have been given numbers.
+    pub(crate) const fn new(before: u64) -> Self {
+        Self(NonZeroU64::MIN.saturating_add(before))
+    }
 }
 
 impl fmt::Display for LocalId {

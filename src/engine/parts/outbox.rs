@@ -6,12 +6,17 @@
 //! was written. An empty outbox owns no memory.
 //!
 //! A replay counts as memory, but not against the outbox's bound: the length of a room's history does not show that a
-//! client is slow. Messages after a replay count as usual.
+//! client is slow. Messages after a replay count as usual. Keyed messages have a bound of their own, since a newer one
+//! takes the place of one that waits ([`keyed`]): a chunk without bytes stands for those that wait in a row.
 //!
 //! Each chunk knows when it was queued (`now` of the methods that queue), which [`Outbox::age`] reports.
 //!
 //! For clients of event streams, a frame is an event, and a control frame is a comment.
 
+mod keyed;
+#[cfg(all(test, not(loom)))]
+#[path = "outbox_keyed_tests.rs"]
+mod keyed_tests;
 mod queue;
 #[cfg(all(test, not(loom)))]
 #[path = "outbox_tests.rs"]
@@ -24,6 +29,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::engine::parts::encoding::Encoding;
+use crate::engine::parts::id::ConflationKey;
+pub(crate) use crate::engine::parts::outbox::keyed::KeyedPush;
 use crate::engine::parts::outbox::queue::Queue;
 use crate::engine::parts::slow_consumer::Fill;
 use crate::engine::parts::timers::Tick;
@@ -112,7 +119,22 @@ impl Outbox {
             .map_or(Duration::ZERO, |queue| queue.age(now))
     }
 
-    /// Bytes that count against the outbox's bound: all except those of replays.
+    /// All queued bytes except those of keyed messages.
+    pub(crate) fn unkeyed_bytes(&self) -> usize {
+        let queue = self.waiting.as_ref();
+        queue.map_or(0, |queue| queue.bytes() - queue.keyed_bytes())
+    }
+
+    /// The number of keyed messages that wait, and their bytes.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn keyed(&self) -> (usize, usize) {
+        let queue = self.waiting.as_ref();
+        queue.map_or((0, 0), |queue| {
+            (queue.keyed_messages(), queue.keyed_bytes())
+        })
+    }
+
+    /// Bytes that count against the outbox's bound: all except those of replays and of keyed messages.
     pub(crate) fn live_bytes(&self) -> usize {
         self.waiting.as_ref().map_or(0, |queue| queue.live_bytes())
     }
@@ -178,6 +200,27 @@ impl Outbox {
         self.change(|queue| queue.push_replay(bytes, messages, now));
     }
 
+    /// Queues a keyed message, which all outboxes share, or puts it in the place of the one of its key that waits. All keyed
+    /// messages that wait count with at most `weight_max`, each with
+    /// [`keyed::KEYED_ENTRY_BYTES`] more than its length.
+    pub(crate) fn push_keyed(
+        &mut self,
+        key: ConflationKey,
+        message: Bytes,
+        weight_max: usize,
+        now: Tick,
+    ) -> KeyedPush {
+        self.change(|queue| queue.push_keyed(key, message, weight_max, now))
+    }
+
+    /// Whether an uncompressed message of this key waits.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn waits_uncompressed(&self, key: ConflationKey) -> bool {
+        let keyed = self.waiting.as_ref().and_then(|queue| queue.keyed.as_ref());
+        let waiting = keyed.and_then(|keyed| keyed.get(key));
+        waiting.is_some_and(|message| !self.encoding.is_compressed(message))
+    }
+
     /// Queues the response to a handshake, which is no frame, before all frames.
     pub(crate) fn push_preface(&mut self, bytes: Bytes, now: Tick) {
         self.change(|queue| queue.push_preface(bytes, now));
@@ -193,6 +236,11 @@ impl Outbox {
         now: Tick,
     ) -> u64 {
         self.change(|queue| queue.push_rest(bytes, messages, written, own, now))
+    }
+
+    /// Stops counting the message in progress against the bound, after [`Outbox::push_rest`] has queued it.
+    pub(crate) fn exempt_rest(&mut self) {
+        self.change_any(Queue::exempt_rest);
     }
 
     /// Queues a control frame before all messages that are not in progress (RFC 6455 §5.4).
@@ -211,12 +259,12 @@ impl Outbox {
         self.change(|queue| queue.push_last(frame, now));
     }
 
-    /// Drops the oldest whole messages, except replays, until `len` bytes fit. Returns their number.
+    /// Drops the oldest whole messages, except replays and keyed ones, until `len` bytes fit. Returns their number.
     pub(crate) fn drop_oldest(&mut self, len: usize, bytes_max: usize) -> u64 {
         self.change_any(|queue| queue.drop_oldest(len, bytes_max))
     }
 
-    /// Drops all whole messages, except replays. Control frames stay. Returns the number of messages dropped.
+    /// Drops all whole messages, except replays and keyed ones. Control frames stay. Returns the number of messages dropped.
     pub(crate) fn drop_messages(&mut self) -> u64 {
         self.change_any(Queue::drop_messages)
     }

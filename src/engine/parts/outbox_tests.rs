@@ -9,15 +9,15 @@ use crate::protocol::event_stream::{EventData, KEEP_ALIVE, Position, event, prea
 use crate::transport::OneByOne;
 
 /// When everything is queued, where that does not matter.
-const NOW: Tick = Tick::FIRST;
+pub(super) const NOW: Tick = Tick::FIRST;
 
-fn frame(payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(payload: &[u8]) -> Vec<u8> {
     let mut header = [0; HEADER_BYTES_MAX];
     let len = write_header(Opcode::Binary, payload.len(), &mut header);
     [&header[HEADER_BYTES_MAX - len..], payload].concat()
 }
 
-fn pong(payload: &[u8]) -> Vec<u8> {
+pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
     control(Opcode::Pong, payload)
 }
 
@@ -130,7 +130,7 @@ fn flush_after_a_short_write_goes_on_until_it_would_block() {
     }
 }
 
-fn flush(outbox: &mut Outbox, room: usize) -> (Vec<u8>, u64) {
+pub(super) fn flush(outbox: &mut Outbox, room: usize) -> (Vec<u8>, u64) {
     let mut transport = BlockingTransport::room(room);
     let (written, result) = outbox.flush(&mut transport, &mut Vec::new());
     assert!(result.is_ok());

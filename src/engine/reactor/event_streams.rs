@@ -16,6 +16,7 @@ impl<T: ShardTransport> Core<T> {
     /// Processes a handler's decision: the event stream begins, or is refused.
     pub(crate) fn begin_stream(&mut self, subscribing: Subscribing) {
         let key = subscribing.key;
+        let messages = subscribing.replays() as u64;
         let mut subscribing = Some(subscribing);
         self.with_ws(key, |ws, cx| {
             if ws.is_open()
@@ -24,9 +25,9 @@ impl<T: ShardTransport> Core<T> {
                 ws.begin_stream(cx, subscribing);
             }
         });
-        if let Some(Subscribing { rooms, replay, .. }) = subscribing {
+        if let Some(Subscribing { rooms, .. }) = subscribing {
             rooms.iter().for_each(|room| room.unreach(self.cx.index));
-            self.cx.lose_replay(replay.len() as u64);
+            self.cx.lose_replay(messages);
         }
         self.enforce_send_budget();
     }
@@ -43,6 +44,7 @@ impl WebSocket {
             keep_alive,
             rooms,
             replay,
+            snapshot,
             joined_ids,
             ..
         } = subscribing;
@@ -63,6 +65,7 @@ impl WebSocket {
         for room in rooms {
             if self.session.note_change_seen(&room) {
                 cx.shard.fanout.rooms.insert(room.number(), cx.key);
+                self.limit_unsent_for(cx, &room);
             } else {
                 room.unreach(cx.shard.index);
             }
@@ -71,6 +74,7 @@ impl WebSocket {
             cx.shard.fanout.joining_ids.insert(cx.key.slot);
         }
         self.replay(cx, replay);
+        self.queue_snapshot(cx, snapshot);
         self.want_write(cx);
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::engine::model::command::Joining;
+use crate::engine::model::command::{Joining, KeyedSnapshot};
 use crate::engine::model::job::SessionEvent;
 use crate::engine::model::memberships::Membership;
 use crate::engine::model::room::{Presence, SharedRoom};
@@ -93,9 +93,14 @@ impl LocalRooms {
 
 impl<T: ShardTransport> Core<T> {
     pub(crate) fn join_room(&mut self, joining: Joining) {
-        let Joining { key, room, replay } = joining;
-        let messages = replay.len() as u64;
-        let has_joined = self.with_ws(key, |ws, cx| ws.join_room(cx, &room, replay));
+        let messages = joining.replays() as u64;
+        let Joining {
+            key,
+            room,
+            replay,
+            snapshot,
+        } = joining;
+        let has_joined = self.with_ws(key, |ws, cx| ws.join_room(cx, &room, replay, snapshot));
         if has_joined != Some(true) {
             room.unreach(self.cx.index);
             self.cx.lose_replay(messages);
@@ -126,6 +131,7 @@ impl WebSocket {
         cx: &mut ConnCx<'_, T>,
         room: &Arc<SharedRoom>,
         replay: Vec<Bytes>,
+        snapshot: KeyedSnapshot,
     ) -> bool {
         if !self.is_reached_by(cx, room) {
             return false;
@@ -137,9 +143,11 @@ impl WebSocket {
             .fanout
             .shared_compression
             .joined(Audience::Room(number), self.compression);
+        self.limit_unsent_for(cx, room);
         // Report the join first, because the replay may disconnect the client, which then leaves.
         self.presence_changed(cx, Presence::Joined, room.clone());
         self.replay(cx, replay);
+        self.queue_snapshot(cx, snapshot);
         true
     }
 

@@ -1,7 +1,7 @@
 //! Compressed broadcasts on a simulated shard: when an epoch begins and ends, the bytes that compression saves, and the
 //! order in which received messages are inflated.
 
-mod client;
+pub(super) mod client;
 mod game;
 
 use super::wire::client_frame;

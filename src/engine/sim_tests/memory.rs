@@ -480,6 +480,7 @@ fn extreme_limits(bytes: usize, time: Duration, over_rate: Option<OverRate>) -> 
         connection_calls_max: bytes,
         message_bytes_max: bytes,
         outbox_bytes_max: bytes,
+        keyed_bytes_max: bytes,
         outboxes_bytes_max: bytes,
         mailbox_bytes_max: bytes,
         pending_bytes_max: bytes,

@@ -69,6 +69,7 @@ fn world() -> World {
                 rooms: &[],
                 keep_alive: Duration::from_secs(3_600),
                 replay: Vec::new(),
+                snapshot: Vec::new(),
                 broadcasts: true,
                 joined_ids: None,
             };

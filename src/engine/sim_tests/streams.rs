@@ -43,6 +43,7 @@ fn begin(hub: &Hub, session: &crate::engine::Session, room: &Arc<SharedRoom>, re
         rooms: &rooms,
         keep_alive: Duration::from_millis(KEEP_ALIVE_MS),
         replay: replay.iter().map(|text| event(text).into()).collect(),
+        snapshot: Vec::new(),
         broadcasts: true,
         joined_ids: None,
     };

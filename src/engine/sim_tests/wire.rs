@@ -46,6 +46,8 @@ pub(super) struct Pipe {
     /// The number of writes that accepted bytes, and the number of those bytes.
     pub(super) writes: usize,
     pub(super) written: usize,
+    /// Whether the shard has limited the bytes that the kernel takes in advance.
+    pub(super) limits_unsent: bool,
     /// The number of all reads and writes.
     pub(super) reads: usize,
     pub(super) tries: usize,
@@ -180,6 +182,7 @@ impl Wire {
             closed: false,
             writes: 0,
             written: 0,
+            limits_unsent: false,
             reads: 0,
             tries: 0,
             handed: Vec::new(),
@@ -261,6 +264,10 @@ impl ShardTransport for Wire {
         let all: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
         let places = pieces.iter().map(|piece| piece.as_ptr().addr());
         self.take(&all, places.collect())
+    }
+
+    fn limit_unsent(&self) {
+        self.pipe().limits_unsent = true;
     }
 
     fn finish(&mut self) {

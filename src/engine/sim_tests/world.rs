@@ -905,9 +905,9 @@ impl World {
         let metrics = self.metrics();
         let dropped = metrics.dropped.slow_consumer + metrics.dropped.closed;
         assert_eq!(
-            metrics.messages_out + dropped + waiting,
+            metrics.messages_out + dropped + metrics.conflated + waiting,
             due,
-            "messages written, dropped and waiting"
+            "messages written, dropped, conflated and waiting"
         );
     }
 

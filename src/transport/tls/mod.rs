@@ -126,6 +126,10 @@ impl ShardTransport for ShardSocket {
         }
     }
 
+    fn limit_unsent(&self) {
+        self.tcp().limit_unsent();
+    }
+
     fn finish(&mut self) {
         match self {
             Self::Plain(tcp) => tcp.finish(),

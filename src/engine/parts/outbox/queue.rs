@@ -1,5 +1,7 @@
 //! The queue of an outbox that is not empty.
 
+mod keyed_chunks;
+
 use std::collections::VecDeque;
 use std::io;
 use std::io::IoSlice;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::engine::parts::encoding::Encoding;
+use crate::engine::parts::outbox::keyed::WaitingKeyed;
 use crate::engine::parts::outbox::{GATHER_BYTES_MAX, Written};
 use crate::engine::parts::slow_consumer::Fill;
 use crate::engine::parts::timers::Tick;
@@ -42,18 +45,32 @@ fn copy_to_merge(bytes: &[u8]) -> BytesMut {
     copy
 }
 
+/// Copies as many pieces as one write takes.
+fn gather<'a>(pieces: impl Iterator<Item = &'a Bytes>, scratch: &mut Vec<u8>) {
+    for piece in pieces {
+        if scratch.len() + piece.len() > GATHER_BYTES_MAX {
+            break;
+        }
+        scratch.extend_from_slice(piece);
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Queue {
     pub(super) chunks: VecDeque<Chunk>,
     bytes: usize,
     held: usize,
-    replay_bytes: usize,
+    /// The bytes that do not count against the bound: those of replays and of keyed messages.
+    exempt_bytes: usize,
     in_progress: usize,
     controls: u16,
     pub(super) encoding: Encoding,
+    /// The keyed messages that wait, for the chunks that stand for them.
+    pub(super) keyed: Option<Box<WaitingKeyed>>,
 }
 
 pub(super) struct Chunk {
+    /// Empty if the chunk stands for keyed messages, which are replaced while they wait.
     bytes: Bytes,
     /// Whole messages in the chunk, with the one in progress; zero for control frames.
     messages: u32,
@@ -63,17 +80,28 @@ pub(super) struct Chunk {
     origin: Origin,
 }
 
-/// When a chunk was queued, and whether it is a replay, which does not show how quickly the client reads. Both are in 32
-/// bits, so that the time takes no memory: every chunk has it, and it is rarely asked for.
+/// When a chunk was queued, and whether it is exempt: it does not count against the bound, and no policy drops it. That is so for
+/// replays and keyed messages, which do not show how quickly the client reads. Both are in 32 bits, so that the time takes no
+/// memory: every chunk has it, and it is rarely asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Origin(u32);
 
 impl Origin {
-    fn new(now: Tick, is_replay: bool) -> Self {
-        Self(now.low_bits() << 1 | u32::from(is_replay))
+    fn new(now: Tick, is_exempt: bool) -> Self {
+        Self(now.low_bits() << 1 | u32::from(is_exempt))
     }
 
-    fn is_replay(self) -> bool {
+    /// The origin of a message without its chunk, of whose time the low bits are known ([`Tick::low_bits`]).
+    fn since(low_bits: u32) -> Self {
+        Self(low_bits << 1)
+    }
+
+    /// The same time, for a chunk that is exempt.
+    fn exempt(self) -> Self {
+        Self(self.0 | 1)
+    }
+
+    fn is_exempt(self) -> bool {
         self.0 & 1 == 1
     }
 
@@ -82,18 +110,33 @@ impl Origin {
     }
 }
 
+impl Chunk {
+    /// The number of keyed messages that the chunk stands for.
+    fn keyed(&self) -> usize {
+        match self.bytes.is_empty() {
+            true => self.messages as usize,
+            false => 0,
+        }
+    }
+}
+
 impl Queue {
     /// Whether the queue equals a new one, so that it can be reused.
     pub(super) fn is_pristine(&self) -> bool {
         self.chunks.is_empty()
-            && (self.bytes, self.held, self.replay_bytes) == (0, 0, 0)
+            && self.keyed.is_none()
+            && (self.bytes, self.held, self.exempt_bytes) == (0, 0, 0)
             && (self.in_progress, self.controls) == (0, 0)
     }
 
     /// All queued bytes, if they are one piece.
     pub(super) fn sole(&self) -> Option<&[u8]> {
-        match self.chunks.len() {
-            1 => Some(&self.chunks[0].bytes),
+        if self.chunks.len() != 1 {
+            return None;
+        }
+        match self.chunks[0].keyed() {
+            0 => Some(&self.chunks[0].bytes),
+            1 => self.keyed.as_ref()?.front().map(|bytes| &bytes[..]),
             _ => None,
         }
     }
@@ -111,19 +154,19 @@ impl Queue {
         self.held
     }
 
-    /// Bytes that count against the outbox's bound: all except those of replays.
+    /// Bytes that count against the outbox's bound: all except those of replays and of keyed messages.
     pub(super) fn live_bytes(&self) -> usize {
-        self.bytes - self.replay_bytes
+        self.bytes - self.exempt_bytes
     }
 
     pub(super) fn fill(&self, bytes_max: usize) -> Fill {
-        let replays = self
+        let is_exempt = self
             .chunks
             .front()
-            .is_some_and(|front| front.origin.is_replay());
+            .is_some_and(|front| front.origin.is_exempt());
         Fill {
             bytes: self.live_bytes(),
-            in_progress: if replays { 0 } else { self.in_progress },
+            in_progress: if is_exempt { 0 } else { self.in_progress },
             bytes_max,
         }
     }
@@ -133,7 +176,10 @@ impl Queue {
         // Control frames overtake messages, so the first message may be older than they are.
         let first_message = self.chunks.iter().find(|chunk| chunk.messages > 0);
         let oldest = self.chunks.front().into_iter().chain(first_message);
-        let ages = oldest.map(|chunk| chunk.origin.age(now));
+        let ages = oldest.map(|chunk| match (chunk.keyed(), &self.keyed) {
+            (1.., Some(keyed)) => keyed.age(now),
+            _ => chunk.origin.age(now),
+        });
         ages.max().unwrap_or_default()
     }
 
@@ -196,7 +242,7 @@ impl Queue {
         if self.chunks.len() >= MERGE_FROM_CHUNKS
             && let Some(tail) = self.chunks.back_mut()
             && tail.messages > 0
-            && !tail.origin.is_replay()
+            && !tail.origin.is_exempt()
             && tail.bytes.len() + bytes.len() <= MERGE_BYTES_MAX
         {
             // Many small messages wait. One chunk each would take far more memory than the bound counts.
@@ -235,7 +281,7 @@ impl Queue {
         let held = held_by(bytes.len());
         self.bytes += bytes.len();
         self.held += held;
-        self.replay_bytes += bytes.len();
+        self.exempt_bytes += bytes.len();
         self.chunks.push_back(Chunk {
             bytes,
             messages,
@@ -273,6 +319,15 @@ impl Queue {
         debug_assert!(self.is_empty());
         self.push(bytes, messages, own, now);
         self.consumed(written)
+    }
+
+    /// Stops counting the message in progress against the bound. It must be all that is queued.
+    pub(super) fn exempt_rest(&mut self) {
+        debug_assert_eq!((self.chunks.len(), self.exempt_bytes), (1, 0));
+        if let Some(rest) = self.chunks.front_mut() {
+            rest.origin = rest.origin.exempt();
+            self.exempt_bytes = rest.bytes.len();
+        }
     }
 
     /// Queues a control frame before all messages that are not in progress (RFC 6455 §5.4).
@@ -358,7 +413,7 @@ impl Queue {
         1
     }
 
-    /// Drops the oldest whole messages, except replays, until `len` bytes fit. Returns their number.
+    /// Drops the oldest whole messages, except replays and keyed ones, until `len` bytes fit. Returns their number.
     pub(super) fn drop_oldest(&mut self, len: usize, bytes_max: usize) -> u64 {
         let mut dropped = 0;
         let mut at = self.split_in_progress();
@@ -368,7 +423,7 @@ impl Queue {
             let Some(chunk) = self.chunks.get_mut(at) else {
                 break;
             };
-            if chunk.messages == 0 || chunk.origin.is_replay() {
+            if chunk.messages == 0 || chunk.origin.is_exempt() {
                 at += 1;
                 continue;
             }
@@ -404,7 +459,8 @@ impl Queue {
     fn drop_compressed(&mut self, from: usize) -> u64 {
         let mut dropped = 0;
         for chunk in self.chunks.iter_mut().skip(from) {
-            if chunk.messages == 0 {
+            // Keyed messages and replays refer to no other message.
+            if chunk.messages == 0 || chunk.origin.is_exempt() {
                 continue;
             }
             let mut kept = BytesMut::new();
@@ -424,7 +480,6 @@ impl Queue {
             dropped += u64::from(chunk.messages - messages);
             let less = chunk.bytes.len() - kept.len();
             self.bytes -= less;
-            self.replay_bytes -= if chunk.origin.is_replay() { less } else { 0 };
             self.held -= chunk.held;
             chunk.messages = messages;
             // The copy has no spare capacity.
@@ -432,19 +487,21 @@ impl Queue {
             chunk.held = if messages > 0 { held_by(kept.len()) } else { 0 };
             self.held += chunk.held;
         }
-        self.chunks.retain(|chunk| !chunk.bytes.is_empty());
+        self.chunks
+            .retain(|chunk| chunk.messages > 0 || !chunk.bytes.is_empty());
         dropped
     }
 
-    /// Drops all whole messages, except replays. Returns their number.
+    /// Drops all whole messages, except replays and keyed ones. Returns their number.
     ///
-    /// No message that stays refers to a dropped one: the frame in progress is older, and replays are not compressed.
+    /// No message that stays refers to a dropped one: the frame in progress is older, replays are not compressed, and keyed
+    /// messages refer to no other.
     pub(super) fn drop_messages(&mut self) -> u64 {
         let mut begun = self.split_in_progress();
         let mut dropped = 0;
         let (bytes, held) = (&mut self.bytes, &mut self.held);
         self.chunks.retain(|chunk| {
-            if begun > 0 || chunk.messages == 0 || chunk.origin.is_replay() {
+            if begun > 0 || chunk.messages == 0 || chunk.origin.is_exempt() {
                 begun = begun.saturating_sub(1);
                 return true;
             }
@@ -466,8 +523,9 @@ impl Queue {
             .sum();
         self.bytes = self.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
         self.held = self.chunks.iter().map(|chunk| chunk.held).sum();
-        let replays = self.chunks.iter().filter(|chunk| chunk.origin.is_replay());
-        self.replay_bytes = replays.map(|chunk| chunk.bytes.len()).sum();
+        let exempt = self.chunks.iter().filter(|chunk| chunk.origin.is_exempt());
+        self.exempt_bytes = exempt.map(|chunk| chunk.bytes.len()).sum();
+        self.keyed = None;
         self.controls = self
             .chunks
             .iter()
@@ -499,10 +557,16 @@ impl Queue {
                 debug_assert!(false, "more was written than was queued");
                 break;
             };
+            if front.keyed() > 0 {
+                let (bytes, message) = self.consumed_keyed(n);
+                n -= bytes;
+                messages += message;
+                continue;
+            }
             if n >= front.bytes.len() {
                 n -= front.bytes.len();
                 self.held -= front.held;
-                self.replay_bytes -= if front.origin.is_replay() {
+                self.exempt_bytes -= if front.origin.is_exempt() {
                     front.bytes.len()
                 } else {
                     0
@@ -527,10 +591,19 @@ impl Queue {
             messages += u64::from(done);
             self.in_progress = boundary - n;
             front.bytes.advance(n);
-            self.replay_bytes -= if front.origin.is_replay() { n } else { 0 };
+            self.exempt_bytes -= if front.origin.is_exempt() { n } else { 0 };
             n = 0;
         }
         messages
+    }
+
+    /// The first bytes that are written.
+    fn first_piece(&self) -> Option<&Bytes> {
+        let front = self.chunks.front()?;
+        match front.keyed() {
+            0 => Some(&front.bytes),
+            _ => self.keyed.as_ref()?.front(),
+        }
     }
 
     /// Writes the first chunks in one vectored write. Returns the outcome, and the number of bytes offered.
@@ -538,8 +611,8 @@ impl Queue {
     fn write_vectored<T: ShardTransport>(&self, transport: &mut T) -> (usize, io::Result<usize>) {
         let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
         let mut count = 0;
-        for (piece, chunk) in pieces.iter_mut().zip(&self.chunks) {
-            *piece = IoSlice::new(&chunk.bytes);
+        for (piece, bytes) in pieces.iter_mut().zip(self.pieces()) {
+            *piece = IoSlice::new(bytes);
             count += 1;
         }
         let wanted = pieces.iter().map(|piece| piece.len()).sum();
@@ -554,23 +627,21 @@ impl Queue {
         scratch: &mut Vec<u8>,
     ) -> (Written, io::Result<()>) {
         let mut written = Written::default();
-        while let Some(front) = self.chunks.front() {
+        while let Some(front) = self.first_piece() {
             let wanted;
-            let result = if self.chunks.len() == 1 {
-                wanted = front.bytes.len();
+            let result = if let Some(sole) = self.sole() {
+                wanted = sole.len();
                 let begun = begun.take();
-                begun.unwrap_or_else(|| transport.write(&front.bytes))
-            } else if front.bytes.len() >= GATHER_BELOW_BYTES {
+                begun.unwrap_or_else(|| transport.write(sole))
+            } else if front.len() >= GATHER_BELOW_BYTES {
                 let result;
                 (wanted, result) = self.write_vectored(transport);
                 result
             } else {
                 scratch.clear();
-                for chunk in &self.chunks {
-                    if scratch.len() + chunk.bytes.len() > GATHER_BYTES_MAX {
-                        break;
-                    }
-                    scratch.extend_from_slice(&chunk.bytes);
+                match self.keyed {
+                    None => gather(self.chunks.iter().map(|chunk| &chunk.bytes), scratch),
+                    Some(_) => gather(self.pieces(), scratch),
                 }
                 wanted = scratch.len();
                 transport.write(scratch)

@@ -116,6 +116,10 @@ impl WebSocket {
     /// Moves the client's share of all batches into its outbox.
     #[inline]
     pub(crate) fn take_batches<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
+        if cx.shard.fanout.has_keyed_share(self) {
+            self.take_keyed_share(cx);
+            return;
+        }
         #[cfg(feature = "deflate")]
         if self.compression.epoch().is_some()
             && cx.shard.hub.settings.slow_consumer.drops()

@@ -17,6 +17,8 @@ impl<T: ShardTransport> Core<T> {
             Command::Send(_, frame) | Command::Broadcast(frame) => [frame.len(), 0, 0, 0, 0],
             #[cfg(feature = "deflate")]
             Command::SendEither(either) => [either.plain.len(), 0, 0, 0, 0],
+            // Keyed messages wait beside the others.
+            Command::Publish(publication) if publication.key.is_some() => [0; 5],
             Command::Publish(publication) => publication.lens(),
             // An outbox takes a replay of any length.
             Command::Join(_) | Command::Subscribe(_) => [0; 5],

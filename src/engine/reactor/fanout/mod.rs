@@ -12,6 +12,7 @@
 
 mod enqueue;
 mod headroom;
+mod keyed;
 mod publish;
 mod send_budget;
 #[cfg(feature = "deflate")]
@@ -30,7 +31,7 @@ use crate::engine::model::command::{Command, Form};
 use crate::engine::model::settings::Settings;
 use crate::engine::parts::batch::{ALONE_FROM_BYTES, Audience, Batch, CompressedFrame, Spare};
 use crate::engine::parts::encoding::Encoding;
-use crate::engine::parts::id::Key;
+use crate::engine::parts::id::{ConflationKey, Key};
 use crate::engine::parts::outbox::GATHER_BYTES_MAX;
 use crate::engine::parts::slot_set::SlotSet;
 use crate::engine::parts::usage_index::UsageIndex;
@@ -55,6 +56,8 @@ pub(crate) struct Fanout {
     /// The length of all batches.
     batches_bytes: usize,
     batches_bytes_max: usize,
+    /// The number of batches with keyed messages.
+    keyed_batches: usize,
     /// The index of the batch for everyone, if there is one.
     everyone_batch: Option<u32>,
     /// Memory of former batches.
@@ -108,6 +111,7 @@ impl Fanout {
             batches_bytes: 0,
             // Half of each outbox is kept free, so a paced member has room for all batches.
             batches_bytes_max: GATHER_BYTES_MAX.min(half),
+            keyed_batches: 0,
             everyone_batch: None,
             spare: Spare::default(),
             broadcasts: 0,
@@ -355,6 +359,7 @@ impl Fanout {
             }
         }
         self.batches_bytes -= batch.len();
+        self.keyed_batches -= usize::from(batch.is_keyed());
         Some(batch)
     }
 
@@ -365,6 +370,7 @@ impl Fanout {
         number: u64,
         frame: Bytes,
         compressed: Option<CompressedFrame>,
+        key: Option<ConflationKey>,
     ) {
         self.batches_bytes += frame.len();
         let index = match audience {
@@ -373,12 +379,15 @@ impl Fanout {
         };
         match index {
             Some(&mut Some(index)) => {
-                self.batches[index as usize].push(number, &frame, compressed, &mut self.spare);
+                let batch = &mut self.batches[index as usize];
+                self.keyed_batches += usize::from(key.is_some() && !batch.is_keyed());
+                batch.push(number, &frame, compressed, key, &mut self.spare);
             }
             Some(none) => {
                 *none = Some(self.batches.len() as u32);
+                self.keyed_batches += usize::from(key.is_some());
                 self.batches
-                    .push(Batch::new(audience, number, frame, compressed));
+                    .push(Batch::new(audience, number, frame, compressed, key));
             }
             None => debug_assert!(false, "a room without members has no audience"),
         }
@@ -437,7 +446,7 @@ impl<T: ShardTransport> Core<T> {
     fn deliver(&mut self, command: Command) {
         match command {
             Command::Broadcast(frame) => {
-                self.broadcast(Audience::Everyone, frame, Form::Any, None);
+                self.broadcast(Audience::Everyone, frame, Form::Any, None, None);
             }
             #[cfg(feature = "deflate")]
             Command::SendEither(either) => self.send_either(*either),
@@ -510,7 +519,14 @@ impl<T: ShardTransport> Core<T> {
     }
 
     /// Queues a frame for an audience, to be sent when the turn ends.
-    fn broadcast(&mut self, audience: Audience, frame: Bytes, form: Form, except: Option<Key>) {
+    fn broadcast(
+        &mut self,
+        audience: Audience,
+        frame: Bytes,
+        form: Form,
+        key: Option<ConflationKey>,
+        except: Option<Key>,
+    ) {
         let max = self.cx.fanout.batches_bytes_max;
         // Only a batch leaves out those that had their share before.
         let stands_alone = frame.len() >= ALONE_FROM_BYTES.min(max)
@@ -553,9 +569,9 @@ impl<T: ShardTransport> Core<T> {
         }
         fanout.broadcasts += 1;
         if stands_alone {
-            self.deliver_batch(Batch::new(audience, number, frame, compressed));
+            self.deliver_batch(Batch::new(audience, number, frame, compressed, key));
         } else {
-            fanout.push_to_batch(audience, number, frame, compressed);
+            fanout.push_to_batch(audience, number, frame, compressed, key);
         }
     }
 

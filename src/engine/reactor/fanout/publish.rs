@@ -17,6 +17,7 @@ impl<T: ShardTransport> Core<T> {
             room,
             frame,
             form,
+            key,
             with_ids,
             rendered,
             except,
@@ -35,13 +36,14 @@ impl<T: ShardTransport> Core<T> {
         if let Some(frame) = frame
             && (others.iter().all(Option::is_none) || self.cx.fanout.audience_len(audience) > 0)
         {
-            self.broadcast(audience, frame, form, except);
+            self.broadcast(audience, frame, form, key, except);
         }
         for (audience, frame, form) in others.into_iter().flatten() {
-            self.broadcast(audience, frame, form, except);
+            self.broadcast(audience, frame, form, key, except);
         }
         if let Some((streams, event)) = event {
-            self.broadcast(Audience::Room(streams.number()), event, Form::Any, None);
+            let streams = Audience::Room(streams.number());
+            self.broadcast(streams, event, Form::Any, key, None);
         }
     }
 

@@ -218,6 +218,10 @@ impl WebSocket {
         batch: &mut SealedBatch,
         written: usize,
     ) {
+        if batch.is_keyed() {
+            self.take_keyed_partial(cx, batch, written);
+            return;
+        }
         let frames = batch.frames_mut(self.compression);
         let (from, messages) = frames.share(self.seen);
         let (bytes_max, write_timeout) = {
@@ -259,6 +263,11 @@ impl WebSocket {
         cx: &mut ConnCx<'_, T>,
         batch: &mut SealedBatch,
     ) {
+        if batch.is_keyed() {
+            let (_, messages) = batch.frames(self.compression).share(self.seen);
+            self.enqueue_parts(cx, batch, messages);
+            return;
+        }
         #[cfg(feature = "deflate")]
         {
             let frames = batch.frames(self.compression);

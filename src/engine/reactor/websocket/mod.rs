@@ -200,7 +200,8 @@ impl WebSocket {
     /// Whether events are held back while replies find no room: so a client that does not read its replies slows down
     /// only itself.
     fn holds_back(&self, limits: &Limits) -> bool {
-        self.is_open() && self.outbox.bytes() > limits.outbox_bytes_max / 2
+        // Keyed messages always wait for a slow client: they must not hold its own messages back.
+        self.is_open() && self.outbox.unkeyed_bytes() > limits.outbox_bytes_max / 2
     }
 
     pub(crate) fn wants_input(&self, limits: &Limits) -> bool {

@@ -9,23 +9,23 @@ use zlib_rs::{Inflate, InflateFlush, Status};
 use crate::engine::sim_tests::wire::{Frame, parse_frames};
 
 /// A client in the game, and the messages that it must receive.
-pub(super) struct Player {
+pub(in crate::engine::sim_tests) struct Player {
     /// The number of the client in the simulated world.
-    pub(super) client: usize,
+    pub(in crate::engine::sim_tests) client: usize,
     /// The state that the negotiation of compression calls for. `None` if nothing was negotiated.
-    pub(super) inflaters: Option<Inflaters>,
+    pub(in crate::engine::sim_tests) inflaters: Option<Inflaters>,
     /// Whether the client can receive the messages of a shared history.
-    pub(super) can_follow: bool,
+    pub(in crate::engine::sim_tests) can_follow: bool,
     /// Received bytes that are not a whole frame yet.
-    pub(super) rest: Vec<u8>,
+    pub(in crate::engine::sim_tests) rest: Vec<u8>,
     /// The messages sent to the client, in order.
-    pub(super) due: Vec<String>,
-    pub(super) got: Vec<String>,
-    pub(super) rooms: BTreeSet<usize>,
+    pub(in crate::engine::sim_tests) due: Vec<String>,
+    pub(in crate::engine::sim_tests) got: Vec<String>,
+    pub(in crate::engine::sim_tests) rooms: BTreeSet<usize>,
 }
 
 /// Two inflaters, which must agree.
-pub(super) struct Inflaters {
+pub(in crate::engine::sim_tests) struct Inflaters {
     /// Has the largest window.
     whole: Box<InflateState>,
     /// Has only the negotiated window.
@@ -36,7 +36,7 @@ pub(super) struct Inflaters {
 
 impl Inflaters {
     /// Creates the inflaters that the server's response to the handshake calls for.
-    pub(super) fn for_response(head: &str) -> Self {
+    pub(in crate::engine::sim_tests) fn for_response(head: &str) -> Self {
         Self {
             whole: InflateState::new_boxed(DataFormat::Raw),
             windowed: Inflate::new(false, window_bits(head)),
@@ -64,7 +64,7 @@ impl Inflaters {
 
 impl Player {
     /// Takes the whole frames out of the received bytes, and inflates those that are compressed.
-    pub(super) fn take_frames(&mut self) -> Vec<Frame> {
+    pub(in crate::engine::sim_tests) fn take_frames(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
         while let Some(len) = frame_len(&self.rest) {
             let mut frame: Vec<u8> = self.rest.drain(..len).collect();

@@ -53,6 +53,7 @@ impl StreamsGame {
                     rooms: &of_stream,
                     keep_alive: Duration::from_secs(15),
                     replay: vec![event("replay").into()],
+                    snapshot: Vec::new(),
                     broadcasts: wanted.contains(&ALL),
                     joined_ids: None,
                 };
