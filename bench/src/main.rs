@@ -88,6 +88,13 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       --quick      3 nodes and 3,000 clients: its figures mean little
       --page       inserts the table between the marks of FILE
 
+  bench keyed [--keys 1000] [--updates 100] [--size 60] [--slow 10]
+            [--percent 1] [--seconds 5]
+      updates all keys of a keyed room so many times a second, and measures when
+      clients that read only so many percent of it have the last value of every
+      key after the source has stopped, and what they cost a client that reads
+      everything; fails if a value is missing or a client is cut off
+
   bench report FILE.json [--out PATH] [--readme FILE] [--targets FILE]
       renders table and plot of an earlier run
 
@@ -127,6 +134,7 @@ fn main() -> ExitCode {
         "tls" => Options::parse(args, run::ALTERNATING_OPTIONS).and_then(|o| run::tls(&o)),
         "cluster" => Options::parse(args, run::CLUSTER_OPTIONS).and_then(|o| run::cluster(&o)),
         "jitter" => Options::parse(args, run::JITTER_OPTIONS).and_then(|o| run::jitter(&o)),
+        "keyed" => Options::parse(args, run::KEYED_OPTIONS).and_then(|o| run::keyed(&o)),
         "size" => Options::parse(args, run::SIZE_OPTIONS).and_then(|o| run::size(&o)),
         "report" => Options::parse(args, run::REPORT_OPTIONS).and_then(|o| run::report(&o)),
         "floor" => Options::parse(args, floor::OPTIONS).and_then(|o| serve_floor(&o)),
