@@ -137,8 +137,8 @@ pub use limits::{HistoryLimits, KeyedLimits, Limits, OverRate, SlowConsumer};
 pub use listener::Listener;
 pub use message::Message;
 pub use metrics::{
-    Calls, ClusterMetrics, CompressionMetrics, Dropped, HandshakeFailures, Metrics, Refused,
-    TlsMetrics,
+    Calls, ClusterMetrics, CompressionMetrics, Dropped, DurationHistogram, HandshakeFailures,
+    Metrics, Refused, SizeHistogram, TlsMetrics,
 };
 pub use option_names::OptionNames;
 pub use origins::Origins;

@@ -1,5 +1,6 @@
 //! Counters and gauges.
 
+mod histogram;
 mod prometheus;
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,6 +8,8 @@ use std::time::Duration;
 
 use crate::atomic::AtomicU64;
 
+pub(crate) use self::histogram::{DurationCounters, SizeCounters};
+pub use self::histogram::{DurationHistogram, SizeHistogram};
 pub(crate) use self::prometheus::render;
 
 /// The counters and gauges of an app.
@@ -92,6 +95,13 @@ pub struct Metrics {
     /// Most bytes that were ever in one shard's mailbox (see
     /// [`Limits::mailbox_bytes_max`](crate::Limits::mailbox_bytes_max)).
     pub mailbox_bytes_peak: u64,
+    /// How long each message waited for its client, from when it was queued for it until the operating system took its last byte.
+    /// Times are in steps of 8 milliseconds; what is shorter counts as 0. What the operating system and the network take after that
+    /// is not included. Of small messages that were joined while they waited, and of keyed messages that were replaced, the oldest
+    /// counts. Its count is [`Self::messages_out`].
+    pub delivery_delays: DurationHistogram,
+    /// How many bytes waited for a client each time that its socket did not take all.
+    pub outbox_depths: SizeHistogram,
     /// Time for which producers were delayed by slow consumers ([`SlowConsumer::Pace`](crate::SlowConsumer::Pace)). The
     /// total is the sum over all shards.
     pub paced: Duration,
@@ -99,6 +109,8 @@ pub struct Metrics {
     pub handler_runs: u64,
     /// Time spent in handlers, summed over all threads. A running handler counts when it ends.
     pub handler_time: Duration,
+    /// How long each of [`Self::handler_runs`] took.
+    pub handler_durations: DurationHistogram,
     /// Handlers that have been running for more than about a millisecond (a gauge).
     pub handlers_blocked: u64,
     /// Times that all handler threads were blocked while a connection waited for one.
@@ -287,6 +299,8 @@ pub struct ClusterMetrics {
     pub gaps: u64,
     /// The same where the broker server had restarted or was replaced, so that it is not known whether messages were lost.
     pub gaps_server_changed: u64,
+    /// How long each broker server took to answer, from when a command was handed to the connection, heartbeats included.
+    pub round_trips: DurationHistogram,
 }
 
 /// Messages that were not delivered, by cause; part of [`Metrics`]. A message counts once for each recipient that
@@ -405,12 +419,22 @@ macro_rules! counters {
         #[repr(align(128))] // A cache line of its own, and its neighbour's: shards do not share.
         pub(crate) struct Counters {
             $( pub(crate) $own: Counter, )*
+            pub(crate) delivery_delays: DurationCounters,
+            pub(crate) outbox_depths: SizeCounters,
         }
 
         impl Counters {
             /// Adds these to a sum.
             pub(crate) fn add_to(&self, sum: &mut Metrics) {
                 $( counters!(@$kind sum.$field $(.$sub)?, self.$own.get()); )*
+                self.delivery_delays.add_to(&mut sum.delivery_delays);
+                self.outbox_depths.add_to(&mut sum.outbox_depths);
+            }
+
+            /// Counts messages that were written in full. The time for which `delayed` of them have waited is counted already.
+            pub(crate) fn wrote(&self, messages: u64, delayed: u64) {
+                self.messages_out.add_alone(messages);
+                self.delivery_delays.add_zeros(messages - delayed);
             }
         }
     };

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::atomic::AtomicU64;
-use crate::metrics::{ClusterMetrics, Counter, Metrics};
+use crate::metrics::{ClusterMetrics, Counter, DurationCounters, DurationHistogram, Metrics};
 
 /// The counters and gauges of a node. See [`ClusterMetrics`].
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub(crate) struct ClusterCounters {
     pub(crate) history_reads: Counter,
     pub(crate) gaps: Counter,
     pub(crate) gaps_server_changed: Counter,
+    /// Only the link adds to them.
+    pub(crate) round_trips: DurationCounters,
 }
 
 impl ClusterCounters {
@@ -47,6 +49,8 @@ impl ClusterCounters {
             history_reads: self.history_reads.get(),
             gaps: self.gaps.get(),
             gaps_server_changed: self.gaps_server_changed.get(),
+            round_trips: DurationHistogram::default(),
         };
+        self.round_trips.add_to(&mut cluster.round_trips);
     }
 }

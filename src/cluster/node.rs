@@ -91,7 +91,7 @@ struct Server {
     incarnations: u64,
     last_incarnation: Option<Incarnation>,
     /// The commands that were not answered, oldest first, except subscriptions.
-    unanswered: VecDeque<Published>,
+    unanswered: VecDeque<Unanswered>,
     appends: Appends,
     reads: Reads,
     /// Since when it can't be reached.
@@ -102,7 +102,23 @@ struct Server {
     resubscribe_at: Option<Instant>,
 }
 
-/// A command that is not answered.
+impl Server {
+    /// A command is about to be sent.
+    fn sent(&mut self, published: Published, now: Instant) {
+        self.unanswered.push_back(Unanswered {
+            published,
+            sent_at: now,
+        });
+    }
+}
+
+/// A command that is not answered, and when it was handed to the connection.
+struct Unanswered {
+    published: Published,
+    sent_at: Instant,
+}
+
+/// What a command was about.
 enum Published {
     /// A message of the app, which the metrics count.
     Message,
@@ -228,13 +244,13 @@ impl Node {
                 envelope,
             } => self.received(server, channel, envelope, now, actions),
             Event::Published { receivers: _ } => {
-                if let Some(Published::Message) = self.servers[server].unanswered.pop_front() {
+                if let Some(Published::Message) = self.answered(server, now) {
                     self.counters.confirmed.add(1);
                 }
             }
             Event::Refused(refused) => self.refused(server, &refused, now),
-            Event::Appended(appended) => self.appended(server, appended, actions),
-            Event::History(history) => match self.servers[server].unanswered.pop_front() {
+            Event::Appended(appended) => self.appended(server, appended, now, actions),
+            Event::History(history) => match self.answered(server, now) {
                 Some(Published::Read { bytes, .. }) => {
                     self.on_history(server, &history, bytes);
                 }
@@ -242,13 +258,19 @@ impl Node {
                 _ => {}
             },
             Event::ReadPostponed => {
-                if let Some(Published::Read { room, bytes }) =
-                    self.servers[server].unanswered.pop_front()
-                {
+                if let Some(Published::Read { room, bytes }) = self.answered(server, now) {
                     self.read_postponed(server, room, bytes);
                 }
             }
         }
+    }
+
+    /// Takes the oldest unanswered command, which the server has answered.
+    fn answered(&mut self, at: usize, now: Instant) -> Option<Published> {
+        let Unanswered { published, sent_at } = self.servers[at].unanswered.pop_front()?;
+        let took = now.saturating_duration_since(sent_at);
+        self.counters.round_trips.add(took, 1);
+        Some(published)
     }
 
     fn connected(
@@ -291,8 +313,8 @@ impl Node {
         self.shared[at].outgoing.set_down_since(Some(now));
         self.counters.servers_connected.fetch_sub(1, Relaxed);
         server.reads.disconnected();
-        for published in std::mem::take(&mut server.unanswered) {
-            match published {
+        for unanswered in std::mem::take(&mut server.unanswered) {
+            match unanswered.published {
                 Published::Message => self.counters.unconfirmed.add(1),
                 Published::Append(in_flight) => self.append_disconnected(at, in_flight),
                 Published::Own | Published::Read { .. } | Published::Find(_) => {}
@@ -314,11 +336,10 @@ impl Node {
         static REFUSED: Limited = Limited::new();
         /// It repeats while the broker refuses.
         static UNSUBSCRIBED: Limited = Limited::new();
-        let server = &mut self.servers[at];
         match refused.command {
             Kind::Subscribe => {
                 // The event does not say which channels it concerns.
-                server.resubscribe_at = Some(now + RESUBSCRIBE_INTERVAL);
+                self.servers[at].resubscribe_at = Some(now + RESUBSCRIBE_INTERVAL);
                 let rooms = self.rooms.values();
                 for room in rooms.filter(|room| room.interest.server == at) {
                     self.shared[at].status.refused(&room.interest);
@@ -332,7 +353,7 @@ impl Node {
                 );
             }
             _ => {
-                match server.unanswered.pop_front() {
+                match self.answered(at, now) {
                     Some(Published::Message) => self.counters.dropped_broker.add(1),
                     Some(Published::Append(in_flight)) => self.append_refused(at, &in_flight),
                     Some(Published::Read { room, bytes }) => {
@@ -502,7 +523,7 @@ impl Node {
         let at = server_of(&channel, &self.shared);
         let server = &mut self.servers[at];
         if server.incarnation.is_some() && server.unanswered.len() < UNANSWERED_REPLIES_MAX {
-            server.unanswered.push_back(Published::Own);
+            server.sent(Published::Own, self.now);
             let envelope = content.encode().envelope(self.id, 0);
             let command = Command::Publish { channel, envelope };
             actions.push(Action::Command(at, command));
@@ -623,7 +644,7 @@ impl Node {
         self.shared[at].outgoing.take(bytes, &mut taken);
         for queued in taken.drain(..) {
             let (published, command) = self.publish(at, queued, now);
-            self.servers[at].unanswered.push_back(published);
+            self.servers[at].sent(published, now);
             actions.push(Action::Command(at, command));
         }
         self.taken = taken;
@@ -664,7 +685,7 @@ impl Node {
         }
         for at in 0..self.servers.len() {
             if self.servers[at].incarnation.is_some() {
-                self.servers[at].unanswered.push_back(Published::Own);
+                self.servers[at].sent(Published::Own, self.now);
                 let command = self.heartbeat_command(true);
                 actions.push(Action::Command(at, command));
             }

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::Metrics;
+use super::{DurationHistogram, Metrics, SizeHistogram};
+
+#[cfg(test)]
+mod tests;
 
 /// One metric: its name without the prefix, its kind, what it says, and its values with the label that tells them apart.
 struct Family {
@@ -10,6 +13,40 @@ struct Family {
     kind: &'static str,
     help: &'static str,
     values: fn(&Metrics) -> Vec<(&'static str, Value)>,
+}
+
+/// A histogram: the upper bound of each bucket with the number of observations up to it, and the sum of them.
+struct Buckets {
+    counts: Vec<(f64, u64)>,
+    sum: f64,
+}
+
+impl Buckets {
+    fn of_durations(histogram: &DurationHistogram) -> Self {
+        Self {
+            counts: histogram.buckets().collect(),
+            sum: histogram.sum().as_secs_f64(),
+        }
+    }
+
+    fn of_sizes(histogram: &SizeHistogram) -> Self {
+        Self {
+            counts: histogram.buckets().collect(),
+            sum: histogram.sum() as f64,
+        }
+    }
+
+    /// The number of all observations.
+    fn count(&self) -> u64 {
+        self.counts.last().map_or(0, |&(_, count)| count)
+    }
+}
+
+/// A metric that is a histogram.
+struct HistogramFamily {
+    name: &'static str,
+    help: &'static str,
+    buckets: fn(&Metrics) -> Buckets,
 }
 
 enum Value {
@@ -43,8 +80,57 @@ pub(crate) fn render(parts: &[(String, Metrics)]) -> String {
             }
         }
     }
+    for HistogramFamily {
+        name,
+        help,
+        buckets,
+    } in HISTOGRAMS
+    {
+        let _ = writeln!(text, "# HELP humphrey_ws_{name} {help}");
+        let _ = writeln!(text, "# TYPE humphrey_ws_{name} histogram");
+        for (shard, metrics) in parts {
+            let buckets = buckets(metrics);
+            for (bound, count) in &buckets.counts {
+                let bound = match bound.is_finite() {
+                    true => bound.to_string(),
+                    false => "+Inf".to_owned(),
+                };
+                let labels = format!("shard=\"{shard}\",le=\"{bound}\"");
+                let _ = writeln!(text, "humphrey_ws_{name}_bucket{{{labels}}} {count}");
+            }
+            let (sum, count) = (buckets.sum, buckets.count());
+            let _ = writeln!(text, "humphrey_ws_{name}_sum{{shard=\"{shard}\"}} {sum}");
+            let _ = writeln!(
+                text,
+                "humphrey_ws_{name}_count{{shard=\"{shard}\"}} {count}"
+            );
+        }
+    }
     text
 }
+
+const HISTOGRAMS: &[HistogramFamily] = &[
+    HistogramFamily {
+        name: "delivery_delay_seconds",
+        help: "How long messages waited for their client until the operating system took them, in steps of 8 ms.",
+        buckets: |metrics| Buckets::of_durations(&metrics.delivery_delays),
+    },
+    HistogramFamily {
+        name: "outbox_depth_bytes",
+        help: "Bytes that waited for a client, each time that its socket did not take all.",
+        buckets: |metrics| Buckets::of_sizes(&metrics.outbox_depths),
+    },
+    HistogramFamily {
+        name: "handler_duration_seconds",
+        help: "How long handlers have run, once for all that one read of a connection has brought.",
+        buckets: |metrics| Buckets::of_durations(&metrics.handler_durations),
+    },
+    HistogramFamily {
+        name: "cluster_round_trip_seconds",
+        help: "How long broker servers took to answer, heartbeats included.",
+        buckets: |metrics| Buckets::of_durations(&metrics.cluster.round_trips),
+    },
+];
 
 const FAMILIES: &[Family] = &[
     Family {
@@ -463,186 +549,3 @@ const FAMILIES: &[Family] = &[
         values: |metrics| one(metrics.handler_panics),
     },
 ];
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-    use std::time::Duration;
-
-    use super::*;
-    use crate::metrics::{
-        Calls, ClusterMetrics, CompressionMetrics, Dropped, HandshakeFailures, Refused, TlsMetrics,
-    };
-
-    /// Returns metrics in which every field has a different value, and their number. It is one literal, so a new field
-    /// does not compile until it has a value here. The function is as long as the list of metrics.
-    fn distinct() -> (Metrics, usize) {
-        let mut last = 1_000;
-        let mut next = || {
-            last += 1;
-            last
-        };
-        let metrics = Metrics {
-            connections: next(),
-            connections_opened: next(),
-            event_streams: next(),
-            event_streams_opened: next(),
-            rooms: next(),
-            room_members: next(),
-            accepted: next(),
-            refused: Refused {
-                connections_max: next(),
-                handshakes_max: next(),
-                peer_connections_max: next(),
-                peer_handshakes_per_second_max: next(),
-                user_connections_max: next(),
-                origin: next(),
-                host: next(),
-                handshake_handler: next(),
-                unserved: next(),
-            },
-            handshake_failures: HandshakeFailures {
-                malformed: next(),
-                too_large: next(),
-                timeout: next(),
-                not_an_upgrade: next(),
-                version: next(),
-                key: next(),
-                requirements: next(),
-            },
-            accept_errors: next(),
-            requests: next(),
-            messages_in: next(),
-            bytes_in: next(),
-            messages_out: next(),
-            bytes_out: next(),
-            compression: CompressionMetrics {
-                received_bytes: next(),
-                inflated_bytes: next(),
-                bombs: next(),
-                compressed: next(),
-                sent_bytes: next(),
-                plain_bytes: next(),
-                epochs: next(),
-                waiting: next(),
-            },
-            tls: TlsMetrics {
-                handshakes: next(),
-                resumed: next(),
-                aborted: next(),
-                plain_http: next(),
-                incompatible: next(),
-                client_certificates: next(),
-                untrusted: next(),
-                alerts: next(),
-                malformed: next(),
-                truncated: next(),
-                reloads: next(),
-            },
-            cluster: ClusterMetrics {
-                servers_connected: next(),
-                nodes: next(),
-                connections: next(),
-                silences: next(),
-                published: next(),
-                confirmed: next(),
-                unconfirmed: next(),
-                received: next(),
-                missed_remote: next(),
-                dropped_broker: next(),
-                dropped_full: next(),
-                bad_envelopes: next(),
-                history_reads: next(),
-                gaps: next(),
-                gaps_server_changed: next(),
-            },
-            dropped: Dropped {
-                slow_consumer: next(),
-                closed: next(),
-                no_recipient: next(),
-                not_running: next(),
-                too_large: next(),
-                rooms_max: next(),
-                keyed_refused: next(),
-                unhandled: next(),
-            },
-            conflated: next(),
-            calls: Calls {
-                handled: next(),
-                cancelled: next(),
-                unanswered: next(),
-                unknown: next(),
-                refused: next(),
-                notifications_handled: next(),
-                notifications_unknown: next(),
-            },
-            slow_consumers: next(),
-            heartbeat_timeouts: next(),
-            protocol_errors: next(),
-            unfinished_messages: next(),
-            expired: next(),
-            closed_over_rate: next(),
-            reads_delayed: next(),
-            outbox_bytes_peak: next(),
-            mailbox_bytes_peak: next(),
-            paced: Duration::from_secs(next()),
-            handler_runs: next(),
-            handler_time: Duration::from_secs(next()),
-            handlers_blocked: next(),
-            handlers_exhausted: next(),
-            handler_panics: next(),
-        };
-        (metrics, last as usize - 1_000)
-    }
-
-    #[test]
-    fn every_metric_is_written_once_for_each_shard() {
-        let (metrics, fields) = distinct();
-        let text = render(&[
-            ("0".to_owned(), metrics),
-            ("1".to_owned(), Metrics::default()),
-        ]);
-        let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!(samples.len(), 2 * fields, "{text}");
-        let values: HashSet<&str> = samples
-            .iter()
-            .filter(|line| line.contains("shard=\"0\""))
-            .filter_map(|line| line.rsplit(' ').next())
-            .collect();
-        assert_eq!(values.len(), fields, "{text}");
-        let series: HashSet<&str> = samples
-            .iter()
-            .map(|line| line.rsplit_once(' ').unwrap().0)
-            .collect();
-        assert_eq!(series.len(), samples.len(), "{text}");
-    }
-
-    #[test]
-    fn text_follows_the_prometheus_format() {
-        let (metrics, _) = distinct();
-        let text = render(&[("0".to_owned(), metrics)]);
-        assert!(text.ends_with('\n'));
-        let mut family = "";
-        for line in text.lines() {
-            if let Some(help) = line.strip_prefix("# HELP ") {
-                family = help.split(' ').next().unwrap();
-                let rest = family.strip_prefix("humphrey_ws_").unwrap();
-                assert!(
-                    rest.bytes()
-                        .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-                );
-            } else if let Some(kind) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = kind.split_once(' ').unwrap();
-                assert_eq!(name, family);
-                assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
-            } else {
-                assert!(
-                    line.starts_with(&format!("{family}{{shard=\"0\"")),
-                    "{line}"
-                );
-                let value = line.rsplit(' ').next().unwrap();
-                assert!(value.parse::<f64>().is_ok(), "{line}");
-            }
-        }
-    }
-}

@@ -111,11 +111,17 @@ impl Node {
     }
 
     /// Handles the answer to the oldest append.
-    pub(super) fn appended(&mut self, at: usize, appended: Appended, actions: &mut Vec<Action>) {
-        let server = &mut self.servers[at];
-        let Some(Published::Append(in_flight)) = server.unanswered.pop_front() else {
+    pub(super) fn appended(
+        &mut self,
+        at: usize,
+        appended: Appended,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(Published::Append(in_flight)) = self.answered(at, now) else {
             return;
         };
+        let server = &mut self.servers[at];
         server.appends.bytes -= in_flight.append.envelope.len();
         server.appends.executed = Some(self.now);
         match appended {
@@ -161,7 +167,7 @@ impl Node {
             extends: false,
         };
         let server = &mut self.servers[at];
-        server.unanswered.push_back(Published::Find(in_flight));
+        server.sent(Published::Find(in_flight), self.now);
         actions.push(Action::Command(at, Command::Read(vec![read])));
     }
 
@@ -230,7 +236,7 @@ impl Node {
                 in_flight.append.new_epoch = random_epoch();
                 let command = Command::Append(in_flight.append.clone());
                 let server = &mut self.servers[at];
-                server.unanswered.push_back(Published::Append(in_flight));
+                server.sent(Published::Append(in_flight), self.now);
                 actions.push(Action::Command(at, command));
             } else {
                 self.give_up_append(at, &in_flight);
@@ -278,7 +284,7 @@ impl Node {
     /// The bytes of the envelopes whose appends are not answered, or whose ids are being looked for.
     pub(crate) fn unanswered_append_bytes(&self) -> usize {
         let unanswered = self.servers.iter().flat_map(|server| &server.unanswered);
-        let unanswered = unanswered.filter_map(|published| match published {
+        let unanswered = unanswered.filter_map(|it| match &it.published {
             Published::Append(in_flight) | Published::Find(in_flight) => Some(in_flight),
             Published::Message | Published::Own | Published::Read { .. } => None,
         });

@@ -69,7 +69,7 @@ impl Node {
         // The last heartbeat must remain the last one.
         if server.heartbeat_due <= now && !self.is_stopping {
             server.heartbeat_due = now + HEARTBEAT_INTERVAL;
-            server.unanswered.push_back(Published::Own);
+            server.sent(Published::Own, now);
             let command = self.heartbeat_command(false);
             actions.push(Action::Command(at, command));
         }

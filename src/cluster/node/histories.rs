@@ -137,7 +137,7 @@ impl Node {
             server.reads.bytes += bytes;
             let room = name.clone();
             let published = Published::Read { room, bytes };
-            server.unanswered.push_back(published);
+            server.sent(published, self.now);
             return Some(Read {
                 room: name,
                 since,

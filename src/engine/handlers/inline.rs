@@ -71,7 +71,7 @@ pub(crate) fn run_inline<S, J: JobSource>(
         let now = clock();
         let took = now.saturating_duration_since(started);
         stats.count.fetch_add(2, Relaxed);
-        stats.nanos.add_time(took);
+        stats.note_duration(took);
         spent += took;
         let goes_on = spent < HOLD_BACK;
         let step = |shard: &mut S, done: Option<Done>| {

@@ -130,7 +130,7 @@ fn work(hub: &Arc<Hub>, stats: &ThreadStats, program: &dyn Program) {
 
         let started = std::mem::replace(&mut now, Instant::now());
         let took = now.saturating_duration_since(started);
-        stats.nanos.add_time(took);
+        stats.note_duration(took);
         port.note_duration(took);
         let held_back = *held_back_since.get_or_insert(started);
         if now.saturating_duration_since(held_back) >= HOLD_BACK || port.is_slow() {

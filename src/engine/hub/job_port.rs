@@ -15,7 +15,7 @@ use crate::engine::model::verdict::{Attachment, DropOnHandler};
 use crate::engine::parts::job_queue::JobQueue;
 use crate::engine::parts::mailbox::When;
 use crate::engine::parts::unwind::catch_panic;
-use crate::metrics::{Counter, Metrics};
+use crate::metrics::{Counter, DurationCounters, Metrics};
 
 /// The average duration above which jobs count as slow. Each slow job gets its own thread as soon as there is one.
 const SLOW_NANOS: u32 = 20_000;
@@ -46,7 +46,15 @@ pub(crate) struct ThreadStats {
     /// The number of jobs begun plus the number ended: odd while a job runs.
     pub(crate) count: AtomicU64,
     /// The total duration of its jobs.
-    pub(crate) nanos: Counter,
+    nanos: Counter,
+    durations: DurationCounters,
+}
+
+impl ThreadStats {
+    pub(crate) fn note_duration(&self, took: Duration) {
+        self.nanos.add_time(took);
+        self.durations.add(took, 1);
+    }
 }
 
 thread_local! {
@@ -182,6 +190,7 @@ impl JobPort {
                 for stats in threads.iter() {
                     sum.handler_runs += stats.count.load(Relaxed) / 2;
                     sum.handler_time += Duration::from_nanos(stats.nanos.get());
+                    stats.durations.add_to(&mut sum.handler_durations);
                 }
             }
         }

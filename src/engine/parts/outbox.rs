@@ -34,6 +34,7 @@ pub(crate) use crate::engine::parts::outbox::keyed::KeyedPush;
 use crate::engine::parts::outbox::queue::Queue;
 use crate::engine::parts::slow_consumer::Fill;
 use crate::engine::parts::timers::Tick;
+use crate::metrics::DurationCounters;
 use crate::transport::ShardTransport;
 
 /// The maximum number of bytes gathered for one write.
@@ -63,6 +64,15 @@ pub(crate) struct Written {
     pub(crate) bytes: usize,
     /// Messages that were written in full.
     pub(crate) messages: u64,
+    /// Of these, the ones whose [`Delays`] are counted.
+    pub(crate) delayed: u64,
+}
+
+/// Where the time is counted for which messages have waited, unless it is too short to be measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Delays<'a> {
+    pub(crate) now: Tick,
+    pub(crate) counters: &'a DurationCounters,
 }
 
 impl Outbox {
@@ -291,7 +301,11 @@ impl Outbox {
         transport: &mut T,
         scratch: &mut Vec<u8>,
     ) -> (Written, io::Result<()>) {
-        self.flush_on(None, transport, scratch)
+        let delays = Delays {
+            now: Tick::FIRST,
+            counters: &DurationCounters::default(),
+        };
+        self.flush_on(None, transport, (scratch, delays))
     }
 
     /// Writes the queued bytes. `begun` is the outcome of a write of [`Outbox::front`], if the caller has made one.
@@ -299,10 +313,10 @@ impl Outbox {
         &mut self,
         begun: Option<io::Result<usize>>,
         transport: &mut T,
-        scratch: &mut Vec<u8>,
+        (scratch, delays): (&mut Vec<u8>, Delays<'_>),
     ) -> (Written, io::Result<()>) {
         match self.waiting {
-            Some(_) => self.change(|queue| queue.flush(begun, transport, scratch)),
+            Some(_) => self.change(|queue| queue.flush(begun, transport, (scratch, delays))),
             None => (Written::default(), Ok(())),
         }
     }

@@ -228,6 +228,40 @@ fn drop_newest_keeps_the_oldest_and_counts_drops() {
     }
 }
 
+#[test]
+fn messages_of_a_slow_client_are_counted_with_their_delay_and_depth() {
+    // The last message is queued with the first, joined with others, or has a key.
+    for client_reads in [1, 3, 1_000] {
+        let mut world = with_policy(SlowConsumer::Disconnect);
+        let (slow, quick) = (world.join(), world.join());
+        world.stall(slow, 0);
+        world.broadcasts("first");
+        world.settle();
+        world.advance_ms(2_000);
+        world.broadcasts("other");
+        world.settle();
+        world.advance_ms(400);
+        // The time is that of the turn in which the last byte of a message leaves.
+        for _ in 0..14_usize.div_ceil(client_reads) {
+            world.client_reads(slow, client_reads);
+        }
+        world.unstall(slow);
+        assert_eq!(world.all_frames(slow).len(), 2);
+        assert_eq!(world.all_frames(quick).len(), 2);
+        let metrics = world.metrics();
+        let delays: Vec<_> = metrics.delivery_delays.buckets().collect();
+        let up_to = |seconds| delays.iter().find(|(bound, _)| *bound == seconds).unwrap().1;
+        // 8 ms are one step of the clock.
+        assert_eq!([up_to(0.01), up_to(0.25), up_to(0.5), up_to(2.5)], [2, 2, 3, 4]);
+        let sum = metrics.delivery_delays.sum().as_secs_f64();
+        assert!((2.78..2.82).contains(&sum), "{sum}");
+        // Nothing else waited: 7 bytes at first.
+        let depths = metrics.outbox_depths;
+        assert!(depths.count() >= 1 && depths.sum() >= 7, "{depths:?}");
+        assert_eq!(depths.buckets().next().unwrap().1, depths.count());
+    }
+}
+
 /// The messages of [`overflow`].
 const OVERFLOW: usize = 3 * FIT + 3;
 

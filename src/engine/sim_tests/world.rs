@@ -909,6 +909,11 @@ impl World {
             due,
             "messages written, dropped, conflated and waiting"
         );
+        assert_eq!(
+            metrics.delivery_delays.count(),
+            metrics.messages_out,
+            "each message written has a delay"
+        );
     }
 
     pub(super) fn metrics(&self) -> Metrics {

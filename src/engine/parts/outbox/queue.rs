@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::outbox::keyed::WaitingKeyed;
-use crate::engine::parts::outbox::{GATHER_BYTES_MAX, Written};
+use crate::engine::parts::outbox::{Delays, GATHER_BYTES_MAX, Written};
 use crate::engine::parts::slow_consumer::Fill;
 use crate::engine::parts::timers::Tick;
 use crate::transport::ShardTransport;
@@ -549,8 +549,14 @@ impl Queue {
     }
 
     /// Removes bytes that were written from the front. Returns the number of messages that are written in full by it.
-    pub(super) fn consumed(&mut self, mut n: usize) -> u64 {
+    pub(super) fn consumed(&mut self, n: usize) -> u64 {
         let mut messages = 0;
+        self.remove_written(n, |count, _| messages += u64::from(count));
+        messages
+    }
+
+    /// Removes bytes that were written from the front. Tells how many messages are written in full by it, and their origin.
+    fn remove_written(&mut self, mut n: usize, mut tell: impl FnMut(u32, Origin)) {
         self.bytes -= n;
         while n > 0 {
             let Some(front) = self.chunks.front_mut() else {
@@ -558,9 +564,11 @@ impl Queue {
                 break;
             };
             if front.keyed() > 0 {
-                let (bytes, message) = self.consumed_keyed(n);
+                let (bytes, whole) = self.consumed_keyed(n);
                 n -= bytes;
-                messages += message;
+                if let Some(origin) = whole {
+                    tell(1, origin);
+                }
                 continue;
             }
             if n >= front.bytes.len() {
@@ -571,9 +579,9 @@ impl Queue {
                 } else {
                     0
                 };
-                messages += u64::from(front.messages);
-                if front.messages == 0 {
-                    self.controls = self.controls.saturating_sub(1);
+                match front.messages {
+                    0 => self.controls = self.controls.saturating_sub(1),
+                    messages => tell(messages, front.origin),
                 }
                 self.in_progress = 0;
                 self.chunks.pop_front();
@@ -588,13 +596,12 @@ impl Queue {
             }
             let done = done.min(front.messages);
             front.messages -= done;
-            messages += u64::from(done);
+            tell(done, front.origin);
             self.in_progress = boundary - n;
             front.bytes.advance(n);
             self.exempt_bytes -= if front.origin.is_exempt() { n } else { 0 };
             n = 0;
         }
-        messages
     }
 
     /// The first bytes that are written.
@@ -624,7 +631,7 @@ impl Queue {
         &mut self,
         mut begun: Option<io::Result<usize>>,
         transport: &mut T,
-        scratch: &mut Vec<u8>,
+        (scratch, delays): (&mut Vec<u8>, Delays<'_>),
     ) -> (Written, io::Result<()>) {
         let mut written = Written::default();
         while let Some(front) = self.first_piece() {
@@ -649,7 +656,15 @@ impl Queue {
             match result {
                 Ok(n) => {
                     written.bytes += n;
-                    written.messages += self.consumed(n);
+                    self.remove_written(n, |messages, origin| {
+                        let messages = u64::from(messages);
+                        let delay = origin.age(delays.now);
+                        written.messages += messages;
+                        if !delay.is_zero() {
+                            delays.counters.add(delay, messages);
+                            written.delayed += messages;
+                        }
+                    });
                     if T::SHORT_MEANS_NOT_READY && n < wanted {
                         // A short write means a full socket: its readiness will be reported.
                         break;

@@ -140,7 +140,7 @@ impl WebSocket {
         self.outbox.exempt_rest();
         let counters = cx.shard.counters();
         counters.bytes_out.add_alone(written as u64);
-        counters.messages_out.add_alone(left);
+        counters.wrote(left, 0);
         let write_timeout = cx.shard.limits().write_timeout;
         self.blocked(cx.shard.tick, write_timeout);
         self.enqueue_parts(cx, batch, messages - begun);

@@ -48,9 +48,12 @@ impl<T: ShardTransport> Core<T> {
         self.note_followers(audience, &batch, followers);
         let counters = self.cx.counters();
         counters.bytes_out.add_alone(bytes);
-        counters.messages_out.add_alone(messages);
+        counters.wrote(messages, 0);
         for (slot, outcome) in unfinished {
-            self.with_member(slot, |ws, cx| ws.take_rest(cx, &mut batch, outcome));
+            self.with_member(slot, |ws, cx| {
+                ws.take_rest(cx, &mut batch, outcome);
+                ws.note_depth(cx);
+            });
         }
         for slot in behind {
             self.with_member(slot, |ws, cx| ws.enqueue_share(cx, &mut batch));
@@ -194,7 +197,7 @@ impl WebSocket {
                 // All is accepted, and some of it pending in the transport.
                 let counters = cx.shard.counters();
                 counters.bytes_out.add_alone(n as u64);
-                counters.messages_out.add_alone(messages.into());
+                counters.wrote(messages.into(), 0);
                 self.note_fill(cx);
             }
             Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => {
@@ -237,7 +240,7 @@ impl WebSocket {
         let left = self.outbox.push_rest(bytes, kept, written, unshared, tick);
         let counters = cx.shard.counters();
         counters.bytes_out.add_alone(written as u64);
-        counters.messages_out.add_alone(left);
+        counters.wrote(left, 0);
         self.blocked(tick, write_timeout);
         if whole == len {
             self.note_fill(cx);

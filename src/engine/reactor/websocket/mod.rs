@@ -32,7 +32,7 @@ use crate::engine::model::verdict::PendingAttachment;
 use crate::engine::parts::compression::ConnCompression;
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::LocalId;
-use crate::engine::parts::outbox::Outbox;
+use crate::engine::parts::outbox::{Delays, Outbox};
 use crate::engine::parts::pace::Pace;
 use crate::engine::parts::timers::Tick;
 use crate::engine::parts::write_progress::WriteProgress;
@@ -251,6 +251,14 @@ impl WebSocket {
         cold.blocked = true;
         cold.drain
             .get_or_insert_with(|| WriteProgress::new(now, write_timeout));
+    }
+
+    /// Counts how much is left in the outbox after a write, if the socket did not take all.
+    pub(crate) fn note_depth<T: ShardTransport>(&self, cx: &ConnCx<'_, T>) {
+        if !self.outbox.is_empty() {
+            let counters = cx.shard.counters();
+            counters.outbox_depths.add(self.outbox.bytes());
+        }
     }
 
     /// Credits bytes that the socket has taken. An empty outbox ends the time limit.
@@ -539,7 +547,15 @@ impl WebSocket {
             transport.flush();
         }
         let tick = shard.tick;
-        let (written, result) = self.outbox.flush_on(begun, transport, &mut shard.scratch);
+        let delays = Delays {
+            now: tick,
+            counters: &shard.hub.shards[usize::from(shard.index)]
+                .counters
+                .delivery_delays,
+        };
+        let (written, result) =
+            self.outbox
+                .flush_on(begun, transport, (&mut shard.scratch, delays));
         self.drained(written.bytes, tick, &shard.hub.settings.limits);
         if written.bytes > 0
             && let Some(pace) = self.pace()
@@ -552,12 +568,13 @@ impl WebSocket {
         let is_idle = self.inbox.is_empty();
         let counters = shard.counters();
         counters.bytes_out.add_alone(written.bytes as u64);
-        counters.messages_out.add_alone(written.messages);
+        counters.wrote(written.messages, written.delayed);
         if result.is_err() {
             self.break_off(cx);
             return;
         }
         self.note_fill(cx);
+        self.note_depth(cx);
         if self.outbox.is_empty() {
             self.clear(|cold| &mut cold.pace);
         }

@@ -78,14 +78,14 @@ impl Queue {
         })
     }
 
-    /// Removes up to `n` written bytes of the keyed message at the front. Returns the number of bytes, and of messages that are
-    /// written in full.
-    pub(in crate::engine::parts::outbox) fn consumed_keyed(&mut self, n: usize) -> (usize, u64) {
+    /// Removes up to `n` written bytes of the keyed message at the front. Returns the number of bytes, and the origin of the message
+    /// if it is written in full.
+    pub(super) fn consumed_keyed(&mut self, n: usize) -> (usize, Option<Origin>) {
         let message = self.keyed.as_mut().and_then(|keyed| keyed.pop());
         let (Some((mut message, since)), Some(front)) = (message, self.chunks.front_mut()) else {
             debug_assert!(false, "a chunk stands for keyed messages that do not wait");
             self.chunks.pop_front();
-            return (0, 0);
+            return (0, None);
         };
         let written = n.min(message.len());
         self.exempt_bytes -= written;
@@ -100,15 +100,16 @@ impl Queue {
         }
         message.advance(written);
         self.in_progress = message.len();
+        let origin = Origin::since(since).exempt();
         if message.is_empty() {
-            return (written, 1);
+            return (written, Some(origin));
         }
         self.chunks.push_front(Chunk {
             bytes: message,
             messages: 1,
             held: 0,
-            origin: Origin::since(since).exempt(),
+            origin,
         });
-        (written, 0)
+        (written, None)
     }
 }
