@@ -21,6 +21,14 @@ const HELD_MAX = 20_000;
 
 const WELCOME = /^Welcome, ([\d.:a-f[\]]+)!$/;
 
+/** Prolongs the reader's session. The server wants the answer on the connection, too. */
+async function prolongSession() {
+  const response = await fetch("session", { method: "POST", cache: "no-store" });
+  const words = await response.text();
+  if (!response.ok) throw new Error(words.trim());
+  return words;
+}
+
 const plural = (count, what) => `${count.toLocaleString()} ${what}${count === 1 ? "" : "s"}`;
 
 export class Connection {
@@ -55,7 +63,8 @@ export class Connection {
   }
 
   #openSocket() {
-    const socket = connect(() => this.#address(), { protocols: [PLAIN_FORM], pingInterval: SILENCE_MS, pingTimeout: SILENCE_MS });
+    const options = { protocols: [PLAIN_FORM], pingInterval: SILENCE_MS, pingTimeout: SILENCE_MS, refresh: prolongSession };
+    const socket = connect(() => this.#address(), options);
     this.#socket = socket;
     socket.states((state) => socket === this.#socket && this.#changed(state));
     socket.messages((data) => socket === this.#socket && this.#receive(data));

@@ -170,7 +170,11 @@ mod tests {
     fn session() -> Session {
         let key = SessionKey::new(&Token::new("s3cret").unwrap());
         let now = SystemTime::now();
-        key.verify(&key.issue(now).unwrap(), now).unwrap()
+        key.verify(
+            &key.issue(now, crate::session::LIFETIME_DEFAULT).unwrap(),
+            now,
+        )
+        .unwrap()
     }
 
     fn block(limiter: &AttemptLimiter, client: IpAddr, now: Instant) {

@@ -1,4 +1,4 @@
-//! `/login` and `/logout`: how a browser gets a session, and ends it.
+//! `/login`, `/session` and `/logout`: how a browser gets a session, prolongs it, and ends it.
 //!
 //! The form needs no script. Its action is its own address, so that browsers keep the fragment, which names the room, from the
 //! link over the form to the page. The query, with the page's filters, is passed on.
@@ -12,7 +12,8 @@ use humphrey::http::{Request, Response, StatusCode};
 use humphrey_ws::{Reject, RequestHead};
 
 use crate::attempt_limiter::{Denied, too_many_words, whole_seconds};
-use crate::read_access::{ReadAccess, redirect, redirect_with_query, wants_html};
+use crate::read_access::{NEEDED, ReadAccess, redirect, redirect_with_query, wants_html};
+use crate::responses::with_security_headers;
 
 /// The form, with its style inline.
 const FORM: &str = include_str!("login.html");
@@ -36,10 +37,13 @@ enum Problem {
     TooMany { wait: Duration },
 }
 
-/// Routes `/login` and `/logout`.
+/// Routes `/login`, `/session` and `/logout`.
 pub(crate) fn routes(access: Arc<ReadAccess>) -> SubApp<()> {
-    let of_logout = access.clone();
+    let (of_logout, of_session) = (access.clone(), access.clone());
     SubApp::new()
+        .with_stateless_route("/session", move |request: Request| {
+            prolong(&of_session, &request)
+        })
         .with_stateless_route("/login", move |request: Request| match request.method {
             Method::Post => sign_in(&access, &request),
             _ => form(&access, &request),
@@ -50,6 +54,23 @@ pub(crate) fn routes(access: Arc<ReadAccess>) -> SubApp<()> {
                 response.with_header("Set-Cookie", cookie)
             })
         })
+}
+
+/// Prolongs the session, also that of open connections: the page calls `$refresh` with the proof in the body.
+fn prolong(access: &ReadAccess, request: &Request) -> Response {
+    let plain = |status: StatusCode, words: String| {
+        with_security_headers(Response::new(status, words))
+            .with_header("Content-Type", "text/plain; charset=utf-8")
+            .with_header("Cache-Control", "no-store")
+    };
+    match access.prolong_session(request) {
+        Ok(Some((cookie, proof))) => plain(StatusCode::OK, proof).with_header("Set-Cookie", cookie),
+        Ok(None) => plain(
+            StatusCode::BadRequest,
+            "there is no session: a token does not expire\n".to_owned(),
+        ),
+        Err(denied) => denied.reject("read", NEEDED).into(),
+    }
 }
 
 fn form(access: &ReadAccess, request: &Request) -> Response {

@@ -296,8 +296,9 @@ fn build_app(
         options.on_message,
     ));
     let limiter = Arc::new(AttemptLimiter::default());
+    let read_token = options.read_token().map_err(invalid_option)?;
     let protection = Protection::new(
-        options.read_token().map_err(invalid_option)?,
+        (read_token, options.session_lifetime()),
         options.speaks_tls(),
         &limiter,
         app.sender(),
@@ -309,6 +310,11 @@ fn build_app(
         &protection,
         &rooms,
     );
+    // Without a history, no client has the subprotocol that the handler needs.
+    let refreshes = settings.history.is_some();
+    if let Some(handler) = protection.refresh_handler().filter(|_| refreshes) {
+        app = app.with_refresh_handler(handler);
+    }
     let probes = Probes::new(app.sender(), settings, stopping.clone());
     let publish = options.publish_token().map_err(invalid_option)?;
     let publish = publish.map(|token| TokenAccess::new(token, &limiter, &publish::PUBLISHING));
@@ -341,6 +347,7 @@ fn build_app(
         .with_route_methods("/publish/*", ["POST"])
         .with_route_methods("/login", ["GET", "POST"])
         .with_route_methods("/logout", ["POST"])
+        .with_route_methods("/session", ["POST"])
         .with_route_methods("/check", ["POST"])
         .with_route_methods("*", ["GET"])
         .with_body_guard(move |request, _| {

@@ -19,6 +19,7 @@ use crate::on_message::OnMessage;
 use crate::page::PageSettings;
 use crate::room_name::RoomName;
 use crate::rooms::RoomSettings;
+use crate::session::LIFETIME_DEFAULT;
 use crate::sources::Sources;
 use crate::token::Token;
 
@@ -79,6 +80,9 @@ const PORT_DEFAULT: u16 = 8080;
 
 /// The number of messages that are kept by default.
 const HISTORY_DEFAULT: u16 = 1_000;
+
+/// The most seconds of a session: browsers keep a cookie for at most 400 days (RFC 6265bis, §5.5).
+const SESSION_SECONDS_MAX: i64 = 400 * 24 * 60 * 60;
 
 /// How long a client may take to answer a heartbeat ping.
 const PONG_WAIT: Duration = Duration::from_secs(10);
@@ -175,11 +179,18 @@ pub(crate) struct Options {
 
     /// Let only clients with the token in this file read: WebSocket clients (also those that only send), event streams, the
     /// page, and everything else that shows messages or counts clients. Programs send the header 'Authorization: Bearer TOKEN',
-    /// as 'listen' and 'send' do with --token-file. Browsers sign in with the token at /login, and stay signed in for 30 days.
+    /// as 'listen' and 'send' do with --token-file. Browsers sign in with the token at /login (--session-lifetime).
     /// An address that presents 10 different wrong tokens within a minute gets 429. Publishing over HTTP has a token of its own.
     /// Default: every client that can connect can read
     #[arg(long, help_heading = heading::READ, value_name = "FILE")]
     pub(crate) read_token_file: Option<PathBuf>,
+
+    /// How long a browser stays signed in, in seconds, where reading needs a token (--read-token-file). While the page is open and
+    /// the server keeps a history (--history), its session is prolonged in time, and its connection stays; otherwise the session
+    /// ends after this time. Default: 2592000, which is 30 days
+    #[arg(long, help_heading = heading::READ, value_name = "SECONDS", requires = "read_token_file",
+        value_parser = clap::value_parser!(u32).range(1..=SESSION_SECONDS_MAX))]
+    pub(crate) session_lifetime: Option<u32>,
 
     /// Let programs with this token publish messages of up to 1 MiB with POST /publish/ROOM, or /publish for everyone,
     /// and the header 'Authorization: Bearer TOKEN'. A body with Content-Type application/octet-stream becomes a binary
@@ -568,6 +579,14 @@ impl Options {
         let path = self.read_token_file.as_ref();
         path.map(|path| Token::read_for("--read-token-file", path))
             .transpose()
+    }
+
+    /// How long the session of a browser is valid.
+    pub(crate) fn session_lifetime(&self) -> Duration {
+        let chosen = self.session_lifetime;
+        chosen.map_or(LIFETIME_DEFAULT, |seconds| {
+            Duration::from_secs(seconds.into())
+        })
     }
 
     /// The token for administration; `None` if it is disabled.

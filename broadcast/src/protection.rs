@@ -4,16 +4,18 @@
 //! those in [`PUBLIC_ROUTES`]. A test in `main.rs` asks every route.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use humphrey::SubApp;
 use humphrey::http::Request;
 use humphrey::route::RouteHandler;
-use humphrey_ws::{AsyncSender, Reject, RequestHead, Subscription};
+use humphrey_ws::procedures::CallError;
+use humphrey_ws::{AsyncSender, AsyncStream, Reject, RequestHead, Subscription};
 
 use crate::admin;
 use crate::attempt_limiter::AttemptLimiter;
 use crate::login;
-use crate::read_access::{ReadAccess, Reader, redirect_with_query, wants_html};
+use crate::read_access::{NEEDED, ReadAccess, Reader, redirect_with_query, wants_html};
 use crate::token::Token;
 use crate::token_access::is_below;
 
@@ -30,10 +32,6 @@ pub(crate) const PUBLIC_ROUTES: [&str; 9] = [
     "/ready",
 ];
 
-/// Which credential is needed. With what precedes it, it fits the 200 characters that `listen` and `send` print.
-const NEEDED: &str = "reading needs the header 'Authorization: Bearer TOKEN' with the token of --read-token-file; browsers sign \
-    in at /login";
-
 /// Protects every way to read, if there is a token for reading.
 #[derive(Clone)]
 pub(crate) struct Protection(Option<Arc<ReadAccess>>);
@@ -41,15 +39,33 @@ pub(crate) struct Protection(Option<Arc<ReadAccess>>);
 impl Protection {
     /// With `None` instead of a token, every client may read.
     pub(crate) fn new(
-        token: Option<Token>,
+        (token, session_lifetime): (Option<Token>, Duration),
         is_tls: bool,
         limiter: &Arc<AttemptLimiter>,
         sender: AsyncSender,
     ) -> Self {
         Self(token.map(|token| {
-            let limiter = limiter.clone();
-            Arc::new(ReadAccess::new(token, is_tls, limiter, sender))
+            let (limiter, reading) = (limiter.clone(), (token, session_lifetime));
+            Arc::new(ReadAccess::new(reading, is_tls, limiter, sender))
         }))
+    }
+
+    /// The handler that prolongs the sessions of connections, if there is a token: the page calls it with the answer of
+    /// `POST /session`.
+    pub(crate) fn refresh_handler<S>(
+        &self,
+    ) -> Option<
+        impl Fn(&AsyncStream<S>, &str) -> Result<SystemTime, CallError> + Send + Sync + 'static,
+    >
+    where
+        S: Send + Sync + Default + 'static,
+    {
+        let access = self.0.clone()?;
+        Some(move |stream: &AsyncStream<S>, proof: &str| {
+            let user = stream.user().unwrap_or_default();
+            let end = access.end_of_prolonged(user, proof);
+            end.ok_or_else(|| CallError::refused("the session was not prolonged"))
+        })
     }
 
     /// Protects the routes of a sub-app, except those in [`PUBLIC_ROUTES`].

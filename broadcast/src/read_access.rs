@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use humphrey::http::headers::HeaderType;
 use humphrey::http::{Request, Response, StatusCode};
@@ -12,8 +12,12 @@ use humphrey_ws::{Accept, AsyncSender, CloseCode, RequestHead, Subscription};
 use crate::attempt_limiter::{AttemptLimiter, Denied, Judged};
 use crate::cookies::{self, Channel};
 use crate::responses::with_security_headers;
-use crate::session::{InvalidSession, LIFETIME, Session, SessionKey};
+use crate::session::{InvalidSession, Session, SessionKey};
 use crate::token::{Token, bearer};
+
+/// Which credential is needed. With what precedes it, it fits the 200 characters that `listen` and `send` print.
+pub(crate) const NEEDED: &str = "reading needs the header 'Authorization: Bearer TOKEN' with the token of --read-token-file; browsers sign \
+    in at /login";
 
 /// The kinds of wrong credentials.
 const TOKEN: &str = "token for reading";
@@ -23,6 +27,9 @@ const SESSION: &str = "session";
 pub(crate) struct ReadAccess {
     token: Token,
     sessions: SessionKey,
+    proofs: SessionKey,
+    /// How long a session is valid.
+    lifetime: Duration,
     /// Whether the server speaks TLS itself.
     is_tls: bool,
     limiter: Arc<AttemptLimiter>,
@@ -65,14 +72,16 @@ impl Reader {
 
 impl ReadAccess {
     pub(crate) fn new(
-        token: Token,
+        (token, lifetime): (Token, Duration),
         is_tls: bool,
         limiter: Arc<AttemptLimiter>,
         sender: AsyncSender,
     ) -> Self {
         Self {
             sessions: SessionKey::new(&token),
+            proofs: SessionKey::for_proofs(&token),
             token,
+            lifetime,
             is_tls,
             limiter,
             sender,
@@ -181,10 +190,35 @@ impl ReadAccess {
     ///
     /// The error of the operating system's random source.
     pub(crate) fn begin_session(&self, request: &Request) -> io::Result<String> {
-        let session = self.sessions.issue(SystemTime::now())?;
+        let session = self.sessions.issue(SystemTime::now(), self.lifetime)?;
+        Ok(self.cookie(request, &session))
+    }
+
+    /// The `Set-Cookie` header that stores a session.
+    fn cookie(&self, request: &Request, session: &str) -> String {
         let host = request.headers.get(HeaderType::Host);
-        let channel = self.channel_of(request);
-        Ok(cookies::set(host, channel, &session, LIFETIME))
+        cookies::set(host, self.channel_of(request), session, self.lifetime)
+    }
+
+    /// Prolongs the browser's session. Returns the `Set-Cookie` header, and a proof with which the page's connections are
+    /// prolonged, too ([`Self::end_of_prolonged`]). `None` if the reader has no session, but the token.
+    pub(crate) fn prolong_session(
+        &self,
+        request: &Request,
+    ) -> Result<Option<(String, String)>, Denied> {
+        let reader = self.reader_of_request(request)?;
+        let prolonged = |session: Session| {
+            let session = session.until(SystemTime::now() + self.lifetime);
+            let cookie = self.cookie(request, &self.sessions.text_of(&session));
+            (cookie, self.proofs.text_of(&session))
+        };
+        Ok(reader.session.map(prolonged))
+    }
+
+    /// When the session of a connection's user ends, by a proof that it was prolonged.
+    pub(crate) fn end_of_prolonged(&self, user: &str, proof: &str) -> Option<SystemTime> {
+        let session = self.proofs.verify(proof, SystemTime::now()).ok()?;
+        (session.user() == user).then_some(session.expires_at)
     }
 
     /// Ends the browser's session: closes its connections. Returns the `Set-Cookie` headers that remove its cookies.

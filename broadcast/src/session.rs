@@ -17,8 +17,8 @@ use sha2::Sha256;
 
 use crate::token::Token;
 
-/// How long a session is valid.
-pub(crate) const LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How long a session is valid by default.
+pub(crate) const LIFETIME_DEFAULT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The number of sessions that [`KnownSessions`] remembers.
 const KNOWN_MAX: usize = 10_000;
@@ -26,11 +26,14 @@ const KNOWN_MAX: usize = 10_000;
 /// Separates this key from others that might be derived from the same token.
 const KEY_PURPOSE: &[u8] = b"humphrey-broadcast session of a reader, version 1";
 
+/// The purpose of the key for proofs that a session was prolonged. A proof is no session: the page's script may see it.
+const PROOF_KEY_PURPOSE: &[u8] = b"humphrey-broadcast proof of a prolonged session, version 1";
+
 /// Distinguishes sessions, also those that begin in the same second. It is random, so a reader who
 /// knows the token still cannot guess another reader's session.
 type Nonce = [u8; 16];
 
-/// Issues and verifies sessions.
+/// Issues and verifies sessions, or proofs.
 pub(crate) struct SessionKey(Hmac<Sha256>);
 
 /// A valid session.
@@ -55,7 +58,16 @@ fn hmac(key: &[u8]) -> Hmac<Sha256> {
 
 impl SessionKey {
     pub(crate) fn new(token: &Token) -> Self {
-        let derived = hmac(token.secret().as_bytes()).chain_update(KEY_PURPOSE);
+        Self::derived(token, KEY_PURPOSE)
+    }
+
+    /// The key for proofs that a session was prolonged.
+    pub(crate) fn for_proofs(token: &Token) -> Self {
+        Self::derived(token, PROOF_KEY_PURPOSE)
+    }
+
+    fn derived(token: &Token, purpose: &[u8]) -> Self {
+        let derived = hmac(token.secret().as_bytes()).chain_update(purpose);
         Self(hmac(&derived.finalize().into_bytes()))
     }
 
@@ -64,12 +76,17 @@ impl SessionKey {
     /// # Errors
     ///
     /// The error of the operating system's random source.
-    pub(crate) fn issue(&self, now: SystemTime) -> io::Result<String> {
+    pub(crate) fn issue(&self, now: SystemTime, lifetime: Duration) -> io::Result<String> {
         let mut nonce = Nonce::default();
         getrandom::fill(&mut nonce).map_err(|error| {
             io::Error::other(format!("the system has no random bytes: {error}"))
         })?;
-        Ok(self.sign(now + LIFETIME, &nonce))
+        Ok(self.sign(now + lifetime, &nonce))
+    }
+
+    /// The text of a session, or of the proof of it.
+    pub(crate) fn text_of(&self, session: &Session) -> String {
+        self.sign(session.expires_at, &session.nonce)
     }
 
     fn sign(&self, expires_at: SystemTime, nonce: &Nonce) -> String {
@@ -111,6 +128,11 @@ impl Session {
             expires_at: UNIX_EPOCH.checked_add(expires_at)?,
             nonce: URL_SAFE_NO_PAD.decode(nonce).ok()?.try_into().ok()?,
         })
+    }
+
+    /// The same session with another end.
+    pub(crate) fn until(self, expires_at: SystemTime) -> Self {
+        Self { expires_at, ..self }
     }
 
     /// The key by which the library counts and closes the connections of the session.
@@ -177,7 +199,7 @@ mod tests {
 
     #[test]
     fn session_is_valid_for_thirty_days_with_the_same_token() {
-        let text = key("s3cret").issue(at(1_000)).unwrap();
+        let text = key("s3cret").issue(at(1_000), LIFETIME_DEFAULT).unwrap();
         let end = 1_000 + 30 * 24 * 60 * 60;
         // Another process with the same token.
         let session = key("s3cret").verify(&text, at(end - 1)).unwrap();
@@ -198,9 +220,24 @@ mod tests {
         "2000000000.BwcHBwcHBwcHBwcHBwcHBw.Un0FdbxfKi1YVgPIY03aF1XP9mEa-NC1DKMlFnhoXuQ";
 
     #[test]
+    fn proof_is_no_session_and_a_session_no_proof() {
+        let token = Token::new("s3cret").unwrap();
+        let (sessions, proofs) = (SessionKey::new(&token), SessionKey::for_proofs(&token));
+        let session = sessions.issue(at(0), Duration::from_secs(60)).unwrap();
+        let begun = sessions.verify(&session, at(0)).unwrap();
+        let prolonged = begun.until(at(100));
+        let proof = proofs.text_of(&prolonged);
+        assert_eq!(proofs.verify(&proof, at(99)), Ok(prolonged));
+        assert_eq!(prolonged.user(), begun.user());
+        let unknown = Err(InvalidSession::Unknown);
+        assert_eq!(sessions.verify(&proof, at(0)), unknown);
+        assert_eq!(proofs.verify(&session, at(0)), unknown);
+    }
+
+    #[test]
     fn two_sessions_of_one_second_differ() {
         let key = key("s3cret");
-        let [one, other] = [(); 2].map(|()| key.issue(at(0)).unwrap());
+        let [one, other] = [(); 2].map(|()| key.issue(at(0), LIFETIME_DEFAULT).unwrap());
         assert_ne!(one, other);
         let [one, other] = [one, other].map(|text| key.verify(&text, at(0)).unwrap());
         assert_ne!(one.user(), other.user());

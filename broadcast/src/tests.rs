@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::protection::PUBLIC_ROUTES;
+use crate::read_access::ReadAccess;
+use crate::session::LIFETIME_DEFAULT;
 use crate::token::Token;
 use crate::token_access::Purpose;
 use humphrey::http::Request;
@@ -58,7 +60,12 @@ fn all_routes(read_token: Option<&str>) -> Vec<SubApp<()>> {
         needs_token: read_token.is_some(),
     };
     let read_token = read_token.map(|text| Token::new(text).unwrap());
-    let protection = Protection::new(read_token, false, &server.limiter, sender.clone());
+    let protection = Protection::new(
+        (read_token, LIFETIME_DEFAULT),
+        false,
+        &server.limiter,
+        sender.clone(),
+    );
     routes(
         &Rooms::new(sender, &server.settings),
         &page,
@@ -124,7 +131,9 @@ fn every_route_without_credentials_is_refused_unless_public() {
         }
         if !PUBLIC_ROUTES.contains(&route.route.as_str()) {
             refused += 1;
-            assert_eq!(status(Method::Get, &right), 200, "{path}");
+            // A reader with the token has no session to prolong.
+            let expected = if path == "/session" { 400 } else { 200 };
+            assert_eq!(status(Method::Get, &right), expected, "{path}");
         }
     }
     public.sort();
@@ -234,4 +243,26 @@ fn summary_without_losses_or_event_streams_omits_them() {
         summary(0, &metrics),
         "0 lines, 12 clients, 2 messages sent, 78 dropped (slow clients), 3 without a recipient (no client connected)"
     );
+}
+
+#[test]
+fn proof_of_a_prolonged_session_is_for_its_own_connections() {
+    let server = Server::new();
+    let reading = (Token::new("s3cret").unwrap(), LIFETIME_DEFAULT);
+    let access = ReadAccess::new(reading, false, server.limiter.clone(), server.app.sender());
+    let [one, other] = [(); 2].map(|()| {
+        let set = access
+            .begin_session(&request("/", Method::Get, &[]))
+            .unwrap();
+        let cookie = set.split(';').next().unwrap().to_owned();
+        let browser = request("/session", Method::Post, &[("Cookie", &cookie)]);
+        let (_, proof) = access.prolong_session(&browser).unwrap().unwrap();
+        // The user of the connections, as the cookie names it.
+        let user = cookie.split('.').nth(1).unwrap().to_owned();
+        (user, proof)
+    });
+    assert!(access.end_of_prolonged(&one.0, &one.1).is_some());
+    assert_eq!(access.end_of_prolonged(&one.0, &other.1), None);
+    assert_eq!(access.end_of_prolonged("", &one.1), None);
+    assert_eq!(access.end_of_prolonged(&one.0, "x"), None);
 }

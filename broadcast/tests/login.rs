@@ -457,6 +457,36 @@ fn ten_wrong_credentials_block_their_address_only() {
 }
 
 #[test]
+fn session_is_prolonged_by_its_browser_only() {
+    let server = Protected::start("prolonged", &["--session-lifetime", "3600"]);
+    let cookie = server.cookie();
+    let prolonged = server.post("/session", &cookie, "");
+    assert_eq!(prolonged.status, 200, "{prolonged:?}");
+    let set = prolonged.header("Set-Cookie").unwrap();
+    assert!(
+        set.contains("; Max-Age=3600; HttpOnly; SameSite=Strict"),
+        "{set}"
+    );
+    assert_eq!(prolonged.header("Cache-Control"), Some("no-store"));
+    let again = cookie_header(&prolonged);
+    assert_eq!(server.get("/clients", &again).status, 200);
+    // Of the same session.
+    let nonce = |cookie: &str| cookie.split('.').nth(1).map(str::to_owned);
+    assert_eq!(nonce(&again), nonce(&cookie));
+    // The proof, which scripts can read, is no session.
+    let name = value_of(&cookie).split('=').next().unwrap();
+    let proof = format!("Cookie: {name}={}\r\n", prolonged.body);
+    assert_eq!(server.get("/clients", &proof).status, 401);
+    assert_eq!(server.post("/session", &proof, "").status, 401);
+    assert_eq!(server.post("/session", "", "").status, 401);
+    assert_eq!(server.post("/session", BEARER, "").status, 400);
+    assert_eq!(server.get("/session", &cookie).status, 405);
+    // A page of another site may not.
+    let foreign = format!("{cookie}Origin: https://example.com\r\n");
+    assert_eq!(server.post("/session", &foreign, "").status, 403);
+}
+
+#[test]
 fn session_survives_a_restart_until_the_token_changes() {
     let server = Protected::start("restart", &[]);
     let cookie = server.cookie();

@@ -11,10 +11,10 @@ import { Program, WAIT_MS, assert, browser, collectComplaints, hasState } from "
 const TOKEN = "s3cret-for-readers";
 
 /** Runs a test with a protected program, and a window of a browser that has no cookies. */
-async function withProtected(test, options = {}) {
+async function withProtected(test, options = {}, ...more) {
   const folder = await mkdtemp(join(tmpdir(), "humphrey-login-"));
   await writeFile(join(folder, "token"), TOKEN);
-  const program = await Program.start(undefined, "--history", "9", "--read-token-file", join(folder, "token"));
+  const program = await Program.start(undefined, "--history", "9", "--read-token-file", join(folder, "token"), ...more);
   let context;
   try {
     context = await browser.newContext({ viewport: { width: 1000, height: 700 }, ...options });
@@ -105,6 +105,25 @@ export const loginTests = {
       await other.goto(program.url).catch(() => {});
       await other.getByLabel("Token").waitFor({ timeout: WAIT_MS });
     });
+  },
+
+  async "the session of an open page is prolonged over the same connection"() {
+    const lifetime = ["--session-lifetime", "5"];
+    await withProtected(async (program, page) => {
+      let connections = 0;
+      page.on("websocket", () => (connections += 1));
+      await page.goto(program.url);
+      await signIn(page, TOKEN);
+      await hasState(page, "open");
+      // The second time is after the end of the first session.
+      for (let times = 0; times < 2; times += 1) {
+        const prolonged = await page.waitForResponse(`${program.url}session`, { timeout: WAIT_MS });
+        assert(prolonged.status() === 200, `the status is ${prolonged.status()}`);
+      }
+      program.say("still here");
+      await page.locator("#lines .row", { hasText: "still here" }).waitFor({ timeout: WAIT_MS });
+      assert(connections === 1, `there were ${connections} connections`);
+    }, {}, ...lifetime);
   },
 
   async "signing out in the menu leaves no lines behind"() {

@@ -250,9 +250,18 @@ fn messages_of_a_slow_client_are_counted_with_their_delay_and_depth() {
         assert_eq!(world.all_frames(quick).len(), 2);
         let metrics = world.metrics();
         let delays: Vec<_> = metrics.delivery_delays.buckets().collect();
-        let up_to = |seconds| delays.iter().find(|(bound, _)| *bound == seconds).unwrap().1;
+        let up_to = |seconds| {
+            delays
+                .iter()
+                .find(|(bound, _)| *bound == seconds)
+                .unwrap()
+                .1
+        };
         // 8 ms are one step of the clock.
-        assert_eq!([up_to(0.01), up_to(0.25), up_to(0.5), up_to(2.5)], [2, 2, 3, 4]);
+        assert_eq!(
+            [up_to(0.01), up_to(0.25), up_to(0.5), up_to(2.5)],
+            [2, 2, 3, 4]
+        );
         let sum = metrics.delivery_delays.sum().as_secs_f64();
         assert!((2.78..2.82).contains(&sum), "{sum}");
         // Nothing else waited: 7 bytes at first.
