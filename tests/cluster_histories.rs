@@ -2,7 +2,7 @@
 //!
 //! Without a `redis-server` on this machine, these tests say so and pass; `.ci/run` installs one.
 
-use crate::brokers::RedisServer;
+use crate::brokers::{PERSISTENT, RedisServer};
 use crate::events::{EventSource, answer, request};
 use crate::kept_rooms::{
     Received, connect_numbered, join_numbered, keeping, node, nodes, receive, receive_any,
@@ -304,7 +304,7 @@ fn broken_connections_lose_and_repeat_nothing() {
 
 #[test]
 fn rooms_are_silent_and_joins_refused_at_once_during_an_outage() {
-    let Some(mut redis) = RedisServer::start(&["--appendonly", "yes"]) else {
+    let Some(mut redis) = RedisServer::start(PERSISTENT) else {
         return;
     };
     let nodes: [Node; 2] = nodes(&redis);

@@ -1,7 +1,7 @@
 //! Faults under load in rooms with a history, with exact accounts: every client receives every message once and in one order,
 //! or is told of a gap.
 
-use crate::brokers::{RedisServer, Sentinels};
+use crate::brokers::{PERSISTENT, RedisServer, Sentinels};
 use crate::kept_rooms::{NumberedClient, Received, join_numbered, node, receive};
 use crate::nodes::{Node, stop};
 use crate::support::{eventually, holds_within};
@@ -297,7 +297,7 @@ fn restart_without_persistence_is_one_gap_in_each_room_and_node() {
 
 #[test]
 fn restart_with_persistence_is_one_gap_in_each_room_and_node() {
-    check_restart(&["--appendonly", "yes", "--appendfsync", "always"]);
+    check_restart(PERSISTENT);
 }
 
 #[test]

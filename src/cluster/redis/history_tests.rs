@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::server_tests::{
-    Client, READ_EPOCH, RedisServer, append, id, messages_at, read, refused, room, settings, texts,
+    Client, PERSISTENT, READ_EPOCH, RedisServer, append, id, messages_at, read, refused, room,
+    settings, texts,
 };
 use crate::cluster::broker::{Append, Appended, Command, Event, Kind, Read};
 use crate::history_id::HistoryId;
@@ -332,7 +333,7 @@ fn read_of_a_room_without_history_begins_it() {
 
 /// Starts a server that keeps its data over a restart, and the last ones of five messages.
 fn server_that_persists_five(messages_max: u32) -> Option<RedisServer> {
-    let server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"])?;
+    let server = RedisServer::start(PERSISTENT)?;
     let mut client = Client::connect(&server);
     for counter in 1..=5 {
         let append = Append {

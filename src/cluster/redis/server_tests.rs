@@ -16,7 +16,7 @@ use crate::history_id::HistoryId;
 #[path = "../../../tests/support/brokers/mod.rs"]
 mod brokers;
 
-pub(super) use brokers::RedisServer;
+pub(super) use brokers::{PERSISTENT, RedisServer};
 
 /// The maximum time to wait for events. It is ample even on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -11,7 +11,7 @@ use std::ops::DerefMut;
 
 pub(crate) use self::nats::NatsServer;
 pub(crate) use self::process::{ServerProcess, free_port};
-pub(crate) use self::redis::RedisServer;
+pub(crate) use self::redis::{PERSISTENT, RedisServer};
 pub(crate) use self::sentinels::Sentinels;
 
 /// A broker server, which can be killed, restarted, frozen and thawed.

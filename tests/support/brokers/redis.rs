@@ -22,8 +22,13 @@ pub(crate) struct RedisServer {
     directory: PathBuf,
 }
 
+/// The options of a server that has each acknowledged write again after it was killed: it hands a write to the operating system
+/// before it answers. The disk is not waited for, which could take seconds on a busy machine: only a crash of the machine would
+/// need it.
+pub(crate) const PERSISTENT: &[&str] = &["--appendonly", "yes", "--appendfsync", "no"];
+
 impl RedisServer {
-    /// Starts a server with further options, such as `["--appendonly", "yes"]`; none may demand a password. Returns `None`
+    /// Starts a server with further options, such as [`PERSISTENT`]; none may demand a password. Returns `None`
     /// if `redis-server` is not installed, and says so on standard error, so that the test can pass without.
     pub(crate) fn start(options: &[&str]) -> Option<Self> {
         Self::start_on(options, false)
