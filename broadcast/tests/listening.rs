@@ -10,13 +10,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(target_os = "linux")]
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::shell::Shell;
-use support::{Client, DEADLINE, Program, http_get, program, run};
+use support::{Client, DEADLINE, Program, http_get, program, run, wait_for_exit};
 use tungstenite::protocol::frame::coding::CloseCode;
 
 /// A directory of its own, which is removed in the end.
@@ -161,15 +163,9 @@ fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
+#[track_caller]
 fn wait(child: &mut Child) -> i32 {
-    let begun = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code().unwrap();
-        }
-        assert!(begun.elapsed() < DEADLINE, "it does not exit");
-        thread::sleep(Duration::from_millis(2));
-    }
+    wait_for_exit(child).code().unwrap()
 }
 
 /// Ends with its standard error.
@@ -219,14 +215,15 @@ fn inherited_socket_of_another_kind_is_refused_in_words() {
 fn inherited_port_refuses_no_connection_across_restarts() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();
-    let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let connecting = scope.spawn(|| {
+        // Dropped at the end, also when an assertion fails: the scope waits for the thread.
+        let (end, ended) = channel::<()>();
+        let connecting = scope.spawn(move || {
             let (mut tried, mut refused) = (0, 0);
-            while !is_over.load(Ordering::SeqCst) {
+            let pause = Duration::from_millis(1);
+            while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 tried += 1;
                 refused += usize::from(TcpStream::connect(address).is_err());
-                thread::sleep(Duration::from_millis(1));
             }
             (tried, refused)
         });
@@ -236,7 +233,7 @@ fn inherited_port_refuses_no_connection_across_restarts() {
             signal(&server, Signal::TERM);
             assert_eq!(wait(&mut server), 0);
         }
-        is_over.store(true, Ordering::SeqCst);
+        drop(end);
         let (tried, refused) = connecting.join().unwrap();
         assert_eq!(refused, 0, "of {tried}");
     });

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Action, Winsize, tcflow, tcsetwinsize};
 use support::shell::Foreign;
-use support::{DEADLINE, Program, eventually, program};
+use support::{DEADLINE, Program, eventually, program, wait_for_exit};
 use tungstenite::Message;
 
 /// Keeps reconnect delays short.
@@ -135,12 +135,7 @@ impl Session {
     #[track_caller]
     fn wait(&mut self) -> i32 {
         self.stdin = None;
-        let mut status = None;
-        eventually("it exits", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap().code().unwrap()
+        wait_for_exit(&mut self.child).code().unwrap()
     }
 
     /// Waits for the exit and the end of the terminal. Returns the screen without its last line, which has to be empty.

@@ -17,7 +17,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -112,6 +112,24 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(begun.elapsed() < DEADLINE, "in vain: {what}");
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Waits for the end of a process, at most for [`DEADLINE`]. A process that has not ended by then is killed, and the test
+/// fails.
+#[track_caller]
+pub(crate) fn wait_for_exit(child: &mut Child) -> ExitStatus {
+    let pid = Pid::from_child(child);
+    let (ended, end) = channel();
+    let status = thread::scope(|scope| {
+        scope.spawn(move || ended.send(child.wait()));
+        let status = end.recv_timeout(DEADLINE);
+        if status.is_err() {
+            // Otherwise the thread, and the scope with it, would not end. The process may have ended in this moment.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        status
+    });
+    status.expect("it does not exit").unwrap()
 }
 
 /// The server process. Dropping it kills the process.
@@ -312,14 +330,7 @@ impl Program {
 
     #[track_caller]
     pub(crate) fn expect_exit(&mut self, code: i32) {
-        let begun = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(begun.elapsed() < DEADLINE, "it does not exit");
-            thread::sleep(Duration::from_millis(2));
-        };
+        let status = wait_for_exit(&mut self.child);
         assert_eq!(status.code(), Some(code), "{status}");
     }
 

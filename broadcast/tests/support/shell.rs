@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use tungstenite::{Message, WebSocket};
 
 #[cfg(feature = "tls")]
 use super::tls_servers::{self, TlsServer};
-use super::{DEADLINE, eventually, program, status_kib};
+use super::{DEADLINE, eventually, program, status_kib, wait_for_exit};
 
 /// `listen` or `send` as a process. Dropping it kills the process.
 pub(crate) struct Shell {
@@ -155,15 +155,10 @@ impl Shell {
     /// Waits for the exit and returns its code; [`said`](Self::said) is complete then.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> i32 {
-        let mut status: Option<ExitStatus> = None;
-        eventually("it exits", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
+        let status = wait_for_exit(&mut self.child);
         while let Ok(line) = self.stderr.recv_timeout(DEADLINE) {
             self.said += &format!("{line}\n");
         }
-        let status = status.unwrap();
         let code = status.code();
         code.unwrap_or_else(|| panic!("{status}: {}", self.said))
     }
