@@ -397,7 +397,7 @@ fn handle_clients(
     }
 }
 
-/// An app with what the options say of the network: addresses, limits, and who may connect.
+/// Creates the app with the options that concern the network: addresses, limits, and which clients may connect.
 fn guarded_app(
     options: &Options,
     is_local: bool,

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Reads at most so many bytes of a file, since its path may name an endless device. Whitespace around the text is ignored.
+/// Reads at most `bytes_max` bytes of a file, since its path may name an endless device. Returns the text without the whitespace
+/// around it.
 pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?
@@ -13,7 +14,7 @@ pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// Names the option and its file in an error, which does not show what is in the file.
+/// Adds the option and the path of its file to an error. The error doesn't contain the content of the file.
 pub(crate) fn named<T>(option: &str, path: &Path, read: io::Result<T>) -> io::Result<T> {
     read.map_err(|error| {
         let what = format!("{option} {}: {error}", path.display());

@@ -252,7 +252,7 @@ pub(crate) fn redirect(to: &str) -> Response {
 /// [`redirect`] with the query of the request: the filters of the page, which a link may name.
 pub(crate) fn redirect_with_query(to: &str, request: &Request) -> Response {
     match &*request.query {
-        // Not what may stand in no header.
+        // The query comes from the client, and only printable ASCII without spaces is safe in the header.
         query if !query.is_empty() && query.bytes().all(|byte| byte.is_ascii_graphic()) => {
             redirect(&format!("{to}?{query}"))
         }

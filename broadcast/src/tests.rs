@@ -1,4 +1,4 @@
-//! Tests of what the parts of the program share: which routes need which token, and what is printed.
+//! Tests across the modules of the program: which routes need which token, and the printed summary.
 
 use super::*;
 use crate::protection::PUBLIC_ROUTES;

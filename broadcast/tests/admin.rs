@@ -1,4 +1,4 @@
-//! `/admin/connections` over real sockets: who is slow, and closing a connection.
+//! `/admin/connections` over real sockets: listing the connections, the slowest first, and closing one.
 #![cfg(unix)]
 
 mod support;

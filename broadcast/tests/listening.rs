@@ -194,7 +194,10 @@ fn inherited_sockets_take_the_place_of_the_addresses() {
     assert_eq!(unix_get(&path, "/health"), "HTTP/1.1 200 OK");
     signal(&server, Signal::TERM);
     assert_eq!(wait(&mut server), 0);
-    assert!(path.exists(), "whoever has made the socket removes it");
+    assert!(
+        path.exists(),
+        "the server leaves the file of an inherited socket"
+    );
 }
 
 #[test]

@@ -33,8 +33,8 @@ pub(crate) fn plain(tcp: TcpStream) -> ShardSocket {
     return tcp;
 }
 
-/// Makes a connection of a Unix socket one of a shard. A shard reads, writes, polls and shuts down, which is the same for a socket
-/// of TCP, so a second type would only cost a branch in each call.
+/// Turns a connected Unix socket into a connection of a shard. The shard reads, writes, polls and shuts down the socket with the
+/// same system calls as a TCP socket, so a separate type would only add a branch to each call.
 #[cfg(unix)]
 pub(crate) fn of_unix(socket: std::os::fd::OwnedFd) -> TcpStream {
     TcpStream::from(socket)

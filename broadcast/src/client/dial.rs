@@ -236,7 +236,7 @@ fn connect_unix(event_loop: &mut EventLoop, path: &Path) -> Result<TcpStream, En
         End::failed(failure, message)
     };
     let stream = mio::net::UnixStream::connect(path).map_err(failed)?;
-    // Whoever reads, writes, polls and shuts down does the same with either kind of stream.
+    // The system calls that read, write, poll and shut down are the same for both kinds of socket, so one type serves for both.
     let mut stream = TcpStream::from(OwnedFd::from(stream));
     let registered = event_loop.register(&mut stream);
     registered.map_err(|error| End::failed(Failure::LocalError, error))?;
