@@ -131,9 +131,14 @@ struct Following {
 
 /// Follows a new and empty file.
 fn follow_empty_log(mode: Mode) -> (Directory, PathBuf, Following) {
+    follow_empty_log_with(mode, mode.timing())
+}
+
+/// Follows a new and empty file with this timing.
+fn follow_empty_log_with(mode: Mode, timing: Timing) -> (Directory, PathBuf, Following) {
     let directory = Directory::new();
     let log = directory.file("log", "");
-    let following = follow(mode, &log);
+    let following = follow_with(mode, FROM_END, &[&log], timing);
     (directory, log, following)
 }
 

@@ -155,6 +155,20 @@ fn parse(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     frames
 }
 
+/// Flushes the rest of an outbox, and expects these texts as the only frames, with those that were flushed before.
+#[track_caller]
+fn expect_all(mut outbox: Outbox, flushed: (Vec<u8>, u64), texts: &[&str]) {
+    let (mut taken, mut messages) = flushed;
+    let (rest, more) = flush(&mut outbox, usize::MAX);
+    taken.extend(rest);
+    messages += more;
+    let payloads: Vec<_> = parse(&taken).into_iter().map(|frame| frame.1).collect();
+    let expected: Vec<_> = texts.iter().map(|text| text.as_bytes()).collect();
+    assert_eq!(payloads, expected);
+    assert_eq!(messages, texts.len() as u64);
+    assert_eq!((outbox.live_bytes(), outbox.bytes()), (0, 0));
+}
+
 #[test]
 fn messages_are_written_in_order_for_any_write_size() {
     let large = vec![b'L'; 20_000];
@@ -295,18 +309,13 @@ fn drop_messages_keeps_whole_replays() {
         outbox.push(run(&[b"live 1", b"live 2"]), 2, false, NOW);
         outbox.push_replay(run(&[b"kept 4"]), 1, NOW);
         outbox.push(run(&[b"live 3"]), 1, true, NOW);
-        let (mut taken, mut messages) = flush(&mut outbox, written);
+        let flushed = flush(&mut outbox, written);
         assert_eq!(outbox.drop_messages(), 3);
         assert_eq!(outbox.live_bytes(), 0);
         assert_eq!(outbox.own_bytes(), outbox.held_by_chunks());
         outbox.push(run(&[b"live 4"]), 1, false, NOW);
-        let (rest, left) = flush(&mut outbox, usize::MAX);
-        taken.extend(rest);
-        messages += left;
-        let payloads: Vec<_> = parse(&taken).into_iter().map(|frame| frame.1).collect();
         let expected = ["kept 1", "kept 2", "kept 3", "kept 4", "live 4"];
-        assert_eq!(payloads, expected.map(|text| text.as_bytes().to_vec()));
-        assert_eq!((messages, outbox.live_bytes(), outbox.bytes()), (5, 0, 0));
+        expect_all(outbox, flushed, &expected);
     }
 }
 
@@ -334,7 +343,7 @@ fn replay_bytes_do_not_count_and_are_not_dropped() {
         let mut outbox = Outbox::default();
         outbox.push_replay(replay.clone(), 3, NOW);
         outbox.push(live.clone(), 2, false, NOW);
-        let (mut left, mut messages) = flush(&mut outbox, written);
+        let flushed = flush(&mut outbox, written);
         assert_eq!(outbox.live_bytes(), live.len());
         assert_eq!(outbox.bytes(), replay.len() - written + live.len());
         let is_held = written < replay.len();
@@ -346,13 +355,8 @@ fn replay_bytes_do_not_count_and_are_not_dropped() {
         assert_eq!(outbox.drop_oldest(live.len() / 2, live.len()), 1);
         outbox.push(run(&[b"live 3"]), 1, false, NOW);
         assert_eq!(outbox.live_bytes(), live.len());
-        let (rest, more) = flush(&mut outbox, usize::MAX);
-        left.extend(rest);
-        messages += more;
-        let payloads: Vec<_> = parse(&left).into_iter().map(|frame| frame.1).collect();
         let expected = ["kept 1", "kept 2", "kept 3", "live 2", "live 3"];
-        assert_eq!(payloads, expected.map(|text| text.as_bytes().to_vec()));
-        assert_eq!((messages, outbox.live_bytes(), outbox.bytes()), (5, 0, 0));
+        expect_all(outbox, flushed, &expected);
     }
 }
 

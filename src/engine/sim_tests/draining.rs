@@ -30,6 +30,24 @@ fn closed(world: &mut World, clients: &[usize]) -> Vec<usize> {
     closed
 }
 
+/// Expects that one to three clients are closed in each of the last five seconds of a drain. Removes them from `open`, and returns
+/// their number for each second.
+#[track_caller]
+fn expect_even_closing(world: &mut World, open: &mut Vec<usize>) -> Vec<usize> {
+    let mut counts = Vec::new();
+    for _ in 0..5 {
+        world.advance(Duration::from_secs(1));
+        let gone = closed(world, open);
+        open.retain(|client| !gone.contains(client));
+        counts.push(gone.len());
+    }
+    assert!(
+        counts.iter().all(|count| (1..=3).contains(count)),
+        "{counts:?}"
+    );
+    counts
+}
+
 #[test]
 fn drain_closes_connections_evenly_after_their_messages() {
     let mut world = World::with_handler(echo);
@@ -69,18 +87,8 @@ fn clients_that_come_during_a_drain_share_the_rest_of_its_time() {
     assert_eq!(gone.len(), 2);
     open.retain(|client| !gone.contains(client));
     open.extend(world.joined(8));
-    let mut counts = Vec::new();
-    for _ in 0..5 {
-        world.advance(Duration::from_secs(1));
-        let gone = closed(&mut world, &open);
-        open.retain(|client| !gone.contains(client));
-        counts.push(gone.len());
-    }
+    let counts = expect_even_closing(&mut world, &mut open);
     assert!(open.is_empty(), "{counts:?}");
-    assert!(
-        counts.iter().all(|&count| (1..=3).contains(&count)),
-        "{counts:?}"
-    );
 }
 
 #[test]
@@ -91,18 +99,8 @@ fn clients_that_come_to_an_emptied_shard_share_the_rest_of_the_time() {
     world.drain(OVER, WAIT);
     world.advance(OVER / 2);
     let mut open = world.joined(10);
-    let mut counts = Vec::new();
-    for _ in 0..5 {
-        world.advance(Duration::from_secs(1));
-        let gone = closed(&mut world, &open);
-        open.retain(|client| !gone.contains(client));
-        counts.push(gone.len());
-    }
+    let counts = expect_even_closing(&mut world, &mut open);
     assert!(open.len() <= 1, "{counts:?}");
-    assert!(
-        counts.iter().all(|&count| (1..=3).contains(&count)),
-        "{counts:?}"
-    );
     world.client_ends(idle);
 }
 

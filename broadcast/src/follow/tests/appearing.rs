@@ -91,14 +91,12 @@ fn deleted_and_recreated_file_is_followed() {
 #[test]
 fn vanished_file_is_reported_once_and_waited_for() {
     for mode in MODES {
-        let directory = Directory::new();
-        let log = directory.file("log", "");
         let timing = Timing {
             vanished: Duration::from_millis(50),
             deadline_check: Duration::from_millis(10),
             ..mode.timing()
         };
-        let following = follow_with(mode, FROM_END, &[&log], timing);
+        let (_directory, log, following) = follow_empty_log_with(mode, timing);
         for n in 0..3 {
             append(&log, &format!("{n}\n"));
             following.expect(&[&n.to_string()]);
@@ -116,13 +114,11 @@ fn vanished_file_is_reported_once_and_waited_for() {
 #[test]
 fn file_that_returns_to_its_name_is_read_on() {
     for mode in MODES {
-        let directory = Directory::new();
-        let log = directory.file("log", "");
         let timing = Timing {
             vanished: Duration::ZERO,
             ..mode.timing()
         };
-        let following = follow_with(mode, FROM_END, &[&log], timing);
+        let (directory, log, following) = follow_empty_log_with(mode, timing);
         append(&log, "one\n");
         following.expect(&["one"]);
         fs::rename(&log, directory.path("away")).unwrap();
@@ -140,14 +136,12 @@ fn file_that_returns_to_its_name_is_read_on() {
 fn deleted_file_is_closed_when_it_is_quiet() {
     for mode in MODES {
         for has_successor in [false, true] {
-            let directory = Directory::new();
-            let log = directory.file("log", "");
             let timing = Timing {
                 check: Duration::from_millis(20),
                 quiet: Duration::from_millis(50),
                 ..mode.timing()
             };
-            let following = follow_with(mode, FROM_END, &[&log], timing);
+            let (directory, log, following) = follow_empty_log_with(mode, timing);
             append(&log, "one\nunfinished");
             following.expect(&["one"]);
             fs::remove_file(&log).unwrap();

@@ -73,14 +73,12 @@ fn late_lines_of_a_finished_file_are_read() {
 #[test]
 fn finished_file_is_closed_when_it_is_quiet() {
     for mode in MODES {
-        let directory = Directory::new();
-        let log = directory.file("log", "");
         let timing = Timing {
             check: Duration::from_millis(20),
             quiet: Duration::from_millis(50),
             ..mode.timing()
         };
-        let following = follow_with(mode, FROM_END, &[&log], timing);
+        let (directory, log, following) = follow_empty_log_with(mode, timing);
         let mut late = append_to(&log);
         late.write_all(b"one\n").unwrap();
         following.expect(&["one"]);
@@ -110,13 +108,11 @@ fn unfinished_line_of_a_renamed_file_is_delivered_first() {
 #[test]
 fn unfinished_line_of_a_renamed_file_can_still_be_finished() {
     for mode in MODES {
-        let directory = Directory::new();
-        let log = directory.file("log", "");
         let timing = Timing {
             unfinished_line_wait: DEADLINE,
             ..mode.timing()
         };
-        let following = follow_with(mode, FROM_END, &[&log], timing);
+        let (directory, log, following) = follow_empty_log_with(mode, timing);
         let mut writer = append_to(&log);
         writer.write_all(b"one\ntw").unwrap();
         following.expect(&["one"]);
