@@ -253,12 +253,14 @@ fn start_input(
         let never = AtomicBool::new(false);
         // Clients that are still connected get the lines that come while the others are closed.
         input.broadcast(to, if goes_on_draining { &never } else { &stopping });
-        if exit_on_eof && goes_on_draining && stopping.load(Ordering::SeqCst) {
-            // A signal has come before, and the drain goes on.
-        } else if exit_on_eof {
-            stopping.store(true, Ordering::SeqCst);
-            service_manager::stopping();
-            sender.shutdown(FLUSH_TIMEOUT);
+        if exit_on_eof {
+            // A drain that a signal has started goes on to its end.
+            let is_draining = goes_on_draining && stopping.load(Ordering::SeqCst);
+            if !is_draining {
+                stopping.store(true, Ordering::SeqCst);
+                service_manager::stopping();
+                sender.shutdown(FLUSH_TIMEOUT);
+            }
         } else if !quiet && !stopping.load(Ordering::Relaxed) {
             report!("end of input; the server keeps running (--exit-on-eof ends it here)");
         }
