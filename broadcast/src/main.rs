@@ -218,7 +218,8 @@ fn stop(options: &Options, sender: AsyncSender) -> impl Fn() + Send + Sync + 'st
     let (drain, quiet) = (options.drain(), options.quiet);
     let announced = Once::new();
     move || {
-        service_manager::stopping();
+        let drains_for = drain.map_or(Duration::ZERO, |drain| drain.over);
+        service_manager::stopping(drains_for.saturating_add(SHUTDOWN_TIMEOUT));
         let Some(drain) = drain else {
             return sender.shutdown(SHUTDOWN_TIMEOUT);
         };
@@ -258,7 +259,7 @@ fn start_input(
             let is_draining = goes_on_draining && stopping.load(Ordering::SeqCst);
             if !is_draining {
                 stopping.store(true, Ordering::SeqCst);
-                service_manager::stopping();
+                service_manager::stopping(FLUSH_TIMEOUT);
                 sender.shutdown(FLUSH_TIMEOUT);
             }
         } else if !quiet && !stopping.load(Ordering::Relaxed) {

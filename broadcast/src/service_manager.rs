@@ -13,6 +13,9 @@ mod systemd {
 
     use crate::diagnostics::report;
 
+    /// What a busy machine may take longer to stop than it should.
+    const MARGIN: Duration = Duration::from_secs(5);
+
     static IS_STOPPING: AtomicBool = AtomicBool::new(false);
 
     fn notify(states: &[NotifyState<'_>]) {
@@ -46,9 +49,15 @@ mod systemd {
         }
     }
 
-    pub(crate) fn stopping() {
+    /// The server stops, and has done so within this time. Without being told, systemd kills it after its `TimeoutStopSec=`.
+    pub(crate) fn stopping(within: Duration) {
         IS_STOPPING.store(true, Ordering::SeqCst);
-        notify(&[NotifyState::Stopping]);
+        let within = within.saturating_add(MARGIN).as_micros();
+        let extended = u32::try_from(within).unwrap_or(u32::MAX);
+        notify(&[
+            NotifyState::Stopping,
+            NotifyState::ExtendTimeoutUsec(extended),
+        ]);
     }
 
     /// Settings are loaded again.
@@ -71,6 +80,7 @@ pub(crate) use self::systemd::{ready, stopping};
 #[cfg(not(target_os = "linux"))]
 mod none {
     use std::io;
+    use std::time::Duration;
 
     use humphrey_ws::AsyncSender;
 
@@ -79,7 +89,7 @@ mod none {
         Ok(())
     }
 
-    pub(crate) fn stopping() {}
+    pub(crate) fn stopping(_: Duration) {}
 
     #[cfg(feature = "tls")]
     pub(crate) fn reloading(load: impl FnOnce()) {

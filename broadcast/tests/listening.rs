@@ -256,12 +256,20 @@ impl Manager {
 
     /// Waits for a message with this line.
     fn expect(&self, line: &str) {
+        self.expect_all(&[line]);
+    }
+
+    /// Waits for a message with these lines.
+    fn expect_all(&self, lines: &[&str]) {
         let mut buffer = [0; 1_024];
         let deadline = Instant::now() + DEADLINE;
         loop {
             let len = self.0.recv(&mut buffer).unwrap();
             let message = std::str::from_utf8(&buffer[..len]).unwrap();
-            if message.lines().any(|said| said == line) {
+            if lines
+                .iter()
+                .all(|&line| message.lines().any(|said| said == line))
+            {
                 return;
             }
             assert!(Instant::now() < deadline, "{message} is all that is said");
@@ -287,7 +295,8 @@ fn service_manager_hears_of_start_life_and_end() {
     manager.expect("WATCHDOG=1");
     manager.expect("WATCHDOG=1");
     signal(&server, Signal::TERM);
-    manager.expect("STOPPING=1");
+    // In one message: the drain, 5 s for the last clients, and 5 s more.
+    manager.expect_all(&["STOPPING=1", "EXTEND_TIMEOUT_USEC=610000000"]);
     // While it drains, it is alive.
     manager.expect("WATCHDOG=1");
     drop(client);
