@@ -68,7 +68,9 @@ pub struct Limits {
     /// One half is for incomplete messages. Beyond it, the app takes the address that holds the most, and closes its
     /// connection with the largest incomplete message with 1013. The other half is for complete messages that wait for
     /// handlers or are being handled. Beyond it, nothing is read until handlers have caught up. Each shard has an equal
-    /// share, and room for one message of any legal size in either half.
+    /// share, and room for one message of any legal size in either half. What was read of clients that exceed their rate
+    /// ([`OverRate::Delay`]) counts to the second half, too. If that half is full, and more than half of it is from such
+    /// clients, and from others that do not read the replies to their messages, the app closes those that hold the most.
     ///
     /// In addition, an eighth of the limit is for requests that wait for the handshake handler or an event stream's
     /// handler, and for the bytes that clients send after them; further requests get 503. While the second half is used
@@ -121,8 +123,11 @@ pub struct Limits {
     /// The limit holds for what handlers are given, also if many messages arrive in one read. Besides messages, it counts
     /// the frames that a client could send in a flood instead: pings, pongs and fragments of less than 4 KiB, framing
     /// included. Close frames do not count, nor do pongs that answer a ping of the [`Heartbeat`](crate::ping::Heartbeat).
+    /// Messages that were received before a host handed the connection over count: if they are more than a burst, nothing is
+    /// read until the client may have sent them.
     ///
-    /// With 0, clients may send no messages: the first closes the connection with 1008.
+    /// With 0, clients may send no messages: the first closes the connection with 1008. Pings and unsolicited pongs are
+    /// allowed, one per second and five at once, since some clients keep their connection open with them.
     ///
     /// ```
     /// use humphrey_ws::{AsyncWebsocketApp, Limits, OverRate};
@@ -140,7 +145,8 @@ pub struct Limits {
     /// Bursts and the consequence are those of
     /// [`messages_per_second_max`](field@Self::messages_per_second_max). A message that is longer than one second's worth
     /// is received in parts, if [`OverRate`] says so, and closes the connection otherwise. The bytes of TLS and of the
-    /// handshake do not count. With 0, clients may send no messages: the first closes the connection with 1008.
+    /// handshake do not count. With 0, clients may send no messages: the first closes the connection with 1008, and a few
+    /// pings and pongs are allowed.
     pub bytes_per_second_max: Option<u64>,
     /// What happens to a client that sends more than
     /// [`messages_per_second_max`](field@Self::messages_per_second_max) or
@@ -166,8 +172,10 @@ pub struct Limits {
     /// How long a client may take to send its request head, and again for a request's body. Default 10 s.
     pub handshake_timeout: Duration,
     /// How long a client may take to send a message, from its first byte to its last. Default 5 min. Then the
-    /// connection is closed with 1008. The time stops while the connection is not read. It is extended once for a
-    /// client that is sending when it runs out.
+    /// connection is closed with 1008. The time starts anew if it runs out while the connection is not read because its
+    /// handlers or those of others are busy, and if the message has meanwhile grown by half of what
+    /// [`bytes_per_second_max`](field@Self::bytes_per_second_max) allows in this time. It is extended once for a client that
+    /// is sending when it runs out.
     pub message_timeout: Duration,
     /// How long a complete request may wait until its handler begins: a route's, the handshake handler or an event
     /// stream's. Default 30 s. Then the request gets 503. A handler that has begun may take any time. A download also waits so
@@ -447,16 +455,26 @@ impl Default for Limits {
 pub enum OverRate {
     /// Do not read from the client until it may send more, which TCP makes it notice. This is the default.
     ///
-    /// Nothing is lost, and the client is not disconnected by the heartbeat meanwhile; pings and close frames are answered
-    /// when it is their turn. The server reads on when a sixteenth of a second's worth may follow, or one message.
-    /// Operating systems buffer some megabytes for a client that is not read from. If the client ends its stream before
-    /// they are handled, they are handled at the same rate for [`Limits::close_timeout`](field@Limits::close_timeout), and
-    /// the rest is dropped.
+    /// Nothing is lost, unless the app is short of memory: if delayed clients hold too much of
+    /// [`Limits::received_bytes_max`](field@Limits::received_bytes_max), those that hold the most are closed with 1008. Pings
+    /// and close frames are answered when it is their turn. The server reads on when a sixteenth of a second's worth may
+    /// follow, or one message. Operating systems buffer some megabytes for a client that is not read from. If the client
+    /// ends its stream before they are handled, they are handled at the same rate for
+    /// [`Limits::close_timeout`](field@Limits::close_timeout), and then the connection is closed with 1008 and the rest is
+    /// dropped.
+    ///
+    /// The [`Heartbeat`](crate::ping::Heartbeat) does not disconnect a client while input of it waits, since its pong is
+    /// behind that input. It sends pings nevertheless. So if such a client vanishes, the connection ends when the operating
+    /// system has sent a ping often enough in vain (on Linux after about 15 minutes, see `net.ipv4.tcp_retries2`), or, if
+    /// that comes first, when its input is handled and the heartbeat has found it silent.
     ///
     /// [`Metrics::reads_delayed`](field@crate::Metrics::reads_delayed) counts the delays.
     #[default]
     Delay,
     /// Close the connection with code 1008 once its earlier messages are handled.
+    ///
+    /// If the server has paused reading, because handlers were busy or the process was stopped, what the client may have
+    /// sent in the meantime does not count as sent at once. So after a pause, handlers may be given more than a burst.
     ///
     /// [`Metrics::closed_over_rate`](field@crate::Metrics::closed_over_rate) counts these clients.
     Close,

@@ -87,7 +87,8 @@ pub struct Metrics {
     /// [`Limits::received_bytes_max`](field@crate::Limits::received_bytes_max).
     pub closed_over_rate: u64,
     /// Times that reading from a client was delayed because it sent faster than these limits allow
-    /// ([`OverRate::Delay`](crate::OverRate::Delay)). A client that never pauses is delayed up to 16 times per second.
+    /// ([`OverRate::Delay`](crate::OverRate::Delay)). A client that never pauses is delayed at most 16 times per
+    /// second; one that sends no more than a burst is not.
     pub reads_delayed: u64,
     /// Most bytes that were ever queued for one client, replays and keyed messages included (see
     /// [`Limits::outbox_bytes_max`](crate::Limits::outbox_bytes_max)).

@@ -7,7 +7,8 @@ use std::time::Duration;
 /// Anything that a client sends shows that it is alive: data, pings and pongs. A client that has been silent for
 /// `interval` gets a ping (RFC 6455 §5.5.2); one that has been silent for `timeout` is disconnected. A client always
 /// has a ping to answer first: if `timeout` is not longer than `interval`, it counts from the ping. Both stop while the
-/// engine does not read from the client because its handlers are busy, and while the process or the machine is paused.
+/// engine does not read from the client because its handlers are busy, or because it has sent more than its rate allows
+/// ([`OverRate::Delay`](crate::OverRate::Delay)), and while the process or the machine is paused.
 ///
 /// The default is an interval of 5 seconds and a timeout of 10 seconds. Without a heartbeat, a client that vanishes
 /// without closing, such as a phone that leaves its network, stays connected until something is sent to it.

@@ -348,6 +348,11 @@ impl<R: Role> Progress<R> {
         header + parts
     }
 
+    /// Returns the number of payload bytes of the incomplete message that have arrived.
+    pub(crate) fn message_len(&self) -> usize {
+        self.message().map_or(0, Assembler::payload_len)
+    }
+
     /// Drops the incomplete message, and discards all further input.
     pub(crate) fn abandon(&mut self) {
         self.state = ReadState::Finished;

@@ -1,4 +1,4 @@
-//! A token bucket: how much a client may send, by a rate and a burst of one second's worth.
+//! A token bucket: how much a client may send, by a rate and a burst, usually of one second's worth.
 //!
 //! The arithmetic is exact: fractions of a token are kept, so no rounding adds up. Time is an argument.
 
@@ -6,8 +6,11 @@ use std::time::Duration;
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
-/// A bucket that is full with the tokens of one second. The rate is an argument, since the connections of a shard share
-/// it. A rate of 0 has no burst, and its bucket is never refilled.
+/// The maximum burst, beyond any real one: its nanoseconds and a rate of 64 bits multiply to fewer than 128 bits.
+const BURST_MAX: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// A bucket of tokens. The rate is an argument, since the connections of a shard share it; and so is the burst, as the time
+/// whose tokens fill the bucket. A rate of 0 has no burst, and its bucket is never refilled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TokenBucket {
     tokens: u64,
@@ -16,16 +19,12 @@ pub(crate) struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// Creates a full bucket.
-    pub(crate) const fn full(per_second: u64) -> Self {
+    /// Creates a bucket with this many tokens: full, if they are those of the burst.
+    pub(crate) const fn with_tokens(tokens: u64) -> Self {
         Self {
-            tokens: per_second,
+            tokens,
             fraction: 0,
         }
-    }
-
-    pub(crate) fn is_full(self, per_second: u64) -> bool {
-        self.tokens >= per_second
     }
 
     /// The whole tokens in the bucket.
@@ -33,16 +32,18 @@ impl TokenBucket {
         self.tokens
     }
 
-    /// Adds the tokens of a time that has passed, up to a full bucket.
-    pub(crate) fn refill(&mut self, per_second: u64, elapsed: Duration) {
-        // No product overflows: a second and a rate of 64 bits have fewer than 96 bits.
-        let elapsed = elapsed.min(Duration::from_secs(1));
+    /// Adds the tokens of a time that has passed, up to those of `burst`.
+    pub(crate) fn refill(&mut self, per_second: u64, elapsed: Duration, burst: Duration) {
+        let burst = burst.min(BURST_MAX);
+        let full = burst.as_nanos() * u128::from(per_second) / NANOS_PER_SECOND;
+        let full = u64::try_from(full).unwrap_or(u64::MAX);
+        let elapsed = elapsed.min(burst);
         let added = elapsed.as_nanos() * u128::from(per_second) + u128::from(self.fraction);
         let tokens = u64::try_from(added / NANOS_PER_SECOND).unwrap_or(u64::MAX);
         self.tokens = self.tokens.saturating_add(tokens);
         self.fraction = (added % NANOS_PER_SECOND) as u32;
-        if self.is_full(per_second) {
-            *self = Self::full(per_second);
+        if self.tokens >= full {
+            *self = Self::with_tokens(full);
         }
     }
 
@@ -71,26 +72,26 @@ mod tests {
     use super::*;
     use crate::protocol::fuzz::dice::Dice;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
 
     #[test]
     fn bucket_holds_one_second_and_is_refilled_evenly() {
-        let mut bucket = TokenBucket::full(100);
+        let mut bucket = TokenBucket::with_tokens(100);
         bucket.take(100);
         assert_eq!((bucket.tokens(), bucket.wait(100, 1)), (0, ms(10)));
-        bucket.refill(100, ms(9));
+        bucket.refill(100, ms(9), SECOND);
         assert_eq!((bucket.tokens(), bucket.wait(100, 1)), (0, ms(1)));
-        bucket.refill(100, ms(1));
+        bucket.refill(100, ms(1), SECOND);
         assert_eq!((bucket.tokens(), bucket.wait(100, 1)), (1, Duration::ZERO));
-        bucket.refill(100, ms(500));
+        bucket.refill(100, ms(500), SECOND);
         assert_eq!(bucket.tokens(), 51);
-        assert!(!bucket.is_full(100));
         for elapsed in [ms(490), ms(1), Duration::MAX] {
-            bucket.refill(100, elapsed);
-            assert!(bucket.is_full(100));
-            assert_eq!(bucket, TokenBucket::full(100));
+            bucket.refill(100, elapsed, SECOND);
+            assert_eq!(bucket, TokenBucket::with_tokens(100));
         }
     }
 
@@ -99,13 +100,13 @@ mod tests {
         // Rates that do not divide a second, and refills at random intervals.
         let mut dice = Dice::from_seed(7);
         for per_second in [1, 3, 7, 999, 1_000_003, u64::from(u32::MAX), 1 << 40] {
-            let mut bucket = TokenBucket::full(per_second);
+            let mut bucket = TokenBucket::with_tokens(per_second);
             let (mut nanos, mut taken) = (0u128, 0u128);
             bucket.take(per_second);
             for _ in 0..10_000 {
                 let elapsed = dice.below(900_000) as u64;
                 nanos += u128::from(elapsed);
-                bucket.refill(per_second, Duration::from_nanos(elapsed));
+                bucket.refill(per_second, Duration::from_nanos(elapsed), SECOND);
                 let tokens = bucket.tokens();
                 taken += u128::from(tokens);
                 bucket.take(tokens);
@@ -118,15 +119,15 @@ mod tests {
     fn wait_ends_exactly_when_the_tokens_are_there() {
         for per_second in [1, 3, 7, 999, 1_000_003, u64::from(u32::MAX)] {
             for tokens in [1, 2, per_second / 2 + 1] {
-                let mut bucket = TokenBucket::full(per_second);
+                let mut bucket = TokenBucket::with_tokens(per_second);
                 bucket.take(per_second);
-                bucket.refill(per_second, Duration::from_nanos(1));
+                bucket.refill(per_second, Duration::from_nanos(1), SECOND);
                 let tokens = tokens.clamp(bucket.tokens() + 1, per_second);
                 let wait = bucket.wait(per_second, tokens);
                 let mut early = bucket;
-                early.refill(per_second, wait - Duration::from_nanos(1));
+                early.refill(per_second, wait - Duration::from_nanos(1), SECOND);
                 assert!(early.tokens() < tokens, "{per_second}, {tokens}");
-                bucket.refill(per_second, wait);
+                bucket.refill(per_second, wait, SECOND);
                 assert!(bucket.tokens() >= tokens, "{per_second}, {tokens}");
             }
         }
@@ -134,18 +135,31 @@ mod tests {
 
     #[test]
     fn extreme_rates_do_not_overflow() {
-        let mut never = TokenBucket::full(0);
-        never.refill(0, Duration::MAX);
+        let mut never = TokenBucket::with_tokens(0);
+        never.refill(0, Duration::MAX, SECOND);
         assert_eq!((never.tokens(), never.wait(0, 1)), (0, Duration::MAX));
-        assert!(never.is_full(0));
-        let mut bucket = TokenBucket::full(u64::MAX);
+        let mut bucket = TokenBucket::with_tokens(u64::MAX);
         bucket.take(u64::MAX);
         assert_eq!(bucket.wait(u64::MAX, u64::MAX), Duration::from_secs(1));
         assert_eq!(bucket.wait(1, u64::MAX), Duration::MAX);
-        bucket.refill(u64::MAX, Duration::MAX);
-        assert!(bucket.is_full(u64::MAX));
+        bucket.refill(u64::MAX, Duration::MAX, SECOND);
+        assert_eq!(bucket.tokens(), u64::MAX);
         bucket.take(u64::MAX);
         bucket.take(1);
         assert_eq!(bucket.tokens(), 0);
+        bucket.refill(u64::MAX, Duration::MAX, Duration::MAX);
+        assert_eq!(bucket.tokens(), u64::MAX);
+    }
+
+    #[test]
+    fn longer_burst_holds_more_tokens_until_it_shrinks() {
+        let mut bucket = TokenBucket::with_tokens(0);
+        bucket.refill(10, ms(3_000), ms(2_500));
+        assert_eq!(bucket.tokens(), 25);
+        bucket.take(5);
+        bucket.refill(10, ms(100), ms(2_500));
+        assert_eq!(bucket.tokens(), 21);
+        bucket.refill(10, Duration::ZERO, SECOND);
+        assert_eq!(bucket.tokens(), 10);
     }
 }

@@ -27,6 +27,7 @@
 //! one connection never changes another: effects on others are queued in [`ShardCx`], or counted in a budget that
 //! [`Core`] enforces after the event (`enforce_receive_budget`, `enforce_request_budget`, `enforce_send_budget`).
 
+pub(crate) mod arrivals;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) mod audit;
 mod conn;
@@ -64,6 +65,7 @@ use crate::engine::parts::inline_policy::InlinePolicy;
 use crate::engine::parts::peer_limits::PeerSlot;
 use crate::engine::parts::slab::Slab;
 use crate::engine::parts::timers::{Tick, Timers};
+use crate::engine::reactor::arrivals::Arrivals;
 use crate::engine::reactor::conn_cx::Socket;
 use crate::engine::reactor::fanout::Fanout;
 use crate::engine::reactor::http::handshake_queue::HandshakeQueue;
@@ -134,6 +136,8 @@ pub(crate) struct ShardCx<T: ShardTransport> {
     pub(crate) receive_budget: ReceiveBudget,
     /// The rate limits for what clients send, if there are any.
     pub(crate) receive_rates: Option<ReceiveRates>,
+    /// If clients that exceed these are disconnected, rather than delayed.
+    pub(crate) arrivals: Option<Arrivals>,
     #[cfg(feature = "deflate")]
     pub(crate) inflations: Inflations,
     pub(crate) requests: Requests,
@@ -176,6 +180,9 @@ impl<T: ShardTransport> Core<T> {
             fanout: Fanout::new(&hub.settings),
             receive_budget: ReceiveBudget::new(limits, shards),
             receive_rates: ReceiveRates::new(limits),
+            arrivals: ReceiveRates::new(limits)
+                .filter(|rates| !rates.delays())
+                .map(|_| Arrivals::new(now)),
             #[cfg(feature = "deflate")]
             inflations: Inflations::new(),
             requests: Requests::new(limits, shards),
@@ -269,6 +276,9 @@ impl<T: ShardTransport> Core<T> {
         cx.tick = cx.timers.now(now);
         cx.runs_inline = cx.hub.settings.adaptive_handlers
             && cx.inline_policy.is_quick(now, || cx.hub.jobs.is_slow());
+        if let Some(arrivals) = &mut cx.arrivals {
+            arrivals.begin_turn(now);
+        }
         cx.count_pace();
         cx.handshake_budget = tls::HANDSHAKE_COST_MAX;
         #[cfg(feature = "deflate")]
@@ -569,6 +579,10 @@ impl<T: ShardTransport> Core<T> {
         let wait = match self.inspections.is_empty() {
             true => self.wait_until_work(now),
             false => Some(Duration::ZERO),
+        };
+        let wait = match &mut self.cx.arrivals {
+            Some(arrivals) => arrivals.sleep(wait, now),
+            None => wait,
         };
         self.cx.timers.sleep(wait);
         wait

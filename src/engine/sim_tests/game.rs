@@ -67,6 +67,9 @@ struct Player {
     wild: bool,
     /// The number of requests for routes so far.
     requests: usize,
+    /// When the client has connected, and how long its connection has lasted.
+    came: Duration,
+    lasted: Option<Duration>,
 }
 
 struct Game {
@@ -286,6 +289,8 @@ impl Game {
             adopted: false,
             wild: false,
             requests: 0,
+            came: self.world.now(),
+            lasted: None,
         };
         match self.dice.below(10) {
             0 => {
@@ -524,7 +529,10 @@ impl Game {
     fn collect(&mut self) {
         for player in &mut self.players {
             player.got.extend(self.world.output(player.client));
-            player.gone |= self.world.is_closed(player.client);
+            if self.world.is_closed(player.client) {
+                player.gone = true;
+                player.lasted.get_or_insert(self.world.now() - player.came);
+            }
         }
     }
 
@@ -586,6 +594,7 @@ impl Game {
 
     fn check_told(&mut self, player: usize) {
         let told = self.world.told(self.players[player].client);
+        self.check_rates(player, &told);
         if told.is_empty() {
             return;
         }
@@ -601,6 +610,28 @@ impl Game {
                 self.players[player].wild || payload.starts_with(expected.as_bytes()),
                 "{told:?} is {n}th"
             );
+        }
+    }
+
+    /// Checks that handlers were given no more than a burst, and what the rates allow for the time of the connection.
+    fn check_rates(&self, player: usize, told: &[Told]) {
+        let limits = &self.world.hub.settings.limits;
+        let lasted = self.players[player].lasted.unwrap().as_secs_f64();
+        let payloads = told.iter().filter_map(|told| match told {
+            Told::Message(payload) => Some(payload.len()),
+            _ => None,
+        });
+        let (messages, bytes) = (payloads.clone().count(), payloads.sum::<usize>());
+        if let Some(rate) = limits.messages_per_second_max {
+            let allowed = f64::from(rate) * (1.0 + lasted);
+            assert!(
+                messages as f64 <= allowed,
+                "{messages} messages in {lasted} s"
+            );
+        }
+        if let Some(rate) = limits.bytes_per_second_max {
+            let allowed = rate as f64 * (1.0 + lasted);
+            assert!(bytes as f64 <= allowed, "{bytes} bytes in {lasted} s");
         }
     }
 

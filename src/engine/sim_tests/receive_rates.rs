@@ -1,16 +1,19 @@
 //! Rate limits for what clients send: exact token buckets within one read and over time, delays that end by timer, closes,
 //! and what delayed connections may not do to others.
 
+mod closes;
+#[cfg(feature = "deflate")]
+mod compressed;
+mod ends;
+mod ways_in;
+
 use std::time::Duration;
 
 use super::wire::{Frame, client_close, client_frame, client_ping, client_text, pong, text};
-use super::world::{Setup, Told, World, echo};
-use crate::engine::model::command::{Received, Upgraded};
+use super::world::{Setup, World, echo};
 use crate::engine::reactor::Stage;
-use crate::limits::{Limits, OverRate};
-use crate::message::Message;
+use crate::limits::Limits;
 use crate::ping::Heartbeat;
-use crate::protocol::connection::FrameReader;
 
 const KIB: usize = 1 << 10;
 
@@ -50,7 +53,18 @@ fn owns_memory(world: &mut World, client: usize) -> bool {
     }
 }
 
-// ----------------------------------------------------------------------------------------------------- exact buckets
+/// Creates a world with an echo and a heartbeat, whose interval and timeout are this many seconds.
+fn beating(limits: Limits, seconds: u64) -> World {
+    let seconds = Duration::from_secs(seconds);
+    World::new(Setup {
+        limits,
+        heartbeat: Some(Heartbeat::new(seconds, seconds)),
+        handler: Box::new(echo),
+        ..Setup::default()
+    })
+}
+
+// -------------------------------------------------------------------------------------------------------- exact buckets
 
 #[test]
 fn burst_in_one_read_is_handled_at_the_rate() {
@@ -159,7 +173,23 @@ fn connections_have_buckets_of_their_own() {
     assert_eq!(echoed(&mut world, clients[0]).len(), 5);
 }
 
-// ------------------------------------------------------------------------------------------------------------ delays
+#[test]
+fn exact_burst_is_not_delayed() {
+    for limits in [messages(10), bytes(70)] {
+        let mut world = World::echoing(limits);
+        let client = world.join();
+        for _ in 0..3 {
+            world.client_sends(client, numbered(0..10));
+            assert_eq!(echoed(&mut world, client).len(), 10);
+            world.advance_ms(1_000);
+        }
+        assert_eq!(world.metrics().reads_delayed, 0);
+        world.client_sends(client, numbered(0..11));
+        assert_eq!(world.metrics().reads_delayed, 1);
+    }
+}
+
+// --------------------------------------------------------------------------------------------------------------- delays
 
 #[test]
 fn delay_ends_by_timer_and_causes_few_turns() {
@@ -185,6 +215,21 @@ fn delay_ends_by_timer_and_causes_few_turns() {
     assert!(turns < 1_000, "{turns} turns");
     let reads = world.pipe(client).reads - before.1;
     assert!(reads < 300, "{reads} reads");
+}
+
+#[test]
+fn client_that_never_pauses_is_delayed_16_times_a_second() {
+    for per_second in [17, 20, 31] {
+        let mut world = World::echoing(messages(per_second));
+        let client = world.join();
+        world.client_sends(client, numbered(0..1_000));
+        for _ in 0..100 {
+            world.advance_ms(100);
+            world.run_handlers();
+        }
+        let delays = world.metrics().reads_delayed;
+        assert!((80..=161).contains(&delays), "{per_second}: {delays}");
+    }
 }
 
 #[test]
@@ -269,7 +314,7 @@ fn delayed_client_still_receives() {
     assert_eq!(world.all_frames(client).len(), 2);
 }
 
-// ------------------------------------------------------------------------------------------- frames that are no messages
+// ------------------------------------------------------------------------------------------ frames that are no messages
 
 #[test]
 fn flood_of_pings_is_delayed() {
@@ -366,240 +411,7 @@ fn delayed_close_frame_is_answered_after_its_messages() {
     world.assert_empty();
 }
 
-// ------------------------------------------------------------------------------------------------------------ closes
-
-fn closing(limits: Limits) -> Limits {
-    limits.over_rate(OverRate::Close)
-}
-
-#[test]
-fn close_follows_the_replies_to_earlier_messages() {
-    let cases = [
-        (messages(10), 10, "too many messages"),
-        (bytes(70), 10, "too many bytes"),
-    ];
-    for (limits, handled, reason) in cases {
-        let mut world = World::echoing(closing(limits));
-        let client = world.join();
-        world.client_sends(client, numbered(0..30).repeat(100));
-        world.run_handlers();
-        let frames = world.all_frames(client);
-        assert_eq!(frames.len(), handled + 1);
-        assert_eq!(frames[handled - 1], text((handled - 1).to_string()));
-        assert_eq!(frames[handled], Frame::Close(Some(1008), reason.into()));
-        assert_eq!(world.handled(client).last(), Some(&Told::Close));
-        let metrics = world.metrics();
-        assert_eq!((metrics.closed_over_rate, metrics.reads_delayed), (1, 0));
-        assert_eq!(
-            (metrics.protocol_errors, metrics.unfinished_messages),
-            (0, 0)
-        );
-        world.client_ends(client);
-        world.assert_empty();
-    }
-}
-
-#[test]
-fn client_within_its_rate_is_never_closed() {
-    let mut world = World::echoing(closing(messages(10).bytes_per_second_max(Some(1_000))));
-    let client = world.join();
-    for n in 0..100 {
-        world.client_says(client, &format!("{n:094}"));
-        assert_eq!(echoed(&mut world, client), [n]);
-        world.advance_ms(100);
-    }
-    world.client_sends(client, client_close(1000));
-    world.run_handlers();
-    let reply = Frame::Close(Some(1000), String::new());
-    assert_eq!(world.all_frames(client), [reply]);
-    assert_eq!(world.metrics().closed_over_rate, 0);
-}
-
-#[test]
-fn rate_of_zero_closes_at_the_first_message() {
-    for over in [OverRate::Delay, OverRate::Close] {
-        for limits in [messages(0), bytes(0)] {
-            let mut world = World::new(Setup {
-                limits: limits.over_rate(over),
-                heartbeat: Some(Heartbeat::new(
-                    Duration::from_secs(5),
-                    Duration::from_secs(5),
-                )),
-                handler: Box::new(echo),
-                ..Setup::default()
-            });
-            let client = world.join();
-            for _ in 0..3 {
-                // Answers to pings are no messages.
-                world.advance_ms(5_100);
-                assert_eq!(world.all_frames(client), [Frame::Ping(Vec::new())]);
-                world.client_sends(client, client_frame(0x8A, b""));
-            }
-            world.broadcasts("news");
-            world.settle();
-            assert_eq!(world.all_frames(client), [text("news")]);
-            world.client_says(client, "?");
-            world.run_handlers();
-            let frames = world.all_frames(client);
-            assert!(
-                matches!(frames[..], [Frame::Close(Some(1008), _)]),
-                "{frames:?}"
-            );
-        }
-    }
-}
-
-// ------------------------------------------------------------------------------------------- heartbeat and other deadlines
-
-#[test]
-fn heartbeat_does_not_disconnect_a_delayed_client() {
-    let mut world = World::new(Setup {
-        limits: messages(1),
-        heartbeat: Some(Heartbeat::new(
-            Duration::from_secs(2),
-            Duration::from_secs(3),
-        )),
-        handler: Box::new(echo),
-        ..Setup::default()
-    });
-    let client = world.join();
-    world.client_sends(client, numbered(0..60));
-    let (mut echoes, mut pings) = (0, 0);
-    for _ in 0..100 {
-        world.advance_ms(500);
-        world.run_handlers();
-        for frame in world.all_frames(client) {
-            match frame {
-                Frame::Ping(_) => {
-                    // The answer waits behind what the client has sent before.
-                    pings += 1;
-                    world.client_sends(client, client_frame(0x8A, b""));
-                }
-                frame => {
-                    assert_eq!(frame, text(echoes.to_string()));
-                    echoes += 1;
-                }
-            }
-        }
-    }
-    assert!((50..=51).contains(&echoes), "{echoes}");
-    assert!((20..=25).contains(&pings), "{pings} pings in 50 s");
-    // The pongs do not count: the ten messages that are left take ten seconds.
-    world.advance_ms(10_000);
-    assert_eq!(world.metrics().messages_in, 60);
-    assert_eq!(world.metrics().heartbeat_timeouts, 0);
-    // Without further input, the client is silent.
-    world.advance_ms(8_000);
-    assert_eq!(world.metrics().heartbeat_timeouts, 1);
-}
-
-#[test]
-fn message_deadline_is_paused_while_delayed() {
-    let mut world = World::echoing(Limits {
-        message_timeout: Duration::from_secs(2),
-        ..bytes(1_000)
-    });
-    let client = world.join();
-    let payload = "x".repeat(10_000);
-    world.client_says(client, &payload);
-    world.advance_ms(10_000);
-    world.run_handlers();
-    assert_eq!(world.all_frames(client), [text(payload)]);
-    // A client that pauses itself has no more time than before.
-    world.client_sends(client, &client_text("half a message")[..8]);
-    world.advance_ms(4_100);
-    world.run_handlers();
-    let reason = "the message took too long";
-    assert_eq!(
-        world.all_frames(client),
-        [Frame::Close(Some(1008), reason.into())]
-    );
-}
-
-// ----------------------------------------------------------------------------------------------------- ends of connections
-
-#[test]
-fn stop_while_delayed_answers_the_close_frame() {
-    let mut world = World::echoing(messages(10));
-    let client = world.join();
-    world.client_sends(client, numbered(0..1_000));
-    assert_eq!(echoed(&mut world, client).len(), 10);
-    world.client_sends(client, client_close(1001));
-    world.stop(Duration::from_secs(5));
-    world.run_handlers();
-    let frames = world.all_frames(client);
-    assert!(
-        matches!(frames[..], [Frame::Close(Some(1001), _)]),
-        "{frames:?}"
-    );
-    // What was sent too early is dropped, and the client's close frame behind it ends the connection at once.
-    assert!(world.is_closed(client));
-    world.turn();
-    assert!(world.has_stopped());
-    world.finish();
-}
-
-#[test]
-fn close_by_the_program_ends_a_delay() {
-    let mut world = World::echoing(messages(1));
-    let client = world.join();
-    world.client_sends(client, [numbered(0..100), client_close(1000)].concat());
-    assert_eq!(echoed(&mut world, client), [0]);
-    world.closes(client, 4000, "enough");
-    world.run_handlers();
-    assert_eq!(
-        world.all_frames(client),
-        [Frame::Close(Some(4000), "enough".into())]
-    );
-    assert!(world.is_closed(client));
-    world.assert_empty();
-}
-
-#[test]
-fn backlog_of_a_client_that_has_gone_is_bounded() {
-    let mut world = World::echoing(Limits {
-        close_timeout: Duration::from_secs(5),
-        ..messages(10)
-    });
-    let clients = world.joined(2);
-    for (&client, sent) in clients.iter().zip([40, 10_000]) {
-        world.client_sends(client, numbered(0..sent));
-        world.client_ends(client);
-    }
-    // The first is done within the time. The second has ten messages at once, and then ten per second.
-    world.advance_ms(3_300);
-    world.run_handlers();
-    assert_eq!(world.all_frames(clients[0]).len(), 40);
-    assert!(world.is_closed(clients[0]));
-    world.advance_ms(3_000);
-    world.run_handlers();
-    let frames = world.all_frames(clients[1]);
-    assert!((55..=65).contains(&frames.len()), "{}", frames.len());
-    assert!(world.is_closed(clients[1]));
-    assert_eq!(world.handled(clients[1]).last(), Some(&Told::Close));
-    world.assert_empty();
-}
-
-#[test]
-fn reset_while_delayed_leaks_nothing() {
-    for limits in [messages(10), bytes(100)] {
-        let mut world = World::echoing(limits);
-        let clients = world.joined(2);
-        for &client in &clients {
-            world.client_sends(client, numbered(0..1_000));
-        }
-        world.client_resets(clients[0]);
-        // A write notices the reset at once, a read only when there is one.
-        world.sends(clients[0], "?");
-        world.run_handlers();
-        assert!(world.is_closed(clients[0]));
-        world.client_resets(clients[1]);
-        world.advance_ms(60_000);
-        world.assert_empty();
-    }
-}
-
-// ------------------------------------------------------------------------------------------------------------- memory
+// --------------------------------------------------------------------------------------------------------------- memory
 
 #[test]
 fn held_input_of_many_does_not_pause_reading_others() {
@@ -639,15 +451,7 @@ fn held_input_of_many_does_not_pause_reading_others() {
 
 #[test]
 fn account_is_freed_when_it_is_full_again() {
-    let mut world = World::new(Setup {
-        limits: messages(10),
-        heartbeat: Some(Heartbeat::new(
-            Duration::from_secs(5),
-            Duration::from_secs(5),
-        )),
-        handler: Box::new(echo),
-        ..Setup::default()
-    });
+    let mut world = beating(messages(10).bytes_per_second_max(Some(1_000)), 5);
     let client = world.join();
     assert!(!owns_memory(&mut world, client));
     world.client_says(client, "1");
@@ -657,11 +461,34 @@ fn account_is_freed_when_it_is_full_again() {
     assert_eq!(world.all_frames(client), [Frame::Ping(Vec::new())]);
     assert!(!owns_memory(&mut world, client));
     world.client_sends(client, client_frame(0x8A, b""));
+    assert!(
+        !owns_memory(&mut world, client),
+        "pongs that are due do not count"
+    );
     // The same for a client that was delayed.
     world.client_sends(client, numbered(0..15));
     world.advance_ms(700);
     assert_eq!(echoed(&mut world, client).len(), 15);
     world.advance_ms(5_100);
+    assert!(!owns_memory(&mut world, client));
+}
+
+#[test]
+fn one_pong_answers_all_pings_once_no_input_is_left() {
+    let mut world = beating(messages(1), 2);
+    let client = world.join();
+    world.client_sends(client, numbered(0..10));
+    world.advance_ms(9_000);
+    world.run_handlers();
+    let frames = world.all_frames(client);
+    let pings = frames
+        .iter()
+        .filter(|frame| matches!(frame, Frame::Ping(_)));
+    assert!(pings.count() > 1);
+    // RFC 6455 §5.5.3: an answer to the last ping is enough.
+    world.client_sends(client, client_frame(0x8A, b""));
+    world.advance_ms(2_100);
+    assert_eq!(world.metrics().messages_in, 10);
     assert!(!owns_memory(&mut world, client));
 }
 
@@ -672,144 +499,4 @@ fn connection_without_rate_limits_owns_no_account() {
     world.client_sends(client, numbered(0..1_000));
     assert_eq!(echoed(&mut world, client).len(), 1_000);
     assert!(!owns_memory(&mut world, client));
-}
-
-// --------------------------------------------------------------------------------------------------- ways in, and TLS
-
-#[test]
-fn messages_behind_the_handshake_are_limited() {
-    let mut world = World::echoing(messages(10));
-    let client = world.connect();
-    world.client_sends(client, [super::wire::UPGRADE, &numbered(0..30)].concat());
-    world.run_handlers();
-    world.head(client);
-    assert_eq!(echoed(&mut world, client).len(), 10);
-    world.advance_ms(2_100);
-    assert_eq!(echoed(&mut world, client).len(), 20);
-}
-
-#[test]
-fn messages_that_a_host_has_read_count() {
-    let mut world = World::echoing(messages(10));
-    let mut protocol = FrameReader::new(1_000);
-    let cut = numbered(4..40);
-    let mut begun = cut[..3].to_vec();
-    assert!(protocol.receive(&mut &mut begun[..]).unwrap().is_none());
-    let client = world.adopt(Upgraded {
-        is_answered: true,
-        received: Some(Received {
-            messages: (0..4).map(|n| Message::new(n.to_string())).collect(),
-            protocol,
-        }),
-        ..Upgraded::default()
-    });
-    world.client_sends(client, &cut[3..]);
-    assert_eq!(echoed(&mut world, client), (0..10).collect::<Vec<_>>());
-    world.advance_ms(3_100);
-    assert_eq!(echoed(&mut world, client), (10..40).collect::<Vec<_>>());
-}
-
-#[test]
-fn records_of_tls_are_limited() {
-    for limits in [messages(10), bytes(70)] {
-        let mut world = World::echoing(limits);
-        let client = world.join();
-        let sent = numbered(0..10).repeat(20);
-        world.pipe(client).record_bytes = sent.len();
-        world.client_sends(client, &sent);
-        assert_eq!(echoed(&mut world, client).len(), 10);
-        for second in 1..=18 {
-            world.advance_ms(1_000);
-            let echoed = echoed(&mut world, client).len();
-            assert!((9..=11).contains(&echoed), "{second}: {echoed}");
-        }
-        world.advance_ms(1_200);
-        assert_eq!(world.metrics().messages_in, 200);
-    }
-}
-
-// -------------------------------------------------------------------------------------------------------- compression
-
-#[cfg(feature = "deflate")]
-mod compressed {
-    use super::*;
-    use crate::compression::Compression;
-
-    const UPGRADE: &[u8] =
-        b"GET / HTTP/1.1\r\nHost: example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
-          Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
-
-    fn world(limits: Limits) -> (World, usize) {
-        let mut world = World::new(Setup {
-            limits,
-            compression: Some(Compression::new()),
-            ..Setup::default()
-        });
-        let client = world.connect();
-        world.client_sends(client, UPGRADE);
-        world.run_handlers();
-        let head = world.head(client);
-        assert!(head.contains("permessage-deflate"), "{head}");
-        (world, client)
-    }
-
-    fn message(payload: &[u8]) -> Vec<u8> {
-        client_frame(0xC2, &miniz_oxide::deflate::compress_to_vec(payload, 9))
-    }
-
-    fn handled(world: &mut World, client: usize) -> Vec<Told> {
-        world.run_handlers();
-        let mut handled = world.handled(client);
-        handled.retain(|told| *told != Told::Open);
-        handled
-    }
-
-    #[test]
-    fn compressed_messages_are_handled_at_the_rate() {
-        let (mut world, client) = world(messages(10));
-        let sent: Vec<u8> = (0..30).flat_map(|n| message(&[n; 1_000])).collect();
-        world.client_sends(client, sent);
-        let told = |n| Told::message([n; 1_000]);
-        assert_eq!(
-            handled(&mut world, client),
-            (0..10).map(told).collect::<Vec<_>>()
-        );
-        world.advance_ms(2_100);
-        assert_eq!(
-            handled(&mut world, client),
-            (10..30).map(told).collect::<Vec<_>>()
-        );
-    }
-
-    #[test]
-    fn parked_messages_keep_their_order_within_the_rate() {
-        // Each inflates to more than a turn's allowance.
-        const LONG: usize = 2 << 20;
-        let (mut world, client) = world(messages(3));
-        let sent: Vec<u8> = (0..8).flat_map(|n| message(&vec![n; LONG])).collect();
-        world.client_sends(client, sent);
-        let told = |n| Told::message(vec![n; LONG]);
-        for range in [0..3, 3..6, 6..8] {
-            let expected: Vec<Told> = range.map(told).collect();
-            assert!(
-                handled(&mut world, client) == expected,
-                "{}",
-                expected.len()
-            );
-            world.advance_ms(1_000 + LATE_MS);
-        }
-        world.client_ends(client);
-        world.assert_empty();
-    }
-
-    #[test]
-    fn compressed_bytes_count_as_they_arrive() {
-        let short = message(&[7; 1_000]);
-        let (mut world, client) = world(bytes(short.len() as u64 * 10));
-        world.client_sends(client, short.repeat(30));
-        assert_eq!(handled(&mut world, client).len(), 10);
-        world.advance_ms(2_100);
-        assert_eq!(handled(&mut world, client).len(), 20);
-    }
 }

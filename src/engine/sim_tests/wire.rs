@@ -41,8 +41,9 @@ pub(super) struct Pipe {
     /// Whether the shard has shut down its sending side, and whether the pending bytes were sent before.
     finishing: bool,
     pub(super) finished: bool,
-    /// Whether the shard has dropped the socket.
+    /// Whether the shard has dropped the socket, and whether it had not read everything. TCP then resets the connection.
     pub(super) closed: bool,
+    pub(super) was_dropped_unread: bool,
     /// The number of writes that accepted bytes, and the number of those bytes.
     pub(super) writes: usize,
     pub(super) written: usize,
@@ -180,6 +181,7 @@ impl Wire {
             finishing: false,
             finished: false,
             closed: false,
+            was_dropped_unread: false,
             writes: 0,
             written: 0,
             limits_unsent: false,
@@ -345,6 +347,7 @@ impl Drop for Wire {
     fn drop(&mut self) {
         let mut pipe = self.pipe();
         pipe.closed = true;
+        pipe.was_dropped_unread = !pipe.input.is_empty();
         // Accepted bytes count as sent, although those that are pending are lost if the connection breaks, as are those
         // in the buffer of a real socket.
         let pending = std::mem::take(&mut pipe.pending);

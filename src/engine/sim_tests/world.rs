@@ -780,6 +780,11 @@ impl World {
         self.jobs.push(job);
     }
 
+    /// Returns the time since the start.
+    pub(super) fn now(&self) -> Duration {
+        self.now
+    }
+
     /// Returns how long the shard will sleep. `None` if it sleeps until it is woken.
     pub(super) fn sleeps(&self) -> Option<Duration> {
         self.asleep_until

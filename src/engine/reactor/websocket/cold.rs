@@ -33,7 +33,8 @@ pub(super) struct Cold {
     pub(super) close_reply: Option<Box<[u8]>>,
     /// `None` for a WebSocket, and for an event stream whose response has yet to begin.
     pub(super) stream: Option<Stream>,
-    /// What the client may send. `None` without rate limits, and while the client may send a full burst.
+    /// What the client may send. `None` without rate limits. Otherwise it is allocated when the client sends something, and
+    /// freed when its next input or timer finds that the client may send a full burst again.
     pub(super) rate: Option<Box<RateAccount>>,
 }
 
@@ -51,6 +52,8 @@ pub(super) struct Unfinished {
     /// Whether its time limit was extended once, while there was more to read.
     pub(super) late: bool,
     pub(super) bytes: usize,
+    /// The length of the message when its time limit was last renewed.
+    pub(super) len_before: usize,
 }
 
 impl Cold {
@@ -117,6 +120,15 @@ impl WebSocket {
         if cold.parked.is_some() {
             return true;
         }
+        self.is_delayed()
+    }
+
+    /// Whether nothing may be read, since the client has sent too fast.
+    #[inline]
+    pub(super) fn is_delayed(&self) -> bool {
+        let Some(cold) = &self.cold else {
+            return false;
+        };
         // After our close frame, messages are dropped, however many there are.
         self.receiving == Receiving::Open && cold.delayed_until().is_some()
     }

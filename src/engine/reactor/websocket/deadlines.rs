@@ -35,7 +35,8 @@ impl WebSocket {
     pub(crate) fn expire<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
         let tick = cx.shard.tick;
         let is_silent = self.is_silent_too_long(&cx.shard.hub.settings, tick);
-        let has_sent = is_silent && cx.may_read_before_verdict() && self.read(cx);
+        let has_sent =
+            is_silent && !self.is_delayed() && cx.may_read_before_verdict() && self.read(cx);
         if cx.is_over() {
             return;
         }
@@ -138,8 +139,9 @@ impl WebSocket {
         if self.receiving != Receiving::Open || !self.is_open() || self.is_stream() {
             return;
         }
-        if cx.socket.readable || !self.wants_input(cx.shard.limits()) {
-            // Bytes that it has sent since are still unread, so its deadline does not advance.
+        if cx.socket.readable || self.is_paused(cx.shard.limits()) {
+            // Bytes that it has sent since are still unread, so its deadline does not advance. If it is delayed, they may
+            // last for long, and its next pong is behind them.
             self.last_received = tick;
             self.ping_delayed(cx, heartbeat.interval);
             return;

@@ -208,6 +208,15 @@ impl WebSocket {
         !self.is_input_held() && self.may_keep_more(limits) && !self.outbox.controls_full()
     }
 
+    /// Whether nothing is read, for another reason than the rate limits.
+    pub(super) fn is_paused(&self, limits: &Limits) -> bool {
+        #[cfg(feature = "deflate")]
+        if self.is_parked() {
+            return true;
+        }
+        !self.may_keep_more(limits) || self.outbox.controls_full()
+    }
+
     /// Whether another message would be queued for the handlers, or dropped.
     fn may_keep_more(&self, limits: &Limits) -> bool {
         match self.receiving {
@@ -459,9 +468,11 @@ impl WebSocket {
     #[inline]
     pub(crate) fn read<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) -> bool {
         if !self.wants_input(cx.shard.limits()) {
+            self.note_unread(cx);
             return false;
         }
         if cx.shard.receive_budget.is_full() {
+            self.note_unread(cx);
             cx.pause_reading();
             return false;
         }

@@ -9,8 +9,12 @@
 //! While input is held, the socket counts as readable, so that everything that makes the connection read on (the end of a
 //! handler, room in the outbox or the budget) makes it process the held input.
 //!
-//! Without limits, none of this runs. With limits, an account is allocated for the first input, and freed at the next timer
-//! of the connection that finds it full.
+//! What a client may send is judged when the server reads. If a client that exceeds its limits is disconnected, what may
+//! have waited unread for longer than a burst, because the server did not read, counts as sent in that time
+//! (`RateAccount::unread_since`).
+//!
+//! Without limits, none of this runs. With limits, an account is allocated for the first input, and freed by the input or
+//! timer of the connection that finds it full.
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +26,7 @@ use crate::engine::reactor::websocket::rate_account::{
 use crate::engine::reactor::websocket::receiving::Counted;
 use crate::engine::reactor::websocket::{Receiving, WebSocket};
 use crate::engine::reactor::{ConnCx, READ_BYTES, Reader};
+use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::protocol::encode::{self, Opcode};
 use crate::report::limited;
@@ -65,6 +70,7 @@ impl WebSocket {
             return cx.read_part_for(self, READ_BYTES);
         }
         let mut bytes_max = READ_BYTES;
+        self.note_unread(cx);
         if self.receiving == Receiving::Open && rates.delays() {
             let now = cx.shard.now;
             if let Some(account) = self.rate_mut() {
@@ -80,7 +86,54 @@ impl WebSocket {
             self.take_held_input(cx);
             return true;
         }
-        cx.read_part_for(&mut WithinRate(self), bytes_max)
+        let has_read = cx.read_part_for(&mut WithinRate(self), bytes_max);
+        if !has_read {
+            self.settle_rate(cx);
+        }
+        has_read
+    }
+
+    /// Records that there may be input that has arrived, and since when, if that matters.
+    #[inline]
+    pub(super) fn note_unread<T: ShardTransport>(&mut self, cx: &ConnCx<'_, T>) {
+        if let Some(arrivals) = &cx.shard.arrivals
+            && cx.socket.readable
+            && self.receiving == Receiving::Open
+            && !self.is_stream()
+        {
+            self.note_unread_since(cx, arrivals.since());
+        }
+    }
+
+    #[cold]
+    fn note_unread_since<T: ShardTransport>(&mut self, cx: &ConnCx<'_, T>, since: Instant) {
+        if let Some(rates) = cx.shard.receive_rates {
+            let account = &mut self.cold().rate;
+            account
+                .get_or_insert_with(|| Box::new(RateAccount::new(rates, since)))
+                .unread_since
+                .get_or_insert(since);
+        }
+    }
+
+    /// Records that no input is left, if that is so, and frees the account if a new one would allow as much.
+    pub(super) fn settle_rate<T: ShardTransport>(&mut self, cx: &ConnCx<'_, T>) {
+        let Some(rates) = cx.shard.receive_rates else {
+            return;
+        };
+        #[cfg(feature = "deflate")]
+        let is_parked = self.is_parked();
+        #[cfg(not(feature = "deflate"))]
+        let is_parked = false;
+        let Some(account) = self.rate_mut() else {
+            return;
+        };
+        if !cx.socket.readable && !is_parked && account.held.is_empty() {
+            account.emptied();
+        }
+        if account.is_unused(rates) {
+            self.clear(|cold| &mut cold.rate);
+        }
     }
 
     /// The number of bytes to read, so that little of them is left over.
@@ -102,6 +155,8 @@ impl WebSocket {
             }
             None => usize::MAX,
         };
+        // One byte more than allowed shows whether the client has sent more.
+        let bytes = bytes.saturating_add(1);
         for_messages.min(bytes).min(READ_BYTES)
     }
 
@@ -116,6 +171,7 @@ impl WebSocket {
         let unread = self.take_within_rate(cx, input.get_mut(at..).unwrap_or_default());
         let at = input.len() - unread;
         self.hold_input(cx, input, at);
+        self.settle_rate(cx);
         self.advance(cx);
         cx.want_read();
     }
@@ -148,12 +204,6 @@ impl WebSocket {
         if self.receiving.is_over() {
             return 0;
         }
-        let account = self.rate();
-        let is_cut = account.is_some_and(|account| account.excess(rates) == Some(Excess::Bytes));
-        if is_cut && rates.delays() && self.receiving == Receiving::Open {
-            // Otherwise each turn would read the few bytes that have become allowed since the last one.
-            self.delay(cx, rates);
-        }
         bytes.len() - at
     }
 
@@ -169,9 +219,11 @@ impl WebSocket {
     ) -> Option<usize> {
         let opcode = self.protocol.next_opcode(input);
         let mut allowed = input.len();
+        let account = self.rate();
+        let exemption = account.and_then(|account| account.exemption(opcode, rates));
         if self.receiving == Receiving::Open
-            && let Some(account) = self.rate()
-            && !account.is_exempt(opcode)
+            && exemption.is_none()
+            && let Some(account) = account
         {
             allowed = allowed.min(account.bytes_allowed(rates));
             if let Some(excess) = account.excess(rates) {
@@ -191,13 +243,12 @@ impl WebSocket {
         let is_parked = false;
         let is_complete = may_go_on || is_parked || self.protocol.is_between_frames();
         let completed = is_complete.then(|| match opcode {
-            Some(Opcode::Pong) => Completed::Pong,
-            Some(Opcode::Ping | Opcode::Close) | None => Completed::Other,
+            Some(Opcode::Ping | Opcode::Pong | Opcode::Close) | None => Completed::Other,
             Some(_) if self.protocol.is_mid_message() => Completed::Fragment,
             Some(_) => Completed::Other,
         });
         if let Some(account) = self.rate_mut() {
-            account.charge(taken, completed);
+            account.charge(taken, completed, exemption);
         }
         Some(taken)
     }
@@ -243,22 +294,31 @@ impl WebSocket {
 
     /// Reads nothing until the client may send more.
     fn delay<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, rates: ReceiveRates) {
-        let tick = cx.shard.tick;
+        let (tick, now) = (cx.shard.tick, cx.shard.now);
+        let has_gone = cx.socket.hangup;
         let Some(account) = self.rate_mut() else {
             return;
         };
-        // Ticks are rounded down: without another one, the timer could fire before the tokens are there.
-        let until = tick
-            .after(account.wait(rates))
-            .after(Duration::from_nanos(1));
-        if account.delayed_until.replace(until).is_none() {
-            cx.shard.counters().reads_delayed.add(1);
+        if account.delayed_until.is_some() {
+            return;
         }
+        let wait = account.wait(rates, now);
+        // Ticks are rounded down: without another one, the timer could fire before the tokens are there.
+        let until = tick.after(wait).after(Duration::from_nanos(1));
+        account.delayed_until = Some(until);
+        if has_gone {
+            account.delayed_at_end = account.delayed_at_end.saturating_add(until.since(tick));
+        }
+        cx.shard.counters().reads_delayed.add(1);
     }
 
     /// Receives nothing more, has earlier messages handled, then closes the connection.
     #[cold]
-    fn close_over_rate<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, reason: &str) {
+    pub(super) fn close_over_rate<T: ShardTransport>(
+        &mut self,
+        cx: &mut ConnCx<'_, T>,
+        reason: &str,
+    ) {
         let close = encode::close(Some((CloseCode::POLICY_VIOLATION, reason)));
         self.cold().close_reply = Some(close.into());
         self.protocol.abandon();
@@ -278,7 +338,12 @@ impl WebSocket {
 
     /// Closes the connection, since what it has sent too early takes too much of the receive budget.
     pub(crate) fn evict_held_input<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>) {
-        self.close_over_rate(cx, "sent too fast");
+        self.drop_held_input(cx, "sent too fast");
+    }
+
+    /// Closes the connection, and drops what it has sent too early.
+    fn drop_held_input<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, reason: &str) {
+        self.close_over_rate(cx, reason);
         self.on_input_over(cx);
         self.note_unfinished(cx);
         self.advance(cx);
@@ -306,13 +371,10 @@ impl WebSocket {
             return;
         }
         account.delayed_until = None;
-        if has_gone {
-            let since = *account.gone_since.get_or_insert(tick);
-            if since.after(close_timeout) <= tick {
-                // It would take up its place for as long as it has sent too much.
-                self.input_ended(cx);
-                return;
-            }
+        if has_gone && account.delayed_at_end >= close_timeout {
+            // It would take up its place for as long as it has sent too much.
+            self.drop_held_input(cx, "sent too much before its end");
+            return;
         }
         cx.want_read();
     }
@@ -352,20 +414,32 @@ impl WebSocket {
         }
     }
 
-    /// Counts messages that a host has received before it handed the connection over.
+    /// Counts messages that a host has received before it handed the connection over. If they are more than allowed, the
+    /// connection is first read when the client may have sent them. If it is to be closed instead, leaves those that are
+    /// allowed, and returns the limit that was reached.
     pub(super) fn charge_handed_over<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
-        messages: u64,
-        bytes: usize,
-    ) {
-        if let Some(rates) = cx.shard.receive_rates
-            && messages > 0
-        {
-            let account = self.refilled_rate(rates, cx.shard.now);
-            account.messages.take(messages);
-            account.bytes.take(bytes as u64);
+        messages: &mut Vec<Message>,
+    ) -> Option<Excess> {
+        let rates = cx.shard.receive_rates.filter(|_| !messages.is_empty())?;
+        let account = self.refilled_rate(rates, cx.shard.now);
+        let mut is_over = false;
+        for n in 0..messages.len() {
+            let frame_bytes = messages.get(n).map_or(0, |message| message.frame().len());
+            let Some(excess) = account.charge_handed_over(frame_bytes, rates) else {
+                continue;
+            };
+            if !rates.delays() {
+                messages.truncate(n);
+                return Some(excess);
+            }
+            is_over = true;
         }
+        if is_over {
+            self.delay(cx, rates);
+        }
+        None
     }
 
     /// Drops the account and the held input.
@@ -382,6 +456,9 @@ impl WebSocket {
         bytes: &mut [u8],
     ) {
         cx.shard.counters().bytes_in.add_alone(bytes.len() as u64);
+        if let Some(arrivals) = &mut cx.shard.arrivals {
+            arrivals.received();
+        }
         self.note_pong_due(cx);
         self.last_received = cx.shard.tick;
         self.pinged = false;
@@ -390,6 +467,7 @@ impl WebSocket {
             let rest = bytes.get(bytes.len() - unread..).unwrap_or_default();
             self.hold_input(cx, rest.to_vec(), 0);
         }
+        self.settle_rate(cx);
         self.advance(cx);
     }
 }

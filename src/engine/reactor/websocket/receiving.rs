@@ -148,18 +148,20 @@ impl WebSocket {
     fn resume_messages<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, received: Received) {
         let count = received.messages.len() as u64;
         cx.shard.counters().messages_in.add_alone(count);
-        let bytes = received
-            .messages
-            .iter()
-            .map(|message| message.frame().len());
-        self.charge_handed_over(cx, count, bytes.sum());
+        let mut messages = received.messages;
+        let excess = self.charge_handed_over(cx, &mut messages);
         self.protocol = received.protocol.into_progress();
+        let mut unhandled = count;
         if cx.shard.subscriptions.message {
-            for message in received.messages {
+            unhandled -= messages.len() as u64;
+            for message in messages {
                 self.take_message(cx, message);
             }
-        } else {
-            cx.shard.counters().dropped_unhandled.add_alone(count);
+        }
+        cx.shard.counters().dropped_unhandled.add_alone(unhandled);
+        if let Some(excess) = excess {
+            self.close_over_rate(cx, excess.reason());
+            self.on_input_over(cx);
         }
         self.note_unfinished(cx);
         self.advance(cx);
@@ -244,6 +246,7 @@ impl WebSocket {
         let unread = self.take_within_rate(cx, &mut rest[at..]);
         let at = rest.len() - unread;
         self.hold_input(cx, rest, at);
+        self.settle_rate(cx);
         self.advance(cx);
         cx.want_read();
     }
@@ -363,6 +366,7 @@ impl WebSocket {
                     since,
                     late: false,
                     bytes,
+                    len_before: 0,
                 })
                 .bytes = bytes;
         } else {
@@ -384,16 +388,24 @@ impl WebSocket {
         let tick = cx.shard.tick;
         let limits = cx.shard.limits();
         let readable = cx.socket.readable;
-        let is_read = self.wants_input(limits) && !cx.shard.receive_budget.is_full();
+        let is_paused = self.is_paused(limits) || cx.shard.receive_budget.is_full();
+        let len = self.protocol.message_len();
+        let growth_min = cx
+            .shard
+            .receive_rates
+            .and_then(|rates| rates.message_growth_min(limits.message_timeout));
         let Some(unfinished) = self.cold.as_mut().and_then(|cold| cold.unfinished.as_mut()) else {
             return;
         };
         if unfinished.since.after(limits.message_timeout) > tick {
             return;
         }
-        if !is_read {
-            // While reading is paused, its time stands still.
+        // The client can't send more while its reading is paused, nor faster than the limit of bytes. A delay alone renews
+        // nothing: otherwise a client that sends too fast could keep a message unfinished without end.
+        let grown = len.saturating_sub(unfinished.len_before);
+        if is_paused || growth_min.is_some_and(|min| grown >= min) {
             unfinished.since = tick;
+            unfinished.len_before = len;
             return;
         }
         if (readable || has_sent) && !unfinished.late {
