@@ -32,10 +32,11 @@ pub struct Limits {
     /// replay count as always.
     pub outbox_bytes_max: usize,
     /// Bytes of keyed messages that may wait for one client, beside [`outbox_bytes_max`](field@Self::outbox_bytes_max). Each
-    /// counts with 192 bytes more than its length. Default 4 MiB.
+    /// counts with 256 bytes more than its length. Default 4 MiB.
     ///
     /// A newer message of a key that waits takes its place in any case. Beyond the limit, a message of a further key is
-    /// queued as if it had none, so [`SlowConsumer`] decides. A client that is in one keyed room reaches the limit only if the
+    /// queued as if it had none, so [`SlowConsumer`] decides; what a client receives when it joins counts towards
+    /// [`outboxes_bytes_max`](field@Self::outboxes_bytes_max), like a replay. A client that is in one keyed room reaches the limit only if the
     /// program removes keys ([`Room::remove_key`](crate::Room::remove_key)) while it does not read. No pattern of
     /// [`with_keyed_rooms`](crate::AsyncWebsocketApp::with_keyed_rooms) may let a room keep more.
     pub keyed_bytes_max: usize,
@@ -47,7 +48,7 @@ pub struct Limits {
     /// most bytes first. It starts with clients that are taking nothing at that moment, and goes on to the others if
     /// that does not suffice. While responses use up the limit, no route's handler is started, and requests get 503.
     ///
-    /// Queued broadcasts do not count, since all outboxes share them; only pieces that are copied for one client do, and 192
+    /// Queued broadcasts do not count, since all outboxes share them; only pieces that are copied for one client do, and 256
     /// bytes for each keyed message that waits.
     /// Each shard has an equal share, and room for one message of any legal size.
     pub outboxes_bytes_max: usize,
@@ -521,21 +522,24 @@ impl HistoryLimits {
 }
 
 /// How much a keyed room keeps ([`with_keyed_rooms`](crate::AsyncWebsocketApp::with_keyed_rooms)): of each key the newest
-/// message. Both limits hold. Beyond them, messages of further keys are refused
-/// ([`SendErrorReason::Keys`](crate::SendErrorReason::Keys)), so that no key that is in use is forgotten.
+/// message. Both limits hold. A message of a further key that exceeds one of them is refused
+/// ([`SendErrorReason::Keys`](crate::SendErrorReason::Keys)), so that no key that is in use is forgotten. So is a message of a known key
+/// that is longer than its former one, if the bytes do not suffice: the former one stays.
 ///
 /// ```
 /// use humphrey_ws::{AsyncWebsocketApp, KeyedLimits};
 ///
 /// let app = AsyncWebsocketApp::<()>::new()
-///     .with_keyed_rooms("prices/*", KeyedLimits::keys(1_000).bytes(256 * 1024));
+///     .with_keyed_rooms("prices/*", KeyedLimits::keys(1_000).bytes(512 * 1024));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyedLimits {
     /// Number of keys of a room. With 0, the room is not keyed.
     pub keys_max: usize,
-    /// Bytes of all kept messages of a room together, each with its key and 256 bytes more. Default 1 MiB.
+    /// Bytes of all kept messages of a room together, each with its key and 256 bytes more. In an app with event streams
+    /// ([`with_event_stream`](crate::AsyncWebsocketApp::with_event_stream)), each counts as an event, too. Default 1 KiB for each key, and
+    /// at least 1 MiB.
     pub bytes_max: usize,
 }
 
@@ -543,11 +547,13 @@ impl KeyedLimits {
     /// Keeps nothing: such a room is not keyed, and may keep a history.
     pub const NONE: Self = Self::keys(0);
 
-    /// Keeps the newest message of up to this many keys, with at most 1 MiB together.
+    /// Keeps the newest message of up to this many keys, with at most 1 KiB for each key together, or 1 MiB if that is more. For more
+    /// than 4,096 keys, also raise [`Limits::keyed_bytes_max`](field@Limits::keyed_bytes_max), or set [`bytes`](Self::bytes).
     pub const fn keys(keys_max: usize) -> Self {
+        let bytes = keys_max.saturating_mul(1 << 10);
         Self {
             keys_max,
-            bytes_max: 1 << 20,
+            bytes_max: if bytes > 1 << 20 { bytes } else { 1 << 20 },
         }
     }
 

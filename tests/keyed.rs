@@ -364,6 +364,32 @@ fn keyed_rooms_larger_than_what_may_wait_for_a_client_do_not_start() {
     );
 }
 
+#[test]
+fn keyed_rooms_with_more_keys_than_a_mailbox_takes_do_not_start() {
+    let app = |keys| {
+        AsyncWebsocketApp::<()>::new()
+            .with_address("127.0.0.1:0")
+            .with_keyed_rooms("board", KeyedLimits::keys(keys))
+            .with_limits(
+                Limits::default()
+                    .keyed_bytes_max(1 << 30)
+                    .mailbox_bytes_max(100_000),
+            )
+    };
+    let error = app(10_000).start().map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("mailbox_bytes_max"), "{error}");
+    app(1_000).start().unwrap().shutdown(STOP);
+}
+
+#[test]
+fn bytes_of_keyed_rooms_suffice_for_their_keys() {
+    assert_eq!(KeyedLimits::keys(5).bytes_max, 1 << 20);
+    assert_eq!(KeyedLimits::keys(5_000).bytes_max, 5_000 << 10);
+    assert_eq!(KeyedLimits::keys(usize::MAX).bytes_max, usize::MAX);
+    assert_eq!(KeyedLimits::keys(5_000).bytes(7).bytes_max, 7);
+}
+
 #[cfg(feature = "cluster")]
 #[test]
 fn keyed_rooms_in_a_cluster_do_not_start() {

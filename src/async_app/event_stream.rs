@@ -8,12 +8,12 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::history::History;
-use super::keyed::KeyedMessages;
-use super::keyed_events::KeyedEvents;
+use super::keyed::{KeyedMessages, reserved_messages};
+use super::keyed_events;
 use super::publish::AppShared;
 use super::rendering::event;
 use super::room_entry::RoomEntry;
-use crate::engine::{self, Beginning, ConflationKey, Hub, NotJoined, Session};
+use crate::engine::{self, Beginning, Hub, NotJoined, Session, snapshot_weight};
 use crate::error::JoinErrorReason;
 use crate::history_id::HistoryId;
 use crate::message::Message;
@@ -385,7 +385,10 @@ impl AppShared {
         };
         // Render without holding a lock. Few messages are published during that time.
         let mut rendered: HashMap<HistoryId, Bytes> = HashMap::new();
-        let mut keyed_events = KeyedEvents::default();
+        let keyed_rooms = rooms
+            .iter()
+            .filter_map(|followed| followed.room.keyed.as_ref());
+        keyed_rooms.for_each(|room| keyed_events::render_events(room));
         // The bytes for the response head, and for messages that are published during rendering.
         let mut more_bytes = (16 << 10) + names.len();
         loop {
@@ -399,7 +402,8 @@ impl AppShared {
                 false => EVENT_BYTES_MORE,
             };
             let bytes = rendered.values().map(|bytes| bytes.len() + more);
-            let bytes = bytes.sum::<usize>() + keyed_events.render(newest_of_all(rooms));
+            let keyed = lock_keyed(rooms).iter().map(|room| room.len()).sum();
+            let bytes = bytes.sum::<usize>() + snapshot_weight(reserved_messages(keyed));
             let Ok(reserved) = hub.reserve_stream(session, bytes + more_bytes) else {
                 return false;
             };
@@ -439,7 +443,7 @@ impl AppShared {
                 keep_alive: subscription.keep_alive,
                 replay: replay.messages.into_iter().map(as_event).collect(),
                 // Taken under the lock, so that what follows the snapshot is newer.
-                snapshot: keyed_events.snapshot(&keyed),
+                snapshot: keyed_events::snapshot(&keyed),
                 broadcasts: subscription.broadcasts,
                 joined_ids,
             };
@@ -544,13 +548,4 @@ fn lock_all(rooms: &[Followed]) -> Vec<MutexGuard<'_, History>> {
 fn lock_keyed(rooms: &[Followed]) -> Vec<MutexGuard<'_, KeyedMessages>> {
     let keyed = rooms.iter().map(|followed| followed.room.keyed_messages());
     keyed.flatten().collect()
-}
-
-/// Returns the newest message of each key of all keyed rooms.
-fn newest_of_all(rooms: &[Followed]) -> Vec<(ConflationKey, Message)> {
-    let of_room = |followed: &Followed| {
-        let kept = followed.room.keyed_messages();
-        kept.map_or_else(Vec::new, |kept| kept.snapshot(|_, message| message.clone()))
-    };
-    rooms.iter().flat_map(of_room).collect()
 }

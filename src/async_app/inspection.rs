@@ -85,7 +85,8 @@ pub struct ConnectionInfo {
     pub subprotocol: Option<String>,
     /// The bytes that the library holds for the client because its socket has not accepted them, with the headers of frames
     /// and with replays of rooms. With TLS, those that are sealed and not sent count, too. What the kernel has accepted, and
-    /// the client has not, is not known: up to several megabytes, or on Linux 128 KiB where new messages displace old ones ([`SlowConsumer`](crate::SlowConsumer)).
+    /// the client has not, is not known: up to several megabytes, or on Linux 128 KiB where new messages displace old ones ([`SlowConsumer`](crate::SlowConsumer)),
+    /// and 16 KiB for a member of a keyed room.
     pub waiting_bytes: usize,
     /// How long the oldest message that the library still holds for the client, or holds a part of, has waited in the
     /// client's outbox; zero if none waits. So it is how far behind the client is, without what the kernel has accepted.

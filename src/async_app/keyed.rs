@@ -2,11 +2,14 @@
 //!
 //! This module knows neither locks nor connections. Publishers hold the room's lock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::history::matches;
-use crate::engine::ConflationKey;
+use super::rendering::event_len;
+use crate::engine::{ConflationKey, KeyedSnapshot, snapshot_weight};
 use crate::limits::KeyedLimits;
 use crate::message::Message;
 
@@ -16,26 +19,49 @@ pub(super) const KEY_BYTES_MAX: usize = 255;
 /// What a key counts in addition to its own bytes and those of its message: about what the entries of both take.
 const ENTRY_BYTES: usize = 256;
 
+/// How many messages of a snapshot space is reserved for, if the room has this many: more, since more may come meanwhile.
+pub(super) fn reserved_messages(messages: usize) -> usize {
+    messages.saturating_mul(5) / 4 + 16
+}
+
+/// The space in a mailbox that is reserved for a snapshot of a room with this many messages.
+fn reserved_weight(messages: usize) -> usize {
+    snapshot_weight(reserved_messages(messages))
+}
+
 /// The newest message of each key of one room.
 pub(super) struct KeyedMessages {
-    messages: HashMap<Arc<str>, (ConflationKey, Message)>,
+    numbers: HashMap<Arc<str>, ConflationKey>,
+    /// The messages in the order in which their keys were first used.
+    messages: BTreeMap<ConflationKey, Box<KeptKey>>,
     /// What all keys and messages count.
     bytes: usize,
     bounds: KeyedBounds,
+}
+
+struct KeptKey {
+    key: Arc<str>,
+    newest: KeyedMessage,
+}
+
+/// A message of a key, to be kept.
+pub(super) struct KeyedMessage {
+    message: Message,
+    /// The message as an event, for all event streams of the room. `None` if it has had none so far.
+    event: Option<Bytes>,
+    /// What it counts with its key and its event, also if that has yet to be rendered.
+    weight: usize,
 }
 
 /// A message that a room's bounds do not allow.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct KeysExceeded;
 
-fn weight(key: &str, message: &Message) -> usize {
-    key.len() + message.frame().len() + ENTRY_BYTES
-}
-
 impl KeyedMessages {
     pub(super) fn new(bounds: KeyedBounds) -> Self {
         Self {
-            messages: HashMap::new(),
+            numbers: HashMap::new(),
+            messages: BTreeMap::new(),
             bytes: 0,
             bounds,
         }
@@ -45,41 +71,47 @@ impl KeyedMessages {
     pub(super) fn admit(
         &self,
         key: &str,
-        message: &Message,
+        next: &KeyedMessage,
     ) -> Result<Option<ConflationKey>, KeysExceeded> {
-        let former = self.messages.get(key);
-        let freed = former.map_or(0, |(_, former)| weight(key, former));
-        let bytes = (self.bytes - freed).saturating_add(weight(key, message));
-        let keys = self.messages.len() + usize::from(former.is_none());
+        let number = self.numbers.get(key).copied();
+        let former = number.and_then(|number| self.messages.get(&number));
+        let freed = former.map_or(0, |former| former.newest.weight);
+        let bytes = (self.bytes - freed).saturating_add(next.weight);
+        let keys = self.messages.len() + usize::from(number.is_none());
         match keys <= self.bounds.keys_max && bytes <= self.bounds.bytes_max {
-            true => Ok(former.map(|&(number, _)| number)),
+            true => Ok(number),
             false => Err(KeysExceeded),
         }
     }
 
     /// Keeps the newest message of a key, which was admitted, in place of the former one.
-    pub(super) fn keep(&mut self, key: &str, number: ConflationKey, message: Message) {
-        self.bytes += weight(key, &message);
-        match self.messages.get_mut(key) {
-            Some((_, newest)) => {
-                let former = std::mem::replace(newest, message);
-                self.bytes -= weight(key, &former);
+    pub(super) fn keep(&mut self, key: &str, number: ConflationKey, newest: KeyedMessage) {
+        self.bytes += newest.weight;
+        match self.messages.get_mut(&number) {
+            Some(entry) => {
+                self.bytes -= entry.newest.weight;
+                entry.newest = newest;
             }
             None => {
-                self.messages.insert(key.into(), (number, message));
+                let key: Arc<str> = key.into();
+                self.numbers.insert(key.clone(), number);
+                self.messages
+                    .insert(number, Box::new(KeptKey { key, newest }));
             }
         }
     }
 
     /// Forgets a key and its message. If it is used again, it gets another number.
     pub(super) fn remove(&mut self, key: &str) -> bool {
-        let Some((_, message)) = self.messages.remove(key) else {
+        let Some(number) = self.numbers.remove(key) else {
             return false;
         };
-        self.bytes -= weight(key, &message);
+        if let Some(entry) = self.messages.remove(&number) {
+            self.bytes -= entry.newest.weight;
+        }
         // Release the memory of a burst of keys.
-        if self.messages.capacity() > 64 && self.messages.len() < self.messages.capacity() / 8 {
-            self.messages.shrink_to_fit();
+        if self.numbers.capacity() > 64 && self.numbers.len() < self.numbers.capacity() / 8 {
+            self.numbers.shrink_to_fit();
         }
         true
     }
@@ -88,32 +120,55 @@ impl KeyedMessages {
         self.messages.is_empty()
     }
 
-    /// Returns the number of messages, and at least the length of their frames.
-    pub(super) fn measure(&self) -> (usize, usize) {
-        let entries = self.messages.len() * ENTRY_BYTES;
-        (self.messages.len(), self.bytes - entries)
+    /// Returns the number of messages.
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
     }
 
-    /// Returns the newest messages in a form, each with the number of its key, in the order in which their keys were first used.
-    pub(super) fn snapshot<F>(
-        &self,
-        form: impl Fn(ConflationKey, &Message) -> F,
-    ) -> Vec<(ConflationKey, F)> {
-        let messages = self.messages.values();
-        let mut snapshot: Vec<_> = messages
-            .map(|(number, message)| (*number, form(*number, message)))
-            .collect();
-        snapshot.sort_unstable_by_key(|&(number, _)| number);
-        snapshot
+    /// Returns the frames of the newest messages, each with the number of its key, in the order in which their keys were first used.
+    pub(super) fn frames(&self) -> KeyedSnapshot {
+        let messages = self.messages.iter();
+        messages
+            .map(|(&number, entry)| (number, entry.newest.message.frame().clone()))
+            .collect()
+    }
+
+    /// Returns the newest messages as events, in the same order. Those that have yet to be rendered are rendered by the function.
+    pub(super) fn events(&self, event: impl Fn(&Message) -> Bytes) -> KeyedSnapshot {
+        let of = |newest: &KeyedMessage| match &newest.event {
+            Some(event) => event.clone(),
+            None => event(&newest.message),
+        };
+        let messages = self.messages.iter();
+        messages
+            .map(|(&number, entry)| (number, of(&entry.newest)))
+            .collect()
+    }
+
+    /// Returns the messages that have yet to be rendered as events.
+    pub(super) fn without_events(&self) -> Vec<(ConflationKey, Message)> {
+        let messages = self.messages.iter();
+        let without = messages.filter(|(_, entry)| entry.newest.event.is_none());
+        without
+            .map(|(&number, entry)| (number, entry.newest.message.clone()))
+            .collect()
+    }
+
+    /// Keeps the event of a message, unless a newer message has taken its place.
+    pub(super) fn keep_event(&mut self, number: ConflationKey, message: &Message, event: Bytes) {
+        if let Some(entry) = self.messages.get_mut(&number)
+            // Each message has a frame of its own, which a clone shares.
+            && entry.newest.message.frame().as_ptr() == message.frame().as_ptr()
+        {
+            entry.newest.event.get_or_insert(event);
+        }
     }
 
     /// Returns the newest messages with their keys, in the order in which the keys were first used.
     pub(super) fn by_key(&self) -> Vec<(Arc<str>, Message)> {
-        let mut messages: Vec<_> = self.messages.iter().collect();
-        messages.sort_unstable_by_key(|(_, (number, _))| *number);
+        let messages = self.messages.values();
         messages
-            .into_iter()
-            .map(|(key, (_, message))| (key.clone(), message.clone()))
+            .map(|entry| (entry.key.clone(), entry.newest.message.clone()))
             .collect()
     }
 }
@@ -122,6 +177,8 @@ impl KeyedMessages {
 #[derive(Default)]
 pub(super) struct KeyedPatterns {
     patterns: Vec<(Box<str>, KeyedBounds)>,
+    /// Whether messages count as events, too.
+    with_events: bool,
 }
 
 /// The bounds of a keyed room.
@@ -131,6 +188,34 @@ pub(super) struct KeyedBounds {
     pub(super) bytes_max: usize,
     /// Whether the pattern is exactly the room's name. Such a room is never evicted.
     pub(super) pinned: bool,
+    /// Whether each message counts with its event, since the app has event streams. This does not depend on whether one follows the
+    /// room: otherwise a client could make the room refuse messages.
+    pub(super) with_events: bool,
+}
+
+impl KeyedBounds {
+    /// Prepares a message of a key, and its event if the room has event streams, for [`KeyedMessages::keep`].
+    pub(super) fn prepare(
+        self,
+        key: &str,
+        message: &Message,
+        event: Option<&Bytes>,
+    ) -> KeyedMessage {
+        let event_bytes = match self.with_events {
+            true => event.map_or_else(|| event_len(message), Bytes::len),
+            false => 0,
+        };
+        KeyedMessage {
+            message: message.clone(),
+            event: event.cloned(),
+            weight: key.len() + message.frame().len() + event_bytes + ENTRY_BYTES,
+        }
+    }
+
+    /// The most keys that a room can have: messages may be short, and keys as well.
+    fn keys_that_fit(self) -> usize {
+        self.keys_max.min(self.bytes_max / ENTRY_BYTES)
+    }
 }
 
 impl KeyedPatterns {
@@ -140,6 +225,7 @@ impl KeyedPatterns {
             keys_max: limits.keys_max,
             bytes_max: limits.bytes_max,
             pinned: !pattern.contains('*'),
+            with_events: false,
         };
         self.patterns.push((pattern.into(), bounds));
     }
@@ -170,6 +256,24 @@ impl KeyedPatterns {
             .find(|(pattern, _)| matches(pattern, name))
             .map(|&(_, bounds)| bounds)
             .filter(|bounds| bounds.keys_max > 0)
+            .map(|bounds| KeyedBounds {
+                with_events: self.with_events,
+                ..bounds
+            })
+    }
+
+    /// Makes messages count with their events from now on.
+    pub(super) fn count_events(&mut self) {
+        self.with_events = true;
+    }
+
+    /// Returns a pattern whose rooms may have more keys than a join of a mailbox with this bound can carry.
+    pub(super) fn exceeding_mailbox(&self, bytes_max: usize) -> Option<&str> {
+        let mut keyed = self.keyed();
+        let is_too_large =
+            |bounds: KeyedBounds| reserved_weight(bounds.keys_that_fit()) > bytes_max;
+        let pattern = keyed.find(|&&(_, bounds)| is_too_large(bounds));
+        pattern.map(|(pattern, _)| &**pattern)
     }
 }
 
@@ -182,6 +286,7 @@ mod tests {
             keys_max,
             bytes_max,
             pinned: false,
+            with_events: false,
         })
     }
 
@@ -191,19 +296,17 @@ mod tests {
         number: u64,
         text: &str,
     ) -> Result<(), KeysExceeded> {
-        let message = Message::new(text);
+        let message = kept.bounds.prepare(key, &Message::new(text), None);
         let former = kept.admit(key, &message)?;
         kept.keep(key, former.unwrap_or(ConflationKey::new(number)), message);
         Ok(())
     }
 
-    fn texts(kept: &KeyedMessages) -> Vec<(ConflationKey, String)> {
-        kept.snapshot(|_, message| message.text().unwrap().to_owned())
-    }
-
-    fn expected<const N: usize>(texts: [(u64, &str); N]) -> Vec<(ConflationKey, String)> {
-        let numbered = texts.map(|(number, text)| (ConflationKey::new(number), text.to_owned()));
-        numbered.into()
+    fn frames<const N: usize>(texts: [(u64, &str); N]) -> KeyedSnapshot {
+        let frame = |text: &str| Message::new(text).frame().clone();
+        texts
+            .map(|(number, text)| (ConflationKey::new(number), frame(text)))
+            .into()
     }
 
     #[test]
@@ -212,12 +315,12 @@ mod tests {
         for (number, key) in [(0, "b"), (1, "a"), (2, "c"), (3, "b"), (4, "a")] {
             put(&mut kept, key, number, &format!("{key}{number}")).unwrap();
         }
-        assert_eq!(texts(&kept), expected([(0, "b3"), (1, "a4"), (2, "c2")]));
+        assert_eq!(kept.frames(), frames([(0, "b3"), (1, "a4"), (2, "c2")]));
         let keys: Vec<_> = kept.by_key().into_iter().map(|(key, _)| key).collect();
         assert_eq!(keys, ["b".into(), "a".into(), "c".into()]);
         assert!(kept.remove("a") && !kept.remove("a"));
         put(&mut kept, "a", 5, "a5").unwrap();
-        assert_eq!(texts(&kept)[2..], expected([(5, "a5")]));
+        assert_eq!(kept.frames()[2..], frames([(5, "a5")]));
     }
 
     #[test]
@@ -231,12 +334,13 @@ mod tests {
             put(&mut kept, "b", 4, &"x".repeat(10_000)),
             Err(KeysExceeded)
         );
-        assert_eq!(texts(&kept), expected([(0, "4"), (1, "2")]));
+        assert_eq!(kept.frames(), frames([(0, "4"), (1, "2")]));
         kept.remove("b");
         put(&mut kept, "c", 5, "5").unwrap();
         kept.remove("a");
         kept.remove("c");
         assert_eq!((kept.bytes, kept.is_empty()), (0, true));
+        assert!(kept.numbers.is_empty());
     }
 
     #[test]
@@ -244,10 +348,52 @@ mod tests {
         let mut kept = kept(10, 2 * (ENTRY_BYTES + "key".len() + 2 + "text".len()));
         put(&mut kept, "key", 0, "text").unwrap();
         put(&mut kept, "yek", 1, "text").unwrap();
-        assert_eq!(kept.measure(), (2, 2 * ("key".len() + 2 + "text".len())));
+        assert_eq!(kept.len(), 2);
         assert_eq!(put(&mut kept, "key", 2, "text."), Err(KeysExceeded));
         put(&mut kept, "key", 2, "tex").unwrap();
         put(&mut kept, "yek", 2, "text.").unwrap();
+    }
+
+    #[test]
+    fn event_counts_from_the_first_message_and_is_shared_until_it_is_replaced() {
+        let (key, number) = ("key", ConflationKey::new(0));
+        let (old, new) = (Message::new("one\ntwo"), Message::new("new"));
+        let event = |message: &Message| crate::async_app::rendering::event(message, None);
+        let mut kept = kept(1, 10_000);
+        kept.bounds.with_events = true;
+        kept.keep(key, number, kept.bounds.prepare(key, &old, None));
+        let bytes = ENTRY_BYTES + key.len() + old.frame().len() + event(&old).len();
+        assert_eq!(kept.bytes, bytes);
+        // Rendered for the first event stream.
+        let [(of, without)] = &kept.without_events()[..] else {
+            panic!("one message has no event");
+        };
+        let rendered = event(without);
+        kept.keep_event(*of, without, rendered.clone());
+        let shared = |kept: &KeyedMessages| kept.events(|_| panic!("it is rendered"))[0].1.clone();
+        assert_eq!(shared(&kept).as_ptr(), rendered.as_ptr());
+        assert!(kept.without_events().is_empty());
+        assert_eq!(kept.bytes, bytes);
+        // Published while an event stream follows the room.
+        kept.keep(
+            key,
+            number,
+            kept.bounds.prepare(key, &new, Some(&event(&new))),
+        );
+        assert_eq!(shared(&kept), event(&new));
+        kept.keep_event(number, &old, rendered);
+        assert_eq!(shared(&kept), event(&new));
+        assert!(kept.remove(key));
+        assert_eq!(kept.bytes, 0);
+    }
+
+    #[test]
+    fn entries_of_kept_messages_take_about_what_they_count() {
+        // An entry of a B-tree may have another one's space, and an entry of the hash table more than that.
+        let entry = 2 * size_of::<(ConflationKey, Box<KeptKey>)>();
+        let number = 16 * (size_of::<(Arc<str>, ConflationKey)>() + 1) / 7;
+        let allocations = 2 * 16 + size_of::<KeptKey>();
+        assert!(entry + number + allocations <= ENTRY_BYTES);
     }
 
     #[test]
@@ -268,5 +414,27 @@ mod tests {
         assert!(patterns.find("board").unwrap().pinned);
         assert_eq!(patterns.exceeding(1_000), Some("board"));
         assert_eq!(patterns.exceeding(2_000), None);
+        assert!(!prices.with_events);
+        patterns.count_events();
+        assert!(patterns.find("board").unwrap().with_events);
+    }
+
+    #[test]
+    fn pattern_whose_snapshots_exceed_a_mailbox_is_found() {
+        let mut patterns = KeyedPatterns::default();
+        patterns.add("few/*", KeyedLimits::keys(10).bytes(usize::MAX));
+        patterns.add(
+            "short/*",
+            KeyedLimits::keys(usize::MAX).bytes(10 * ENTRY_BYTES),
+        );
+        patterns.add("large/*", KeyedLimits::keys(11).bytes(11 * ENTRY_BYTES));
+        let weight = reserved_weight(10);
+        assert_eq!(patterns.exceeding_mailbox(weight), Some("large/*"));
+        assert_eq!(patterns.exceeding_mailbox(weight - 1), Some("few/*"));
+        patterns.add("all/*", KeyedLimits::keys(usize::MAX).bytes(usize::MAX));
+        assert_eq!(
+            patterns.exceeding_mailbox(reserved_weight(11)),
+            Some("all/*")
+        );
     }
 }

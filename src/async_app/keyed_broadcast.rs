@@ -76,15 +76,18 @@ impl AppShared {
         (key, message): (&str, &Message),
         blocking: Blocking,
     ) -> Result<bool, SendErrorReason> {
-        // Rendering and waiting for a mailbox come before the lock.
+        // Rendering, compressing and waiting for a mailbox come before the lock.
         let streams = room.members.streams();
         let event = streams.map(|_| event(message, None));
+        let form = hub.form(message);
         let mut to = Destination {
             room: Some(&room.members),
             event: streams.zip(event.as_ref()),
             uncompressed: message.is_uncompressed(),
+            form: Some(&form),
             ..Destination::default()
         };
+        let prepared = keyed.bounds.prepare(key, message, event.as_ref());
         if blocking == Blocking::Wait {
             hub.wait_for_room(message.frame(), to)
                 .map_err(|refused| self.refused(refused))?;
@@ -94,26 +97,20 @@ impl AppShared {
             return Ok(false);
         }
         let number = kept
-            .admit(key, message)
+            .admit(key, &prepared)
             .map_err(|KeysExceeded| self.refused_keyed(SendErrorReason::Keys))?
             .unwrap_or_else(|| self.rooms.next_key());
         to.key = Some(number);
         match hub.try_broadcast(message.frame(), to) {
             // A kept message is not lost, even if the room has no members now.
             Ok(_) => {
-                kept.keep(key, number, message.clone());
-                keyed.set_used(self.next_stamp());
+                kept.keep(key, number, prepared);
+                keyed.set_used(self.rooms.next_use());
                 Ok(true)
             }
             Err(PushError::Full) if blocking == Blocking::Wait => Ok(false),
             Err(refused) => Err(self.refused(refused)),
         }
-    }
-
-    fn next_stamp(&self) -> u64 {
-        let mut stamps = self.rooms.stamps();
-        *stamps += 1;
-        *stamps
     }
 
     /// Makes a keyed room forget a key. Returns whether it kept a message of it.

@@ -162,6 +162,7 @@ impl PreparedMessage {
             omit_plain: false,
             key: None,
             uncompressed: self.sent.message.is_uncompressed(),
+            form: None,
         }
     }
 }

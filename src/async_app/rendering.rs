@@ -31,12 +31,20 @@ impl Content<'_> {
 
 /// Renders a message as an event.
 pub(super) fn event(message: &Message, id: Option<HistoryId>) -> Bytes {
-    let payload = match message.is_text() {
+    let id = id.map(|id| id.to_string());
+    event_stream::event(id.as_deref(), event_data(message)).into()
+}
+
+fn event_data(message: &Message) -> EventData<'_> {
+    match message.is_text() {
         true => EventData::Text(message.bytes()),
         false => EventData::Binary(message.bytes()),
-    };
-    let id = id.map(|id| id.to_string());
-    event_stream::event(id.as_deref(), payload).into()
+    }
+}
+
+/// Returns an upper bound of the length of a message's event without an id.
+pub(super) fn event_len(message: &Message) -> usize {
+    event_stream::event_bytes(None, event_data(message))
 }
 
 /// Renders a message of a room as a frame with its id.

@@ -79,8 +79,7 @@ impl AppShared {
                 match hub.try_broadcast(ready.message().frame(), to) {
                     // A kept message is not lost, even if the room has no members now.
                     Ok(_) => {
-                        *stamps += 1;
-                        room.keep(&mut history, ready.into_sent(), *stamps);
+                        room.keep(&mut history, ready.into_sent(), stamps.next());
                         return Ok(Some(id));
                     }
                     Err(PushError::Full) if blocking == Blocking::Wait => {}

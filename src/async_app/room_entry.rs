@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::history::History;
 use super::id_turns::IdTurns;
-use super::keyed::KeyedMessages;
+use super::keyed::{KeyedBounds, KeyedMessages};
 use crate::atomic::AtomicU64;
 #[cfg(feature = "cluster")]
 use crate::cluster::Interest;
@@ -50,15 +50,17 @@ impl RoomHistory {
 
 /// The newest messages of a keyed room, and when it was last used.
 pub(super) struct KeyedRoom {
+    pub(super) bounds: KeyedBounds,
     messages: Mutex<KeyedMessages>,
     /// The stamp of the room's last keyed message; 0 if it keeps none.
     used: AtomicU64,
 }
 
 impl KeyedRoom {
-    pub(super) fn new(messages: KeyedMessages) -> Self {
+    pub(super) fn new(bounds: KeyedBounds) -> Self {
         Self {
-            messages: Mutex::new(messages),
+            bounds,
+            messages: Mutex::new(KeyedMessages::new(bounds)),
             used: AtomicU64::new(0),
         }
     }

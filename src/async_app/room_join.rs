@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::history::History;
 use super::id_turns::IdTurn;
+use super::keyed::reserved_messages;
 use super::publish::{AppShared, warn_of_refused};
 use super::replay_frames::ReplayFrames;
 use super::room_entry::{KeyedRoom, RoomEntry, RoomHistory};
@@ -190,15 +191,17 @@ fn snapshot_and_join(
     (room, keyed): (&RoomEntry, &KeyedRoom),
     session: &Session,
 ) -> Result<usize, JoinFailure> {
+    // A client that joins again and again must not make producers wait for the lock.
+    if session.wants(&room.members) {
+        return Ok(0);
+    }
     loop {
-        // Reserve space without the lock, because the reservation may block; with a margin, because messages may become longer and
-        // more in the meantime.
-        let (messages, bytes) = keyed.messages().measure();
-        let reserved =
-            hub.reserve_keyed_join(session, messages * 5 / 4 + 16, bytes * 5 / 4 + (4 << 10))?;
+        // Reserve space without the lock, because the reservation may block.
+        let messages = reserved_messages(keyed.messages().len());
+        let reserved = hub.reserve_keyed_join(session, messages)?;
         // Push the join while holding the lock that orders the room's messages. So what follows the snapshot is newer.
         let kept = keyed.messages();
-        let snapshot = kept.snapshot(|_, message| message.frame().clone());
+        let snapshot = kept.frames();
         let messages = snapshot.len();
         match hub.join_keyed(reserved, &room.members, session, snapshot) {
             Ok(true) => return Ok(messages),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::history::{History, HistoryBounds, HistoryPatterns};
-use super::keyed::{KeyedBounds, KeyedMessages, KeyedPatterns};
+use super::keyed::{KeyedBounds, KeyedPatterns};
 use super::presence::PresenceHandle;
 use super::room_entry::{KeyedRoom, RoomEntry, RoomHistory};
 use super::room_names::RoomNames;
@@ -32,9 +32,10 @@ pub(super) struct RoomDirectory {
     counted: AtomicUsize,
     /// Set once, when the app starts.
     setup: OnceLock<RoomSettings>,
-    /// The last stamp that was given, in all rooms.
-    stamps: Mutex<u64>,
-    /// The last stamp of any evicted room.
+    /// The last stamp that was given, in all rooms, and the lock under which histories are stamped.
+    last_stamp: AtomicU64,
+    stamping: Mutex<()>,
+    /// The last stamp of any evicted room that kept a history.
     evicted_stamp: AtomicU64,
     /// The number of keys that keyed rooms have ever had.
     keys_ever: AtomicU64,
@@ -117,6 +118,23 @@ impl Keeping {
             Self::Nothing | Self::Keyed(_) => None,
         }
     }
+}
+
+/// The right to stamp messages of histories.
+pub(super) struct Stamps<'a> {
+    last: &'a AtomicU64,
+    _lock: MutexGuard<'a, ()>,
+}
+
+impl Stamps<'_> {
+    /// Returns the next stamp, which is higher than all before.
+    pub(super) fn next(&mut self) -> u64 {
+        next(self.last)
+    }
+}
+
+fn next(last: &AtomicU64) -> u64 {
+    last.fetch_add(1, Relaxed) + 1
 }
 
 impl RoomSettings {
@@ -247,7 +265,7 @@ impl RoomDirectory {
             Arc::new(RoomHistory::new(history.since_stamp(evicted_stamp)))
         });
         let keyed = match keeping {
-            Keeping::Keyed(bounds) => Some(Arc::new(KeyedRoom::new(KeyedMessages::new(bounds)))),
+            Keeping::Keyed(bounds) => Some(Arc::new(KeyedRoom::new(bounds))),
             Keeping::Nothing | Keeping::History(_) => None,
         };
         let members = match keyed {
@@ -275,10 +293,18 @@ impl RoomDirectory {
         self.counted.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
-    /// Locks the last stamp that was given. Publishers of kept messages take it while they hold the room's history, so
-    /// that stamps follow the order of sending. The holder must not wait.
-    pub(super) fn stamps(&self) -> MutexGuard<'_, u64> {
-        lock(&self.stamps)
+    /// Locks the stamps of histories. Publishers of kept messages take them while they hold the room's history, so that stamps follow
+    /// the order of sending. The holder must not wait.
+    pub(super) fn stamps(&self) -> Stamps<'_> {
+        Stamps {
+            last: &self.last_stamp,
+            _lock: lock(&self.stamping),
+        }
+    }
+
+    /// Returns a stamp that says when a keyed room was used. It orders no messages, so it needs no lock.
+    pub(super) fn next_use(&self) -> u64 {
+        next(&self.last_stamp)
     }
 
     /// Handles the leave of a room's last member. If the room stays, it may be evicted from now on.
@@ -416,7 +442,10 @@ impl RoomDirectory {
         let locked = (room.history(), room.keyed_messages());
         let evicted = room.members.retire_if_empty();
         if evicted {
-            self.evicted_stamp.fetch_max(room.used(), Relaxed);
+            // Of a keyed room, nothing is missing in a stream that resumes.
+            if room.kept.is_some() {
+                self.evicted_stamp.fetch_max(room.used(), Relaxed);
+            }
             self.forget(&room.members);
         }
         drop(locked);

@@ -85,7 +85,8 @@ impl Fixture {
         self.stamp += 1;
         let keyed = room.keyed.unwrap();
         let number = self.rooms.next_key();
-        keyed.messages().keep("key", number, Message::new(name));
+        let message = keyed.bounds.prepare("key", &Message::new(name), None);
+        keyed.messages().keep("key", number, message);
         keyed.set_used(self.stamp);
         Ok(())
     }
@@ -321,6 +322,8 @@ fn keyed_room_is_evicted_like_a_room_with_a_history() {
     }
     fixture.keep_keyed("board/new").unwrap();
     assert!(!fixture.keeps("board/0") && fixture.keeps("board/1"));
+    // No event stream of other rooms misses anything.
+    assert_eq!(fixture.rooms.evicted_stamp.load(Relaxed), 0);
     let member = fixture.enter("board/1").unwrap();
     fixture.keep("weather");
     assert!(fixture.keeps("board/1") && !fixture.keeps("board/2"));
@@ -329,6 +332,7 @@ fn keyed_room_is_evicted_like_a_room_with_a_history() {
         fixture.keep(&format!("{n}"));
     }
     assert!(!fixture.keeps("board/1") && fixture.keeps("pinned"));
+    assert!(fixture.rooms.evicted_stamp.load(Relaxed) > 0);
     assert_eq!(fixture.rooms.len(), ROOMS_MAX + 1);
 }
 

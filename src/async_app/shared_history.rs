@@ -224,15 +224,8 @@ impl AppShared {
             return Delivered::Full;
         }
         let mut stamps = self.rooms.stamps();
-        let next_stamp = || {
-            *stamps += 1;
-            *stamps
-        };
-        history.begin_at(
-            copy.position,
-            copy.messages.iter().map(received),
-            next_stamp,
-        );
+        let messages = copy.messages.iter().map(received);
+        history.begin_at(copy.position, messages, || stamps.next());
         Delivered::Done
     }
 
@@ -321,8 +314,7 @@ impl AppShared {
                 *lock(&self.undelivered) = Some(prepared);
                 return Delivered::Full;
             }
-            *stamps += 1;
-            room.keep(&mut history, prepared.into_sent(), *stamps);
+            room.keep(&mut history, prepared.into_sent(), stamps.next());
             return Delivered::Done;
         }
     }

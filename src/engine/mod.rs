@@ -36,7 +36,7 @@ pub(crate) use self::handlers::pre_admission::{adopt_accepted, attach, authorize
 pub(crate) use self::hub::event_streams::Beginning;
 pub(crate) use self::hub::{Destination, Hub};
 pub(crate) use self::model::command::{
-    Command, KeyedSnapshot, NewConnection, Received, RenderedFrames, Upgraded,
+    Command, KeyedSnapshot, NewConnection, Received, RenderedFrames, Upgraded, snapshot_weight,
 };
 pub(crate) use self::model::inspection::{Answers, ConnectionReport};
 #[cfg(feature = "deflate")]

@@ -37,7 +37,7 @@ use crate::report::{Limited, debug, limited};
 use crate::request::Reject;
 #[cfg(unix)]
 use crate::transport;
-use crate::transport::{limit_unsent, suppress_sigpipe};
+use crate::transport::{UnsentLimit, limit_unsent, suppress_sigpipe};
 use crate::user_threads::while_nonblocking;
 
 /// Placeholder for the address of a client until its socket reveals it.
@@ -227,7 +227,7 @@ impl PendingUpgrade {
                 }
                 suppress_sigpipe(&socket)?;
                 if hub.settings.slow_consumer.prefers_new() {
-                    limit_unsent(&socket);
+                    limit_unsent(&socket, UnsentLimit::PrefersNew);
                 }
                 // Otherwise Nagle's algorithm may delay replies. If this fails, so will the next read or write, which reports it.
                 let _ = socket.set_nodelay(true);

@@ -19,7 +19,7 @@ use crate::report::{Limited, debug, limited};
 use crate::stream::RouteCompression;
 use crate::stream::WebsocketStream;
 use crate::sync::ignore_poison;
-use crate::transport::{self, limit_unsent};
+use crate::transport::{self, UnsentLimit, limit_unsent};
 
 /// The sending end of the channel through which a Humphrey app hands connections over.
 pub(crate) type ConnectHook = Arc<Mutex<Sender<WebsocketStream>>>;
@@ -156,7 +156,7 @@ fn adopt(stream: WebsocketStream, hub: &Hub) {
     };
     let messages = parts.messages.len();
     if hub.settings.slow_consumer.prefers_new() {
-        limit_unsent(&parts.socket);
+        limit_unsent(&parts.socket, UnsentLimit::PrefersNew);
     }
     let new_connection = parts.socket.set_nonblocking(true).and_then(|()| {
         Ok(NewConnection {

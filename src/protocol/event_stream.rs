@@ -55,7 +55,7 @@ pub(crate) fn event(id: Option<&str>, payload: EventData<'_>) -> Vec<u8> {
 }
 
 /// Returns an upper bound of an event's length in bytes. It is exact unless the text has lines that end in CRLF.
-fn event_bytes(id: Option<&str>, payload: EventData<'_>) -> usize {
+pub(crate) fn event_bytes(id: Option<&str>, payload: EventData<'_>) -> usize {
     let id = id.map_or(0, |id| "id: \n".len() + id.len());
     let data = match payload {
         EventData::Text(text) => {

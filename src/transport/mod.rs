@@ -16,7 +16,7 @@ use std::net::Shutdown;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-pub(crate) use self::socket::{limit_unsent, suppress_sigpipe};
+pub(crate) use self::socket::{UnsentLimit, limit_unsent, suppress_sigpipe};
 /// A connection of a shard.
 #[cfg(feature = "__tls")]
 pub(crate) use self::tls::ShardSocket;
@@ -64,8 +64,8 @@ pub(crate) trait ShardTransport: Sized + Send + 'static {
     /// Writes as many bytes of several pieces as the socket accepts.
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Makes the kernel accept few bytes in advance, where it can: in the outbox, newer messages take the place of older ones.
-    fn limit_unsent(&self) {}
+    /// Changes how many bytes the kernel accepts in advance, where it can.
+    fn limit_unsent(&self, _: UnsentLimit) {}
 
     /// Ends the outgoing stream: nothing more will be written. Pending bytes are still written.
     fn finish(&mut self);
@@ -302,8 +302,8 @@ impl ShardTransport for TcpStream {
         socket::write_vectored(self, pieces)
     }
 
-    fn limit_unsent(&self) {
-        socket::limit_unsent_keyed(self);
+    fn limit_unsent(&self, limit: UnsentLimit) {
+        limit_unsent(self, limit);
     }
 
     fn finish(&mut self) {

@@ -26,35 +26,40 @@ pub(crate) fn suppress_sigpipe<S>(_: S) -> std::io::Result<()> {
 }
 
 /// How many unsent bytes the kernel accepts for a connection.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const UNSENT_BYTES_MAX: u32 = 128 << 10;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnsentLimit {
+    /// As many as the system accepts by default, which are megabytes.
+    System,
+    /// For policies that prefer new messages: they can no longer drop what the kernel has accepted, and a slow client would receive it
+    /// first.
+    PrefersNew,
+    /// For a client of a keyed room, in whose outbox newer messages take the place of older ones. A client that reads 60 KB a second
+    /// is another two seconds behind with 128 KiB, and a quarter of one with this.
+    Keyed,
+}
 
-/// The same for a connection in whose outbox newer messages take the place of older ones. A client that reads 60 KB a second is
-/// another two seconds behind with 128 KiB, and a quarter of one with this.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-const KEYED_UNSENT_BYTES_MAX: u32 = 16 << 10;
+impl UnsentLimit {
+    /// The value of the socket option; 0 stands for the system's.
+    const fn bytes(self) -> u32 {
+        match self {
+            Self::System => 0,
+            Self::PrefersNew => 128 << 10,
+            Self::Keyed => 16 << 10,
+        }
+    }
+}
 
-/// Limits the unsent bytes that the kernel accepts for a connection, for policies that prefer new messages. By default, the kernel
-/// accepts megabytes, which the policy can no longer drop: a slow client would receive them first. Connections inherit the
-/// limit from their listener.
+/// Sets how many unsent bytes the kernel accepts for a connection. Connections inherit the limit from their listener.
 ///
 /// Failure is ignored: the client receives older messages then, as on systems without this option.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn limit_unsent(socket: &impl std::os::fd::AsFd) {
-    let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
+pub(crate) fn limit_unsent(socket: &impl std::os::fd::AsFd, limit: UnsentLimit) {
+    let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(limit.bytes());
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn limit_unsent<S>(_: &S) {}
-
-/// Limits the unsent bytes of a connection further, as [`limit_unsent`] does, for a client of a keyed room.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn limit_unsent_keyed(socket: &impl std::os::fd::AsFd) {
-    let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(KEYED_UNSENT_BYTES_MAX);
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn limit_unsent_keyed<S>(_: &S) {}
+pub(crate) fn limit_unsent<S>(_: &S, _: UnsentLimit) {}
 
 /// System calls that bypass the C library.
 #[cfg(unix)]
@@ -122,9 +127,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connection_of_a_keyed_room_has_a_lower_limit_than_its_listener() {
+    fn limit_of_a_connection_is_inherited_lowered_and_lifted() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        limit_unsent(&listener);
+        limit_unsent(&listener, UnsentLimit::PrefersNew);
         let address = listener.local_addr().unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
         let (socket, _) = listener.accept().unwrap();
@@ -132,8 +137,10 @@ mod tests {
             let socket = socket2::SockRef::from(&socket);
             socket.tcp_notsent_lowat().unwrap()
         };
-        assert_eq!(unsent_max(), UNSENT_BYTES_MAX);
-        limit_unsent_keyed(&socket);
-        assert_eq!(unsent_max(), KEYED_UNSENT_BYTES_MAX);
+        assert_eq!(unsent_max(), 128 << 10);
+        limit_unsent(&socket, UnsentLimit::Keyed);
+        assert_eq!(unsent_max(), 16 << 10);
+        limit_unsent(&socket, UnsentLimit::System);
+        assert_eq!(unsent_max(), 0);
     }
 }

@@ -497,7 +497,7 @@ where
     ///
     /// A keyed room outlives its last member. It may be evicted like a room with a history, unless its pattern is its exact name. Only
     /// [`Room::remove_key`](crate::Room::remove_key) removes a key. On Linux, the kernel takes at most 16 KiB in advance for a client of a keyed
-    /// room, so that little else comes before the newest messages.
+    /// room, so that little else comes before the newest messages. This includes the client's other messages.
     ///
     /// An app that is a node of a cluster can't have keyed rooms: it does not start.
     ///

@@ -101,6 +101,9 @@ where
         let proxy_protocol = self.proxy_protocol()?;
         self.check_event_streams()?;
         self.check_keyed_rooms()?;
+        if !self.event_streams.is_empty() {
+            self.keyed.count_events();
+        }
         let routes = self.take_routes()?;
         #[cfg(feature = "cluster")]
         let cluster = self.prepare_cluster()?;
@@ -260,6 +263,13 @@ where
             return invalid(format!(
                 "the keyed rooms {pattern:?} may keep more than the {bytes_max} bytes that may wait for a client: raise \
                  Limits::keyed_bytes_max, or lower KeyedLimits::bytes"
+            ));
+        }
+        let bytes_max = self.limits.mailbox_bytes_max;
+        if let Some(pattern) = self.keyed.exceeding_mailbox(bytes_max) {
+            return invalid(format!(
+                "the keyed rooms {pattern:?} may have more keys than fit into the {bytes_max} bytes of a mailbox, through which a client \
+                 joins: raise Limits::mailbox_bytes_max, or lower KeyedLimits::keys_max or KeyedLimits::bytes"
             ));
         }
         Ok(())

@@ -133,6 +133,9 @@ pub(crate) struct Destination<'a> {
     /// Whether the message must not be compressed.
     #[cfg_attr(not(feature = "deflate"), allow(dead_code))]
     pub(crate) uncompressed: bool,
+    /// The form in which the message is sent ([`Hub::form`]), if the caller has chosen it.
+    #[cfg_attr(not(feature = "deflate"), allow(dead_code))]
+    pub(crate) form: Option<&'a Form>,
 }
 
 impl Destination<'_> {
@@ -383,14 +386,20 @@ impl Hub {
         message: Option<&Message>,
         with_ids: Option<Bytes>,
     ) -> Arc<RenderedFrames> {
-        let frame = message.map(|message| {
-            #[cfg(feature = "deflate")]
-            let form = self.form_of(message.frame(), message.is_uncompressed());
-            #[cfg(not(feature = "deflate"))]
-            let form = Form::Any;
-            (message.frame().clone(), form)
-        });
+        let frame = message.map(|message| (message.frame().clone(), self.form(message)));
         Arc::new(RenderedFrames { frame, with_ids })
+    }
+
+    /// Chooses the form in which a message is sent, and compresses a long one.
+    #[cfg_attr(not(feature = "deflate"), allow(clippy::unused_self))]
+    pub(crate) fn form(&self, message: &Message) -> Form {
+        #[cfg(feature = "deflate")]
+        return self.form_of(message.frame(), message.is_uncompressed());
+        #[cfg(not(feature = "deflate"))]
+        {
+            let _ = message;
+            Form::Any
+        }
     }
 
     /// The commands that deliver a frame, one for each shard with recipients.
@@ -400,7 +409,10 @@ impl Hub {
         to: Destination<'a>,
     ) -> impl Iterator<Item = (&'a ShardHandle, Command)> {
         #[cfg(feature = "deflate")]
-        let form = self.form_of(frame, to.uncompressed);
+        let form = match to.form {
+            Some(form) => form.clone(),
+            None => self.form_of(frame, to.uncompressed),
+        };
         #[cfg(not(feature = "deflate"))]
         let form = Form::Any;
         let shards = self.shards.iter().enumerate();

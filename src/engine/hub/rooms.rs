@@ -50,15 +50,14 @@ impl Hub {
         Reserved::new(mailbox, command_weight(messages, bytes))
     }
 
-    /// Reserves space in the mailbox of a connection's shard for a join with a snapshot of this many messages and bytes.
+    /// Reserves space in the mailbox of a connection's shard for a join with a snapshot of this many messages.
     /// Blocks while the mailbox is full.
     pub(crate) fn reserve_keyed_join(
         &self,
         session: &Session,
         messages: usize,
-        bytes: usize,
     ) -> Result<Reserved<'_>, NotJoined> {
-        self.reserve_join(session, 0, snapshot_weight(messages, bytes))
+        self.reserve_join(session, 0, snapshot_weight(messages))
     }
 
     /// Makes a connection join a room: it receives the `replay`, then the messages sent to the room from now on.

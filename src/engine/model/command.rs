@@ -236,18 +236,13 @@ pub(crate) fn command_weight(messages: usize, bytes: usize) -> usize {
     size_of::<Command>() + size_of::<Joining>() + messages * size_of::<Bytes>() + bytes
 }
 
-/// The weight of a snapshot of a keyed room, with this many messages and bytes.
-pub(crate) fn snapshot_weight(messages: usize, bytes: usize) -> usize {
-    messages * size_of::<(ConflationKey, Bytes)>() + bytes
+/// The weight of a snapshot of keyed rooms with this many messages. Their bytes are shared with the rooms.
+pub(crate) const fn snapshot_weight(messages: usize) -> usize {
+    messages.saturating_mul(size_of::<(ConflationKey, Bytes)>())
 }
 
 /// The newest message of each key of a keyed room.
 pub(crate) type KeyedSnapshot = Vec<(ConflationKey, Bytes)>;
-
-fn weight_of(snapshot: &KeyedSnapshot) -> usize {
-    let bytes = snapshot.iter().map(|(_, message)| message.len()).sum();
-    snapshot_weight(snapshot.len(), bytes)
-}
 
 /// A connection that joins a room.
 pub(crate) struct Joining {
@@ -274,7 +269,7 @@ impl Joining {
 impl Weigh for Joining {
     fn weight(&self) -> usize {
         command_weight(self.replay.len(), self.replay_bytes()) - size_of::<Command>()
-            + weight_of(&self.snapshot)
+            + snapshot_weight(self.snapshot.len())
     }
 }
 
@@ -311,6 +306,6 @@ impl Weigh for Subscribing {
     fn weight(&self) -> usize {
         let pieces = self.rooms.len() * size_of::<Arc<SharedRoom>>()
             + self.replay.len() * size_of::<Bytes>();
-        size_of::<Self>() + pieces + self.replay_bytes() + weight_of(&self.snapshot)
+        size_of::<Self>() + pieces + self.replay_bytes() + snapshot_weight(self.snapshot.len())
     }
 }

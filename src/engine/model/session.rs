@@ -253,6 +253,11 @@ impl Session {
 }
 
 impl Session {
+    /// Whether the connection has joined the room, and not left it.
+    pub(crate) fn wants(&self, room: &Arc<SharedRoom>) -> bool {
+        lock(&self.rooms).wants(room)
+    }
+
     /// Records that the shard has applied a join or leave. Returns whether the change was still pending.
     pub(crate) fn note_change_seen(&self, room: &Arc<SharedRoom>) -> bool {
         lock(&self.rooms).seen(room)

@@ -223,6 +223,18 @@ impl Outbox {
         self.change(|queue| queue.push_keyed(key, message, weight_max, now))
     }
 
+    /// Whether any keyed messages wait.
+    pub(crate) fn has_keyed(&self) -> bool {
+        let queue = self.waiting.as_ref();
+        queue.is_some_and(|queue| queue.keyed.is_some())
+    }
+
+    /// Whether a message of this key waits, which a newer one would replace.
+    pub(crate) fn waits(&self, key: ConflationKey) -> bool {
+        let keyed = self.waiting.as_ref().and_then(|queue| queue.keyed.as_ref());
+        keyed.is_some_and(|keyed| keyed.contains(key))
+    }
+
     /// Whether an uncompressed message of this key waits.
     #[cfg(feature = "deflate")]
     pub(crate) fn waits_uncompressed(&self, key: ConflationKey) -> bool {

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::keyed::KEYED_ENTRY_BYTES;
+use super::keyed::{KEYED_ENTRY_BYTES, low_hash_bits};
+use super::queue::Chunk;
 use super::tests::{NOW, flush, frame, pong};
 use super::*;
 use crate::protocol::fuzz::dice::{Dice, for_seeds};
@@ -258,11 +259,17 @@ fn keyed_message_in_progress_is_completed_and_not_replaced() {
 #[test]
 fn entries_of_keyed_messages_take_no_more_than_they_count() {
     let message = Bytes::from(frame(b"."));
-    for peak in [10, 60, 100, 449, 1_000, 5_000] {
+    for (peak, in_between) in [10, 60, 100, 449, 1_000, 5_000]
+        .into_iter()
+        .flat_map(|peak| [(peak, false), (peak, true)])
+    {
         let mut queue = Queue::default();
         let check = |queue: &Queue| {
             let keyed = queue.keyed.as_ref().unwrap();
-            let (bytes, counted) = (keyed.entries_bytes(), queue.own_bytes());
+            // Messages in between have chunks of their own, and each keyed one has a chunk to itself.
+            let chunks =
+                queue.chunks.capacity() * size_of::<Chunk>() / (1 + usize::from(in_between));
+            let (bytes, counted) = (keyed.entries_bytes() + chunks, queue.own_bytes());
             // Few messages may have the memory of some dozen.
             assert!(
                 bytes <= counted.max(100 * KEYED_ENTRY_BYTES),
@@ -271,14 +278,30 @@ fn entries_of_keyed_messages_take_no_more_than_they_count() {
         };
         for key in 0..peak {
             queue.push_keyed(ConflationKey::new(key), message.clone(), usize::MAX, NOW);
+            if in_between {
+                queue.push(message.clone(), 1, false, NOW);
+            }
             check(&queue);
         }
+        let pairs = 1 + usize::from(in_between);
         for _ in 1..peak {
-            assert_eq!(queue.consumed(message.len()), 1);
-            check(&queue);
+            assert_eq!(queue.consumed(pairs * message.len()), pairs as u64);
+            if !in_between {
+                check(&queue);
+            }
         }
-        assert_eq!(queue.consumed(message.len()), 1);
+        assert_eq!(queue.consumed(pairs * message.len()), pairs as u64);
         assert!(queue.is_pristine());
+    }
+}
+
+#[test]
+fn keys_with_equal_low_bits_spread_over_a_hash_table() {
+    for shift in [0, 3, 8, 20] {
+        let places = (0..256).map(|n| low_hash_bits(ConflationKey::new(n << shift)));
+        let places: std::collections::HashSet<_> = places.collect();
+        // A random function has 162 on average.
+        assert!(places.len() > 120, "{} with {shift}", places.len());
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::engine::model::command::Subscribing;
 use crate::engine::reactor::websocket::{Stream, WebSocket};
 use crate::engine::reactor::{ConnCx, Core};
-use crate::transport::ShardTransport;
+use crate::transport::{ShardTransport, UnsentLimit};
 
 impl<T: ShardTransport> Core<T> {
     /// Processes a handler's decision: the event stream begins, or is refused.
@@ -65,7 +65,9 @@ impl WebSocket {
         for room in rooms {
             if self.session.note_change_seen(&room) {
                 cx.shard.fanout.rooms.insert(room.number(), cx.key);
-                self.limit_unsent_for(cx, &room);
+                if room.is_keyed() {
+                    self.limit_unsent(cx, UnsentLimit::Keyed);
+                }
             } else {
                 room.unreach(cx.shard.index);
             }
@@ -78,7 +80,8 @@ impl WebSocket {
         self.want_write(cx);
     }
 
-    fn joins_ids(&mut self) -> bool {
+    /// Whether the ids of its events name several positions, so that it gets bytes of its own.
+    pub(crate) fn joins_ids(&mut self) -> bool {
         self.stream()
             .is_some_and(|stream| stream.joined_ids.is_some())
     }

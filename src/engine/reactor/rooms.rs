@@ -22,7 +22,7 @@ use crate::engine::parts::small_set::Members;
 use crate::engine::reactor::websocket::WebSocket;
 use crate::engine::reactor::{ConnCx, Core};
 use crate::sync::lock;
-use crate::transport::ShardTransport;
+use crate::transport::{ShardTransport, UnsentLimit};
 
 /// The rooms that any connection of a shard is in.
 #[derive(Default)]
@@ -143,7 +143,9 @@ impl WebSocket {
             .fanout
             .shared_compression
             .joined(Audience::Room(number), self.compression);
-        self.limit_unsent_for(cx, room);
+        if room.is_keyed() {
+            self.limit_unsent(cx, UnsentLimit::Keyed);
+        }
         // Report the join first, because the replay may disconnect the client, which then leaves.
         self.presence_changed(cx, Presence::Joined, room.clone());
         self.replay(cx, replay);
@@ -169,8 +171,22 @@ impl WebSocket {
                 self.compression.leave_epoch();
             }
         }
+        if room.is_keyed() && !lock(&self.session.rooms).held().any(|room| room.is_keyed()) {
+            let limit = match cx.shard.hub.settings.slow_consumer.prefers_new() {
+                true => UnsentLimit::PrefersNew,
+                false => UnsentLimit::System,
+            };
+            self.limit_unsent(cx, limit);
+        }
         room.unreach(cx.shard.index);
         self.presence_changed(cx, Presence::Left, room);
+    }
+
+    /// Limits what the kernel takes in advance: in a keyed room little, since what it has taken can't be replaced.
+    pub(super) fn limit_unsent<T: ShardTransport>(&self, cx: &ConnCx<'_, T>, limit: UnsentLimit) {
+        if let Some(transport) = &cx.socket.transport {
+            transport.limit_unsent(limit);
+        }
     }
 
     fn presence_changed<T: ShardTransport>(

@@ -2,6 +2,8 @@
 //! join. The program is simulated: it keeps the newest message of each key, as `async_app` does.
 
 mod game;
+mod joins;
+mod quick;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -18,6 +20,7 @@ use crate::engine::parts::id::ConflationKey;
 use crate::engine::parts::mailbox::PushError;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
+use crate::transport::UnsentLimit;
 
 const OUTBOX: usize = 1_000;
 
@@ -88,8 +91,7 @@ impl Board {
         let snapshot: Vec<_> = messages
             .map(|(&key, message)| (key, message.frame().clone()))
             .collect();
-        let bytes = snapshot.iter().map(|(_, frame)| frame.len()).sum();
-        let reserved = hub.reserve_keyed_join(session, snapshot.len(), bytes)?;
+        let reserved = hub.reserve_keyed_join(session, snapshot.len())?;
         hub.join_keyed(reserved, &self.room, session, snapshot)
     }
 
@@ -334,68 +336,6 @@ fn messages_of_a_slow_client_are_handled_while_keyed_ones_wait_for_it() {
 }
 
 #[test]
-fn client_that_joins_gets_the_newest_of_each_key_and_then_changes() {
-    for stalled in [true, false] {
-        let mut world = with_policy(SlowConsumer::Disconnect);
-        let mut board = Board::new(&world.hub);
-        for (key, text) in [(1, "a1"), (2, "b1"), (1, "a2")] {
-            board.update(&world, key, text);
-        }
-        let client = world.join();
-        if stalled {
-            world.stall(client, 0);
-        }
-        // Without a turn in between: the join and the change after it are in the same mailbox.
-        board.update(&world, 2, "b2");
-        assert!(board.join(&world.hub, &world.session(client)).unwrap());
-        board.update(&world, 1, "a3");
-        board.update(&world, 3, "c1");
-        world.settle();
-        assert!(!board.join(&world.hub, &world.session(client)).unwrap());
-        world.unstall(client);
-        // What is not written yet is replaced in place.
-        assert_eq!(texts(&world.all_frames(client)), ["a3", "b2", "c1"]);
-        assert_eq!(world.metrics().conflated, 1);
-    }
-}
-
-#[test]
-fn client_that_joins_again_gets_no_older_message_after_a_newer_one() {
-    let mut world = with_policy(SlowConsumer::Disconnect);
-    let mut board = Board::new(&world.hub);
-    let client = board.joined(&mut world, 1)[0];
-    let session = world.session(client);
-    world.stall(client, 0);
-    board.update(&world, 1, "a1");
-    board.update(&world, 2, "b1");
-    world.hub.leave(&board.room, &session).unwrap();
-    board.update(&world, 1, "a2");
-    board.update(&world, 3, "c1");
-    world.settle();
-    assert!(board.join(&world.hub, &session).unwrap());
-    board.update(&world, 2, "b2");
-    world.settle();
-    world.unstall(client);
-    assert_eq!(texts(&world.all_frames(client)), ["a2", "b2", "c1"]);
-}
-
-#[test]
-fn client_that_leaves_still_gets_what_waits() {
-    let mut world = with_policy(SlowConsumer::Disconnect);
-    let mut board = Board::new(&world.hub);
-    let client = board.joined(&mut world, 1)[0];
-    world.stall(client, 0);
-    board.update(&world, 1, "a1");
-    board.update(&world, 1, "a2");
-    let session = world.session(client);
-    world.hub.leave(&board.room, &session).unwrap();
-    board.update(&world, 1, "a3");
-    world.settle();
-    world.unstall(client);
-    assert_eq!(texts(&world.all_frames(client)), ["a2"]);
-}
-
-#[test]
 fn close_follows_what_waits() {
     for stops in [true, false] {
         let mut world = with_policy(SlowConsumer::Disconnect);
@@ -490,7 +430,7 @@ fn messages_that_wait_are_shared_and_count_by_their_entries() {
         world.settle();
     }
     let own = world.core().cx.fanout.unshared_bytes();
-    assert!(own <= 3 * 50 * 200, "{own}");
+    assert!(own <= 3 * 50 * 260, "{own}");
     for &client in &clients {
         assert_eq!(world.unshared_bytes(client), 0);
         world.unstall(client);
@@ -633,7 +573,7 @@ fn event_stream_gets_the_snapshot_and_of_each_key_the_newest() {
     world.client_sends(client, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n");
     world.run_handlers();
     world.head(client);
-    assert!(world.pipe(client).limits_unsent);
+    assert_eq!(world.pipe(client).unsent_limit, Some(UnsentLimit::Keyed));
     assert_eq!(
         streams::parse(&world.output(client)),
         ["a1", "b1\nin two lines"]
@@ -668,20 +608,4 @@ fn keyed_room_has_one_channel_and_stays_when_it_is_empty() {
     world.settle();
     assert!(board.room.stays() && !board.room.is_retired());
     assert!(board.room.retire_if_empty());
-}
-
-#[test]
-fn kernel_takes_little_in_advance_for_clients_of_keyed_rooms_only() {
-    let mut world = with_policy(SlowConsumer::Disconnect);
-    let board = Board::new(&world.hub);
-    let client = board.joined(&mut world, 1)[0];
-    assert!(world.pipe(client).limits_unsent);
-    let other = world.join();
-    let session = world.session(other);
-    let room = world.new_rooms(1).remove(0);
-    let reserved = world.hub.reserve_join(&session, 0, 0).unwrap();
-    let joined = world.hub.join(reserved, &room, &session, Vec::new());
-    assert_eq!(joined, Ok(true));
-    world.settle();
-    assert!(!world.pipe(other).limits_unsent);
 }

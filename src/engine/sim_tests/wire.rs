@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::engine::model::request::BodySource;
 use crate::protocol::fuzz;
 pub(super) use crate::sync::lock;
-use crate::transport::ShardTransport;
 #[cfg(feature = "io-uring")]
 use crate::transport::WriteMany;
+use crate::transport::{ShardTransport, UnsentLimit};
 
 /// Both directions of a connection between the shard's end ([`Wire`]) and the test.
 pub(super) struct Pipe {
@@ -18,7 +18,7 @@ pub(super) struct Pipe {
     /// Whether the client's stream ends after `input`.
     eof: bool,
     /// Whether the connection is reset.
-    reset: bool,
+    pub(super) reset: bool,
     /// Bytes from the shard that the test has not taken.
     output: Vec<u8>,
     /// The number of bytes that the socket accepts before it is full.
@@ -47,8 +47,8 @@ pub(super) struct Pipe {
     /// The number of writes that accepted bytes, and the number of those bytes.
     pub(super) writes: usize,
     pub(super) written: usize,
-    /// Whether the shard has limited the bytes that the kernel takes in advance.
-    pub(super) limits_unsent: bool,
+    /// The limit that the shard has last set for the bytes that the kernel takes in advance.
+    pub(super) unsent_limit: Option<UnsentLimit>,
     /// The number of all reads and writes.
     pub(super) reads: usize,
     pub(super) tries: usize,
@@ -184,7 +184,7 @@ impl Wire {
             was_dropped_unread: false,
             writes: 0,
             written: 0,
-            limits_unsent: false,
+            unsent_limit: None,
             reads: 0,
             tries: 0,
             handed: Vec::new(),
@@ -268,8 +268,8 @@ impl ShardTransport for Wire {
         self.take(&all, places.collect())
     }
 
-    fn limit_unsent(&self) {
-        self.pipe().limits_unsent = true;
+    fn limit_unsent(&self, limit: UnsentLimit) {
+        self.pipe().unsent_limit = Some(limit);
     }
 
     fn finish(&mut self) {

@@ -17,7 +17,7 @@ use crate::engine::parts::mailbox::When;
 use crate::engine::parts::token::{LISTENERS_MAX, of_listener};
 use crate::listener::ListenerSocket;
 use crate::report::limited;
-use crate::transport::{self, ShardSocket, limit_unsent, suppress_sigpipe};
+use crate::transport::{self, ShardSocket, UnsentLimit, limit_unsent, suppress_sigpipe};
 
 /// Most connections accepted from a listener in one turn, so that a connection storm does not delay others.
 const ACCEPTS_PER_TURN: usize = 128;
@@ -118,7 +118,7 @@ impl Listeners {
             if let Some(socket) = socket.tcp()
                 && hub.settings.slow_consumer.prefers_new()
             {
-                limit_unsent(socket);
+                limit_unsent(socket, UnsentLimit::PrefersNew);
             }
             socket.register(poll, index)?;
             Ok(Listener {

@@ -25,7 +25,7 @@ use rustls::pki_types::CertificateDer;
 
 use self::session::Session;
 pub(crate) use self::writer::Writer;
-use super::{Handshake, ShardTransport};
+use super::{Handshake, ShardTransport, UnsentLimit};
 
 /// A connection of a shard.
 pub(crate) enum ShardSocket {
@@ -126,8 +126,8 @@ impl ShardTransport for ShardSocket {
         }
     }
 
-    fn limit_unsent(&self) {
-        self.tcp().limit_unsent();
+    fn limit_unsent(&self, limit: UnsentLimit) {
+        self.tcp().limit_unsent(limit);
     }
 
     fn finish(&mut self) {

@@ -87,6 +87,12 @@ impl SealedBatch {
         !self.keyed.is_empty()
     }
 
+    /// The keys of its messages from this number on.
+    pub(crate) fn keys_from(&self, number: u64) -> impl Iterator<Item = ConflationKey> {
+        let first = self.keyed.partition_point(|of| of.number < number);
+        self.keyed[first..].iter().map(|of| of.key)
+    }
+
     /// The last `messages` messages, uncompressed, for one outbox to keep: those with a key each, and the others in runs.
     pub(crate) fn last_parts(&mut self, messages: u32) -> impl Iterator<Item = Part<'_>> {
         let frames = &mut self.frames.plain;

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use crate::engine::parts::id::ConflationKey;
 use crate::engine::parts::timers::Tick;
 
-/// What a waiting message counts in addition to its bytes: its entries in the queue and in the index, with the spare capacity of
-/// both. Its bytes are shared with the room that keeps it.
-pub(crate) const KEYED_ENTRY_BYTES: usize = 192;
+/// What a waiting message counts in addition to its bytes: its entries in the queue and in the index, and the chunk that stands for
+/// it, which it may have to itself, all with their spare capacity. Its bytes are shared with the room that keeps it.
+pub(crate) const KEYED_ENTRY_BYTES: usize = 256;
 
 /// The outcome of queuing a keyed message.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,7 +54,9 @@ struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
-        self.0
+        // A hash table takes the lowest bits, in which only the lowest of the number have an effect. This many of the upper ones spread
+        // both consecutive numbers and every 256th over tables of all sizes.
+        self.0.rotate_left(20)
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -67,6 +69,14 @@ impl Hasher for KeyHasher {
         // The golden ratio of 64 bits: odd, and without a pattern in its bits.
         self.0 = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
+}
+
+/// The bits of a key's hash that choose its place in a table with 256 places.
+#[cfg(all(test, not(loom)))]
+pub(super) fn low_hash_bits(key: ConflationKey) -> u8 {
+    use std::hash::BuildHasher;
+
+    BuildHasherDefault::<KeyHasher>::default().hash_one(key) as u8
 }
 
 impl WaitingKeyed {
@@ -92,6 +102,11 @@ impl WaitingKeyed {
 
     pub(super) fn front(&self) -> Option<&Bytes> {
         self.messages.front().map(|entry| &entry.message)
+    }
+
+    /// Whether a message of this key waits.
+    pub(super) fn contains(&self, key: ConflationKey) -> bool {
+        self.numbers.contains_key(&key)
     }
 
     /// The message of a key that waits.

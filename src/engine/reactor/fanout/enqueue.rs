@@ -231,7 +231,8 @@ impl WebSocket {
             let len = piece.len();
             let verdict = judge(policy, fill, len);
             match verdict {
-                // A paced shard has checked the headroom before.
+                // A paced shard has checked the headroom before, except for a keyed message beyond the bound of those: then
+                // producers wait with their next message.
                 DeliveryVerdict::Queue | DeliveryVerdict::Wait => {
                     let (piece, unshared) = messages.kept(piece);
                     self.outbox.push(piece, count, unshared, tick);

@@ -128,7 +128,7 @@ struct AudienceHistory {
     was_unprofitable: bool,
 }
 
-/// The members that follow a new epoch.
+/// The members that follow a new epoch, if none of their keyed messages wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entrants {
     /// The members that can follow, and follow no other audience.
@@ -520,21 +520,28 @@ impl<T: ShardTransport> Core<T> {
         for slot in slots {
             let follows = self.with_member(slot, |ws, cx| {
                 let shared = &cx.shard.fanout.shared_compression;
-                let enters = match entrants {
-                    Entrants::Inflating(len) => {
-                        ws.compression.can_follow() && ws.compression.ability().can_inflate(len)
-                    }
-                    Entrants::Free => shared.is_free(ws.compression, previous, begun),
-                };
+                // With the next keyed message that waits, the member would leave the epoch again. It must not make epochs shorter
+                // for the others either, so it is not counted.
+                let is_slow = ws.outbox.has_keyed();
+                let enters = !is_slow
+                    && match entrants {
+                        Entrants::Inflating(len) => {
+                            ws.compression.can_follow() && ws.compression.ability().can_inflate(len)
+                        }
+                        Entrants::Free => shared.is_free(ws.compression, previous, begun),
+                    };
                 if enters {
                     ws.compression.follow(epoch);
                 } else if previous.is_some_and(|previous| ws.compression.follows(previous)) {
                     // The previous epoch has ended.
                     ws.compression.leave_epoch();
                 }
-                ws.compression
+                (!is_slow).then_some(ws.compression)
             });
-            match follows.map(|compression| (compression.epoch(), compression.can_follow())) {
+            match follows
+                .flatten()
+                .map(|compression| (compression.epoch(), compression.can_follow()))
+            {
                 Some((Some(followed), _)) if followed == epoch => following += 1,
                 Some((Some(_), _)) => elsewhere += 1,
                 Some((None, true)) => waiting += 1,
@@ -577,12 +584,8 @@ impl<T: ShardTransport> Core<T> {
     }
 
     /// Updates the counts after a compressed batch was sent.
-    pub(super) fn note_followers(
-        &mut self,
-        audience: Audience,
-        batch: &SealedBatch,
-        seen: Followers,
-    ) {
+    pub(super) fn note_followers(&mut self, audience: Audience, batch: &SealedBatch) {
+        let seen = batch.followers;
         let Some(epoch) = batch.epoch() else {
             return;
         };

@@ -45,7 +45,9 @@ impl<T: ShardTransport> Core<T> {
             followers,
         } = self.write_batch(audience, &batch);
         #[cfg(feature = "deflate")]
-        self.note_followers(audience, &batch, followers);
+        {
+            batch.followers = followers;
+        }
         let counters = self.cx.counters();
         counters.bytes_out.add_alone(bytes);
         counters.wrote(messages, 0);
@@ -58,6 +60,8 @@ impl<T: ShardTransport> Core<T> {
         for slot in behind {
             self.with_member(slot, |ws, cx| ws.enqueue_share(cx, &mut batch));
         }
+        #[cfg(feature = "deflate")]
+        self.note_followers(audience, &batch);
         self.cx.fanout.spare.reclaim(batch);
         self.enforce_send_budget();
     }
@@ -102,10 +106,14 @@ impl<T: ShardTransport> Core<T> {
             if messages == 0 {
                 return None;
             }
-            #[cfg(feature = "deflate")]
-            batch.note_share(&mut followers, ws.seen, ws.compression);
             // After pending bytes, the count of the client's memory changes, which `enqueue_share` takes care of.
-            if !ws.outbox.is_empty() || transport.has_pending() {
+            let is_behind = !ws.outbox.is_empty() || transport.has_pending();
+            // A slow member of a keyed room neither follows an epoch nor waits for one: it would leave the epoch at once.
+            #[cfg(feature = "deflate")]
+            if !(is_behind && batch.is_keyed()) {
+                batch.note_share(&mut followers, ws.seen, ws.compression);
+            }
+            if is_behind {
                 behind.push(slot);
                 return None;
             }
@@ -180,7 +188,7 @@ impl<T: ShardTransport> Core<T> {
 
 impl WebSocket {
     /// Queues the rest of a batch that could not be written in full.
-    fn take_rest<T: ShardTransport>(
+    pub(super) fn take_rest<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         batch: &mut SealedBatch,
@@ -260,13 +268,16 @@ impl WebSocket {
         self.enqueue_from(cx, frames, from + whole, left);
     }
 
-    /// Queues a member's share of a batch.
+    /// Queues a member's share of a batch, or writes it if it would not wait as it is.
     fn enqueue_share<T: ShardTransport>(
         &mut self,
         cx: &mut ConnCx<'_, T>,
         batch: &mut SealedBatch,
     ) {
         if batch.is_keyed() {
+            if self.write_share(cx, batch) {
+                return;
+            }
             let (_, messages) = batch.frames(self.compression).share(self.seen);
             self.enqueue_parts(cx, batch, messages);
             return;

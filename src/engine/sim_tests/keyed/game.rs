@@ -40,6 +40,8 @@ struct KeyedPlayer {
     due: Vec<(usize, Option<RoomKey>)>,
     got: Vec<(usize, Option<RoomKey>)>,
     rooms: BTreeSet<usize>,
+    /// The client has always read everything at once.
+    is_quick: bool,
     /// The client has ended, or may have: what is due to it need not arrive.
     is_gone: bool,
     /// The program has closed the connection, after what was due.
@@ -160,6 +162,7 @@ impl KeyedGame {
                 if let Some(player) = self.pick() {
                     let room = self.dice.below(100);
                     self.world.stall(self.players[player].client, room);
+                    self.players[player].is_quick = false;
                 }
             }
             33 => {
@@ -217,6 +220,7 @@ impl KeyedGame {
             due: Vec::new(),
             got: Vec::new(),
             rooms: BTreeSet::new(),
+            is_quick: true,
             is_gone: false,
             is_closed: false,
         });
@@ -357,6 +361,9 @@ impl KeyedGame {
             check_order(player);
             if !player.is_gone {
                 check_complete(player, drops);
+            }
+            if player.is_quick && !player.is_gone {
+                assert_eq!(player.got, player.due);
             }
         }
         for index in 0..self.players.len() {
