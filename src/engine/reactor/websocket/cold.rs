@@ -113,11 +113,8 @@ impl WebSocket {
     /// Whether nothing may be read: a message waits to be inflated, or the client has sent too fast.
     #[inline]
     pub(super) fn is_input_held(&self) -> bool {
-        let Some(cold) = &self.cold else {
-            return false;
-        };
         #[cfg(feature = "deflate")]
-        if cold.parked.is_some() {
+        if self.cold.as_ref().is_some_and(|cold| cold.parked.is_some()) {
             return true;
         }
         self.is_delayed()
