@@ -9,6 +9,9 @@ use std::time::Duration;
 use crate::atomic::AtomicU64;
 
 pub(crate) use self::histogram::{DurationCounters, SizeCounters};
+
+/// [`Metrics::delivery_delays`] have steps of 8 milliseconds.
+pub(crate) type DelayCounters = DurationCounters<1_000_000>;
 pub use self::histogram::{DurationHistogram, SizeHistogram};
 pub(crate) use self::prometheus::render;
 
@@ -98,10 +101,11 @@ pub struct Metrics {
     pub mailbox_bytes_peak: u64,
     /// How long each message waited for its client, from when it was queued for it until the operating system took its last byte.
     /// Times are in steps of 8 milliseconds; what is shorter counts as 0. What the operating system and the network take after that
-    /// is not included. Of small messages that were joined while they waited, and of keyed messages that were replaced, the oldest
+    /// is not included. With TLS, a message counts as taken once it is encrypted, which can be up to 16 KiB before its last byte was
+    /// taken. Of small messages that were joined while they waited, and of keyed messages that were replaced, the oldest
     /// counts. Its count is [`Self::messages_out`].
     pub delivery_delays: DurationHistogram,
-    /// How many bytes waited for a client each time that its socket did not take all.
+    /// How many bytes waited for a client each time that its socket did not take all. With TLS, up to 16 KiB more may wait encrypted.
     pub outbox_depths: SizeHistogram,
     /// Time for which producers were delayed by slow consumers ([`SlowConsumer::Pace`](crate::SlowConsumer::Pace)). The
     /// total is the sum over all shards.
@@ -420,7 +424,7 @@ macro_rules! counters {
         #[repr(align(128))] // A cache line of its own, and its neighbour's: shards do not share.
         pub(crate) struct Counters {
             $( pub(crate) $own: Counter, )*
-            pub(crate) delivery_delays: DurationCounters,
+            pub(crate) delivery_delays: DelayCounters,
             pub(crate) outbox_depths: SizeCounters,
         }
 

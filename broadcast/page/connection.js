@@ -23,10 +23,14 @@ const WELCOME = /^Welcome, ([\d.:a-f[\]]+)!$/;
 
 /** Prolongs the reader's session. The server wants the answer on the connection, too. */
 async function prolongSession() {
-  const response = await fetch("session", { method: "POST", cache: "no-store" });
-  const words = await response.text();
-  if (!response.ok) throw new Error(words.trim());
-  return words;
+  for (;;) {
+    const options = { method: "POST", cache: "no-store", signal: AbortSignal.timeout(CHECK_MS) };
+    const response = await fetch("session", options).catch(() => null);
+    if (response?.ok) return response.text();
+    // It has ended meanwhile. Otherwise, there is time left.
+    if (response && [400, 401].includes(response.status)) throw new Error((await response.text()).trim());
+    await new Promise((resolve) => setTimeout(resolve, SILENCE_MS));
+  }
 }
 
 const plural = (count, what) => `${count.toLocaleString()} ${what}${count === 1 ? "" : "s"}`;

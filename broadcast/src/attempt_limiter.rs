@@ -9,7 +9,7 @@ use humphrey_ws::Reject;
 
 use crate::attempts::{Attempts, FAILURES_MAX};
 use crate::diagnostics::RateLimit;
-use crate::session::{KnownSessions, Session};
+use crate::session::{Session, SessionSet};
 
 /// Why a request is denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,9 @@ pub(crate) struct AttemptLimiter {
 #[derive(Debug, Default)]
 struct State {
     attempts: Attempts,
-    known_sessions: KnownSessions,
+    /// The sessions that were accepted. They may go on while their address is blocked: an attacker who shares the address can't have
+    /// guessed their random bytes.
+    known_sessions: SessionSet,
 }
 
 impl AttemptLimiter {

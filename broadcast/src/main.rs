@@ -218,12 +218,12 @@ fn stop(options: &Options, sender: AsyncSender) -> impl Fn() + Send + Sync + 'st
     let (drain, quiet) = (options.drain(), options.quiet);
     let announced = Once::new();
     move || {
-        let drains_for = drain.map_or(Duration::ZERO, |drain| drain.over);
-        service_manager::stopping(drains_for.saturating_add(SHUTDOWN_TIMEOUT));
         let Some(drain) = drain else {
+            service_manager::stopping();
             return sender.shutdown(SHUTDOWN_TIMEOUT);
         };
         announced.call_once(|| {
+            service_manager::draining(drain.over, SHUTDOWN_TIMEOUT);
             let clients = sender.connections();
             if !quiet && clients > 0 {
                 report!(
@@ -259,7 +259,7 @@ fn start_input(
             let is_draining = goes_on_draining && stopping.load(Ordering::SeqCst);
             if !is_draining {
                 stopping.store(true, Ordering::SeqCst);
-                service_manager::stopping(FLUSH_TIMEOUT);
+                service_manager::stopping();
                 sender.shutdown(FLUSH_TIMEOUT);
             }
         } else if !quiet && !stopping.load(Ordering::Relaxed) {

@@ -185,9 +185,9 @@ pub(crate) struct Options {
     #[arg(long, help_heading = heading::READ, value_name = "FILE")]
     pub(crate) read_token_file: Option<PathBuf>,
 
-    /// How long a browser stays signed in, in seconds, where reading needs a token (--read-token-file). While the page is open and
-    /// the server keeps a history (--history), its session is prolonged in time, and its connection stays; otherwise the session
-    /// ends after this time. Default: 2592000, which is 30 days
+    /// How long a browser stays signed in, in seconds, where reading needs a token (--read-token-file). While the page is open over
+    /// WebSocket and the server keeps a history (--history), its session is prolonged in time, and its connection stays; otherwise
+    /// the session ends after this time. Default: 2592000, which is 30 days
     #[arg(long, help_heading = heading::READ, value_name = "SECONDS", requires = "read_token_file",
         value_parser = clap::value_parser!(u32).range(1..=SESSION_SECONDS_MAX))]
     pub(crate) session_lifetime: Option<u32>,

@@ -18,7 +18,7 @@ const PAGE: &str = include_str!("page.html");
 /// when the page has changed, and `page/build.mjs` writes them.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
     style-src 'sha256-dhIHvhl3u0pwzruOwcrJqsIIY/zz6xf/Y8wK+SW9qpA='; \
-    script-src 'sha256-kYtoCFKVwNZ2lXn4u98zNm6iC466K/UZEUIMsonze5w='; \
+    script-src 'sha256-bx9CI9/FCEgB1hOu0tPGPi+sLEHLS+cAoPFFrjrkwRI='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The answer of `/check` to a page that is allowed to connect but has no WebSocket connection.

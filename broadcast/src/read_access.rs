@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use humphrey::http::headers::HeaderType;
@@ -12,7 +12,7 @@ use humphrey_ws::{Accept, AsyncSender, CloseCode, RequestHead, Subscription};
 use crate::attempt_limiter::{AttemptLimiter, Denied, Judged};
 use crate::cookies::{self, Channel};
 use crate::responses::with_security_headers;
-use crate::session::{InvalidSession, Session, SessionKey};
+use crate::session::{InvalidSession, Session, SessionKey, SessionSet};
 use crate::token::{Token, bearer};
 
 /// Which credential is needed. With what precedes it, it fits the 200 characters that `listen` and `send` print.
@@ -28,6 +28,8 @@ pub(crate) struct ReadAccess {
     token: Token,
     sessions: SessionKey,
     proofs: SessionKey,
+    /// The sessions of browsers that have signed out: an answer of `/session` may have been on its way meanwhile.
+    signed_out: Mutex<SessionSet>,
     /// How long a session is valid.
     lifetime: Duration,
     /// Whether the server speaks TLS itself.
@@ -80,6 +82,7 @@ impl ReadAccess {
         Self {
             sessions: SessionKey::new(&token),
             proofs: SessionKey::for_proofs(&token),
+            signed_out: Mutex::default(),
             token,
             lifetime,
             is_tls,
@@ -153,10 +156,12 @@ impl ReadAccess {
                 false => judged.wrong.push((TOKEN, token)),
             }
         }
-        if !judged.is_right {
+        // A guess of the token counts as one, also beside a session.
+        if !judged.is_right && judged.wrong.is_empty() {
             let now = SystemTime::now();
             for cookie in &presented.cookies {
                 match self.sessions.verify(cookie, now) {
+                    Ok(session) if self.has_signed_out(&session) => judged.has_expired = true,
                     Ok(session) => {
                         judged.is_right = true;
                         judged.session = Some(session);
@@ -171,6 +176,13 @@ impl ReadAccess {
             .admit(presented.client, &judged, Instant::now())?;
         let session = judged.session;
         Ok(Reader { session })
+    }
+
+    /// Whether the browser has signed out. Each server remembers it for itself, until it ends.
+    fn has_signed_out(&self, session: &Session) -> bool {
+        let signed_out = self.signed_out.lock();
+        let signed_out = signed_out.unwrap_or_else(PoisonError::into_inner);
+        signed_out.contains(session)
     }
 
     /// Checks the token that a browser has sent with the form.
@@ -191,13 +203,13 @@ impl ReadAccess {
     /// The error of the operating system's random source.
     pub(crate) fn begin_session(&self, request: &Request) -> io::Result<String> {
         let session = self.sessions.issue(SystemTime::now(), self.lifetime)?;
-        Ok(self.cookie(request, &session))
+        Ok(self.cookie(request, self.channel_of(request), &session))
     }
 
     /// The `Set-Cookie` header that stores a session.
-    fn cookie(&self, request: &Request, session: &str) -> String {
+    fn cookie(&self, request: &Request, channel: Channel, session: &str) -> String {
         let host = request.headers.get(HeaderType::Host);
-        cookies::set(host, self.channel_of(request), session, self.lifetime)
+        cookies::set(host, channel, session, self.lifetime)
     }
 
     /// Prolongs the browser's session. Returns the `Set-Cookie` header, and a proof with which the page's connections are
@@ -207,9 +219,19 @@ impl ReadAccess {
         request: &Request,
     ) -> Result<Option<(String, String)>, Denied> {
         let reader = self.reader_of_request(request)?;
+        let now = SystemTime::now();
         let prolonged = |session: Session| {
-            let session = session.until(SystemTime::now() + self.lifetime);
-            let cookie = self.cookie(request, &self.sessions.text_of(&session));
+            // A session that has begun over TLS stays there, also if a proxy does not say now that there is TLS.
+            let host = request.headers.get(HeaderType::Host);
+            let lines = request.headers.get_all(HeaderType::Cookie);
+            let of_tls = cookies::candidates(lines.into_iter(), host, Channel::Tls);
+            let is_of_tls = |text: &&str| self.sessions.verify(text, now) == Ok(session);
+            let channel = match of_tls.iter().any(is_of_tls) {
+                true => Channel::Tls,
+                false => self.channel_of(request),
+            };
+            let session = session.until(now + self.lifetime);
+            let cookie = self.cookie(request, channel, &self.sessions.text_of(&session));
             (cookie, self.proofs.text_of(&session))
         };
         Ok(reader.session.map(prolonged))
@@ -218,7 +240,8 @@ impl ReadAccess {
     /// When the session of a connection's user ends, by a proof that it was prolonged.
     pub(crate) fn end_of_prolonged(&self, user: &str, proof: &str) -> Option<SystemTime> {
         let session = self.proofs.verify(proof, SystemTime::now()).ok()?;
-        (session.user() == user).then_some(session.expires_at)
+        let is_of_user = session.user() == user && !self.has_signed_out(&session);
+        is_of_user.then_some(session.expires_at)
     }
 
     /// Ends the browser's session: closes its connections. Returns the `Set-Cookie` headers that remove its cookies.
@@ -228,6 +251,11 @@ impl ReadAccess {
         for cookie in self.candidates(request) {
             if let Ok(session) = self.sessions.verify(cookie, now) {
                 let user = session.user();
+                // Before its connections are closed, so that none of them is prolonged or replaced.
+                let signed_out = self.signed_out.lock();
+                signed_out
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(&session);
                 self.sender
                     .close_user(&user, CloseCode::UNAUTHORIZED, "signed out");
             }

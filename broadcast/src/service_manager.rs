@@ -4,9 +4,9 @@
 #[cfg(target_os = "linux")]
 mod systemd {
     use std::io;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Mutex, PoisonError};
     use std::thread;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use humphrey_ws::AsyncSender;
     use sd_notify::NotifyState;
@@ -16,7 +16,13 @@ mod systemd {
     /// What a busy machine may take longer to stop than it should.
     const MARGIN: Duration = Duration::from_secs(5);
 
-    static IS_STOPPING: AtomicBool = AtomicBool::new(false);
+    /// From when on the shards may end, and so not answer any more.
+    static ENDS_FROM: Mutex<Option<Instant>> = Mutex::new(None);
+
+    fn may_have_ended() -> bool {
+        let ends_from = *ENDS_FROM.lock().unwrap_or_else(PoisonError::into_inner);
+        ends_from.is_some_and(|from| Instant::now() >= from)
+    }
 
     fn notify(states: &[NotifyState<'_>]) {
         if let Err(error) = sd_notify::notify(states) {
@@ -41,23 +47,35 @@ mod systemd {
     /// restarts the service.
     fn tell_alive(sender: &AsyncSender, interval: Duration) {
         loop {
-            // The time of a stop is the service manager's to limit.
-            if IS_STOPPING.load(Ordering::SeqCst) || sender.responds_within(interval) {
+            // The time of a stop is the service manager's to limit. During a drain, clients are served as before.
+            if may_have_ended() || sender.responds_within(interval) || may_have_ended() {
                 notify(&[NotifyState::Watchdog]);
             }
             thread::sleep(interval);
         }
     }
 
-    /// The server stops, and has done so within this time. Without being told, systemd kills it after its `TimeoutStopSec=`.
-    pub(crate) fn stopping(within: Duration) {
-        IS_STOPPING.store(true, Ordering::SeqCst);
-        let within = within.saturating_add(MARGIN).as_micros();
-        let extended = u32::try_from(within).unwrap_or(u32::MAX);
+    /// The server drains for this time, and then stops within another one. Without being told, systemd kills it after its
+    /// `TimeoutStopSec=`.
+    pub(crate) fn draining(drain: Duration, stop: Duration) {
+        end_from(drain);
+        let within = drain.saturating_add(stop).saturating_add(MARGIN);
+        let extended = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
         notify(&[
             NotifyState::Stopping,
             NotifyState::ExtendTimeoutUsec(extended),
         ]);
+    }
+
+    /// The server stops.
+    pub(crate) fn stopping() {
+        end_from(Duration::ZERO);
+        notify(&[NotifyState::Stopping]);
+    }
+
+    fn end_from(wait: Duration) {
+        let from = Instant::now().checked_add(wait);
+        *ENDS_FROM.lock().unwrap_or_else(PoisonError::into_inner) = from;
     }
 
     /// Settings are loaded again.
@@ -75,7 +93,7 @@ mod systemd {
 #[cfg(all(target_os = "linux", feature = "tls"))]
 pub(crate) use self::systemd::reloading;
 #[cfg(target_os = "linux")]
-pub(crate) use self::systemd::{ready, stopping};
+pub(crate) use self::systemd::{draining, ready, stopping};
 
 #[cfg(not(target_os = "linux"))]
 mod none {
@@ -89,7 +107,9 @@ mod none {
         Ok(())
     }
 
-    pub(crate) fn stopping(_: Duration) {}
+    pub(crate) fn draining(_: Duration, _: Duration) {}
+
+    pub(crate) fn stopping() {}
 
     #[cfg(feature = "tls")]
     pub(crate) fn reloading(load: impl FnOnce()) {
@@ -100,4 +120,4 @@ mod none {
 #[cfg(all(not(target_os = "linux"), feature = "tls"))]
 pub(crate) use self::none::reloading;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use self::none::{ready, stopping};
+pub(crate) use self::none::{draining, ready, stopping};

@@ -20,8 +20,8 @@ use crate::token::Token;
 /// How long a session is valid by default.
 pub(crate) const LIFETIME_DEFAULT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// The number of sessions that [`KnownSessions`] remembers.
-const KNOWN_MAX: usize = 10_000;
+/// The number of sessions that a [`SessionSet`] remembers.
+const SESSIONS_MAX: usize = 10_000;
 
 /// Separates this key from others that might be derived from the same token.
 const KEY_PURPOSE: &[u8] = b"humphrey-broadcast session of a reader, version 1";
@@ -146,27 +146,26 @@ fn seconds_since_1970(time: SystemTime) -> u64 {
     since.unwrap_or_default().as_secs()
 }
 
-/// Sessions that this process has verified. They may go on while their address is blocked: an attacker who shares the
-/// address can't have guessed their random bytes.
+/// Sessions that this process remembers: [`SESSIONS_MAX`] at most, the newest ones.
 #[derive(Debug)]
-pub(crate) struct KnownSessions {
+pub(crate) struct SessionSet {
     nonces: HashSet<Nonce>,
     /// The oldest first.
     order: VecDeque<Nonce>,
     max: usize,
 }
 
-impl Default for KnownSessions {
+impl Default for SessionSet {
     fn default() -> Self {
         Self {
             nonces: HashSet::new(),
             order: VecDeque::new(),
-            max: KNOWN_MAX,
+            max: SESSIONS_MAX,
         }
     }
 }
 
-impl KnownSessions {
+impl SessionSet {
     pub(crate) fn contains(&self, session: &Session) -> bool {
         self.nonces.contains(&session.nonce)
     }
@@ -280,9 +279,9 @@ mod tests {
 
     #[test]
     fn oldest_known_session_is_forgotten() {
-        let mut known = KnownSessions {
+        let mut known = SessionSet {
             max: 2,
-            ..KnownSessions::default()
+            ..SessionSet::default()
         };
         let session = |n| Session {
             expires_at: at(0),

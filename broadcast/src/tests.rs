@@ -265,4 +265,14 @@ fn proof_of_a_prolonged_session_is_for_its_own_connections() {
     assert_eq!(access.end_of_prolonged(&one.0, &other.1), None);
     assert_eq!(access.end_of_prolonged("", &one.1), None);
     assert_eq!(access.end_of_prolonged(&one.0, "x"), None);
+    // A session of TLS stays one, also if a proxy does not say now that there is TLS.
+    let host = ("Host", "live.example.com");
+    let set = access
+        .begin_session(&request("/", Method::Get, &[host]))
+        .unwrap();
+    let value = set.split(['=', ';']).nth(1).unwrap();
+    let cookie = format!("__Host-humphrey-broadcast={value}");
+    let browser = request("/session", Method::Post, &[host, ("Cookie", &cookie)]);
+    let (set, _) = access.prolong_session(&browser).unwrap().unwrap();
+    assert!(set.starts_with("__Host-humphrey-broadcast=") && set.ends_with("; Secure"));
 }

@@ -481,9 +481,29 @@ fn session_is_prolonged_by_its_browser_only() {
     assert_eq!(server.post("/session", "", "").status, 401);
     assert_eq!(server.post("/session", BEARER, "").status, 400);
     assert_eq!(server.get("/session", &cookie).status, 405);
+    // A guess of the token counts, also beside a session.
+    let guess = format!("{cookie}Authorization: Bearer guess\r\n");
+    assert_eq!(server.post("/session", &guess, "").status, 401);
     // A page of another site may not.
     let foreign = format!("{cookie}Origin: https://example.com\r\n");
     assert_eq!(server.post("/session", &foreign, "").status, 403);
+}
+
+#[test]
+fn session_that_was_signed_out_is_neither_valid_nor_prolonged() {
+    let server = Protected::start("signed-out", &[]);
+    let (cookie, other) = (server.cookie(), server.cookie());
+    // Its answer may arrive after that of the sign-out.
+    let prolonged = cookie_header(&server.post("/session", &cookie, ""));
+    assert_eq!(server.get("/clients", &prolonged).status, 200);
+    assert_eq!(server.post("/logout", &cookie, "").status, 303);
+    for cookie in [&cookie, &prolonged] {
+        let refused = server.get("/clients", cookie);
+        assert_eq!(refused.status, 401);
+        assert!(refused.body.starts_with("the session has expired"));
+        assert_eq!(server.post("/session", cookie, "").status, 401);
+    }
+    assert_eq!(server.get("/clients", &other).status, 200);
 }
 
 #[test]

@@ -362,20 +362,15 @@ export function connect(address: Address, options: Options = {}): Connection {
     else if (!frame || !calls.received(frame)) deliver(data);
   }
 
-  /** Refreshes the session in time. A tenth of the time is left for the call, and for further attempts. */
+  /** Refreshes the session in time. A tenth of the time is left for the call. */
   function expires(seconds: number): void {
     clearTimeout(refreshTimer);
-    const timer = (refreshTimer = settings.refresh && seconds > 0.1 ? after(seconds * 900, async () => {
-      try {
-        const token = await settings.refresh!();
-        // Another connection may have begun, with a token of its own.
-        if (timer === refreshTimer) await call("$refresh", token);
-      } catch (error) {
-        if (timer !== refreshTimer) return;
-        report(error);
-        expires(seconds / 10);
-      }
-    }) : undefined);
+    const { refresh } = settings;
+    const timer = (refreshTimer = refresh && seconds > 0 ? after(seconds * 900, () => void outcome(async () => {
+      const token = await refresh();
+      // Another connection has begun with a token of its own.
+      if (timer === refreshTimer) request("$refresh", token, (result) => result instanceof CallError && !isEnd(result) && report(result));
+    })) : undefined);
   }
 
   function isNew(id: string): boolean {

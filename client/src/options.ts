@@ -65,7 +65,7 @@ export interface Options {
   timeout?: number;
   /**
    * Returns a fresh token, or a promise of one. Called when most of the session's time is over, if the server can prolong it (`$refresh`),
-   * so that the connection stays. If it fails, it is called again when most of the rest is over. Without it, the server closes the connection with 3000, and the address is asked again.
+   * so that the connection stays. It is called once for each expiry. Without it, the server closes the connection with 3000, and the address is asked again.
    */
   refresh?: () => Payload | Promise<Payload>;
   /** URL of server-sent events to fall back to while no WebSocket can be opened. It should stream the rooms joined. */

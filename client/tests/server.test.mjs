@@ -231,22 +231,6 @@ test('session is prolonged in time, again and again, over the same connection', 
   assert.deepEqual(connection.seen.map(({ name }) => name), ['connecting', 'open']);
 });
 
-test('refresh that has failed is tried again before the session ends', async (t) => {
-  const server = await Server.start(t, 'client_server');
-  const report = t.mock.method(console, 'error', () => {});
-  let asked = 0;
-  const refresh = () => {
-    asked += 1;
-    if (asked === 1) throw new Error('mine');
-    return '600';
-  };
-  const connection = open(t, `${server.url}?expires=6`, { refresh });
-  await until(() => asked === 2);
-  await inTime(connection.call('echo', 'still'));
-  assert.deepEqual(connection.seen.map(({ name }) => name), ['connecting', 'open']);
-  assert.equal(report.mock.callCount(), 1);
-});
-
 test('session that is not prolonged expires with 3000', async (t) => {
   const server = await Server.start(t, 'client_server');
   const report = t.mock.method(console, 'error', () => {});

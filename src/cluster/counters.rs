@@ -26,7 +26,7 @@ pub(crate) struct ClusterCounters {
     pub(crate) gaps: Counter,
     pub(crate) gaps_server_changed: Counter,
     /// Only the link adds to them.
-    pub(crate) round_trips: DurationCounters,
+    pub(crate) round_trips: DurationCounters<1_000>,
 }
 
 impl ClusterCounters {

@@ -374,7 +374,7 @@ impl Link {
             !connection.is_open() || (server.outgoing.is_empty() && !connection.has_unsent())
         });
         if has_sent {
-            self.node.stop(&mut self.actions);
+            self.node.stop(now, &mut self.actions);
             self.act(now);
             for at in 0..self.connections.len() {
                 self.write(at, now);

@@ -294,7 +294,7 @@ impl Node {
         server.resubscribe_at = None;
         // Subscribe first: so what is published from now on, also by this node's threads, finds the subscriptions.
         self.subscribe(at, |_| true, actions);
-        self.append_again(at, same_server, actions);
+        self.append_again(at, same_server, now, actions);
         let shared = &self.shared[at];
         shared.status.set_connection(self.servers[at].connections);
         shared.outgoing.set_down_since(None);
@@ -426,7 +426,7 @@ impl Node {
             (Content::Count { query, room }, Channel::Nodes) => {
                 let members = self.members.count(room);
                 let content = Content::Counted { query, members };
-                self.reply(node, content, actions);
+                self.reply(node, content, now, actions);
             }
             (Content::Counted { query, members }, Channel::Node(_)) => {
                 self.queries.answer(query, node, members);
@@ -518,12 +518,12 @@ impl Node {
     }
 
     /// Sends content to another node at once. If its broker server can't be reached, the other node does not wait for it.
-    fn reply(&mut self, node: u32, content: Content<'_>, actions: &mut Vec<Action>) {
+    fn reply(&mut self, node: u32, content: Content<'_>, now: Instant, actions: &mut Vec<Action>) {
         let channel = Channel::Node(node);
         let at = server_of(&channel, &self.shared);
         let server = &mut self.servers[at];
         if server.incarnation.is_some() && server.unanswered.len() < UNANSWERED_REPLIES_MAX {
-            server.sent(Published::Own, self.now);
+            server.sent(Published::Own, now);
             let envelope = content.encode().envelope(self.id, 0);
             let command = Command::Publish { channel, envelope };
             actions.push(Action::Command(at, command));
@@ -679,13 +679,13 @@ impl Node {
     }
 
     /// Tells the other nodes that this one stops. Messages that are still queued were sent before.
-    pub(crate) fn stop(&mut self, actions: &mut Vec<Action>) {
+    pub(crate) fn stop(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if std::mem::replace(&mut self.is_stopping, true) {
             return;
         }
         for at in 0..self.servers.len() {
             if self.servers[at].incarnation.is_some() {
-                self.servers[at].sent(Published::Own, self.now);
+                self.servers[at].sent(Published::Own, now);
                 let command = self.heartbeat_command(true);
                 actions.push(Action::Command(at, command));
             }

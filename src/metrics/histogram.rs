@@ -27,26 +27,22 @@ const SIZE_BOUNDS: [u64; 9] = [
     16 << 20,
 ];
 
-/// The number of observations in each bucket, and the sum of what was observed.
+/// The number of observations in each bucket.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Observed {
-    counts: [u64; BUCKETS_MAX],
-    sum: u64,
-}
+struct Observed([u64; BUCKETS_MAX]);
 
 impl Observed {
     fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        self.0.iter().sum()
     }
 
     /// The upper bounds, the last one infinite, and the number of observations up to each.
     fn cumulated(self, bounds: &'static [u64], unit: f64) -> impl Iterator<Item = (f64, u64)> {
         let bounds = bounds.iter().map(move |&bound| bound as f64 / unit);
         let mut count = 0;
-        let counts = self.counts;
         bounds
             .chain([f64::INFINITY])
-            .zip(counts)
+            .zip(self.0)
             .map(move |(bound, n)| {
                 count += n;
                 (bound, count)
@@ -66,23 +62,26 @@ impl Observed {
 /// assert_eq!((bound, count), (0.0001, 0));
 /// ```
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct DurationHistogram(Observed);
+pub struct DurationHistogram {
+    observed: Observed,
+    sum: Duration,
+}
 
 impl DurationHistogram {
     /// Returns the upper bound of each bucket in seconds, and the number of durations up to it, as in a histogram of Prometheus. The
     /// last bound is infinite, so the last number is [`Self::count`].
     pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> + use<> {
-        self.0.cumulated(&DURATION_BOUNDS_MICROS, 1e6)
+        self.observed.cumulated(&DURATION_BOUNDS_MICROS, 1e6)
     }
 
     /// Returns the number of durations.
     pub fn count(&self) -> u64 {
-        self.0.count()
+        self.observed.count()
     }
 
     /// Returns the sum of all durations.
     pub fn sum(&self) -> Duration {
-        Duration::from_nanos(self.0.sum)
+        self.sum
     }
 }
 
@@ -95,23 +94,26 @@ impl fmt::Debug for DurationHistogram {
 /// How often sizes were observed, in fixed buckets; part of [`Metrics`](crate::Metrics). The upper bounds are 256 bytes, 1 KiB and
 /// so on, each four times the one before, up to 16 MiB; larger sizes are in a last bucket without a bound.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct SizeHistogram(Observed);
+pub struct SizeHistogram {
+    observed: Observed,
+    sum: u64,
+}
 
 impl SizeHistogram {
     /// Returns the upper bound of each bucket in bytes, and the number of sizes up to it, as in a histogram of Prometheus. The last
     /// bound is infinite, so the last number is [`Self::count`].
     pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> + use<> {
-        self.0.cumulated(&SIZE_BOUNDS, 1.0)
+        self.observed.cumulated(&SIZE_BOUNDS, 1.0)
     }
 
     /// Returns the number of sizes.
     pub fn count(&self) -> u64 {
-        self.0.count()
+        self.observed.count()
     }
 
     /// Returns the sum of all sizes, in bytes.
     pub fn sum(&self) -> u64 {
-        self.0.sum
+        self.sum
     }
 }
 
@@ -136,18 +138,20 @@ impl Counters {
     }
 
     fn add_to(&self, to: &mut Observed) {
-        for (to, count) in to.counts.iter_mut().zip(&self.counts) {
+        for (to, count) in to.0.iter_mut().zip(&self.counts) {
             *to += count.get();
         }
-        to.sum += self.sum.get();
     }
 }
 
-/// Counts durations. Only one thread at a time adds to it.
+/// Counts durations. Only one thread at a time adds to it. The sum is in units of this many nanoseconds, which divide a second: with
+/// nanoseconds, the sum of what many messages have waited would overflow within days.
 #[derive(Debug, Default)]
-pub(crate) struct DurationCounters(Counters);
+pub(crate) struct DurationCounters<const UNIT_NANOS: u64>(Counters);
 
-impl DurationCounters {
+impl<const UNIT_NANOS: u64> DurationCounters<UNIT_NANOS> {
+    const UNITS_PER_SECOND: u64 = 1_000_000_000 / UNIT_NANOS;
+
     /// Counts `times` equal durations.
     pub(crate) fn add(&self, took: Duration, times: u64) {
         if !COUNTS {
@@ -156,7 +160,8 @@ impl DurationCounters {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let bounds = DURATION_BOUNDS_MICROS.iter().map(|micros| micros * 1_000);
         self.0.add(bounds, nanos, times);
-        self.0.sum.add_alone(nanos.saturating_mul(times));
+        let sum = (nanos / UNIT_NANOS).saturating_mul(times);
+        self.0.sum.add_alone(sum);
     }
 
     /// Counts `times` durations that are too short to be measured.
@@ -165,7 +170,11 @@ impl DurationCounters {
     }
 
     pub(crate) fn add_to(&self, to: &mut DurationHistogram) {
-        self.0.add_to(&mut to.0);
+        self.0.add_to(&mut to.observed);
+        let sum = self.0.sum.get();
+        let nanos = sum % Self::UNITS_PER_SECOND * UNIT_NANOS;
+        let sum = Duration::new(sum / Self::UNITS_PER_SECOND, nanos as u32);
+        to.sum = to.sum.saturating_add(sum);
     }
 }
 
@@ -183,7 +192,8 @@ impl SizeCounters {
     }
 
     pub(crate) fn add_to(&self, to: &mut SizeHistogram) {
-        self.0.add_to(&mut to.0);
+        self.0.add_to(&mut to.observed);
+        to.sum = to.sum.wrapping_add(self.0.sum.get());
     }
 }
 
@@ -193,7 +203,7 @@ mod tests {
 
     #[test]
     fn duration_is_counted_up_to_its_bound() {
-        let counters = DurationCounters::default();
+        let counters = DurationCounters::<1_000>::default();
         counters.add_zeros(2);
         counters.add(Duration::from_micros(100), 1);
         counters.add(Duration::from_micros(101), 3);
@@ -209,6 +219,20 @@ mod tests {
         assert_eq!(histogram.count(), 16);
         let once = Duration::from_micros(100 + 3 * 101) + Duration::from_secs(21);
         assert_eq!(histogram.sum(), 2 * once);
+    }
+
+    #[test]
+    fn sum_of_many_long_durations_does_not_overflow() {
+        let counters = DurationCounters::<1_000_000>::default();
+        // Of a year in which a million messages are delivered each second, each a minute late.
+        let messages = 365 * 24 * 60 * 60 * 1_000_000;
+        let minute = Duration::from_secs(60);
+        counters.add(minute, messages);
+        let mut histogram = DurationHistogram::default();
+        for _ in 0..100 {
+            counters.add_to(&mut histogram);
+        }
+        assert_eq!(histogram.sum(), Duration::from_secs(60 * messages * 100));
     }
 
     #[test]

@@ -144,14 +144,20 @@ impl Node {
             Appended::Before => {
                 self.counters.confirmed.add(1);
                 if in_flight.waiting.is_some() {
-                    self.find(at, in_flight, actions);
+                    self.find(at, in_flight, now, actions);
                 }
             }
         }
     }
 
     /// Finds the id of a message whose append was executed, but whose answer was lost.
-    fn find(&mut self, at: usize, in_flight: Box<InFlight>, actions: &mut Vec<Action>) {
+    fn find(
+        &mut self,
+        at: usize,
+        in_flight: Box<InFlight>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         if let Some((counter, id)) = self.servers[at].appends.returned
             && counter == in_flight.append.counter
         {
@@ -167,7 +173,7 @@ impl Node {
             extends: false,
         };
         let server = &mut self.servers[at];
-        server.sent(Published::Find(in_flight), self.now);
+        server.sent(Published::Find(in_flight), now);
         actions.push(Action::Command(at, Command::Read(vec![read])));
     }
 
@@ -222,7 +228,13 @@ impl Node {
     }
 
     /// Sends unanswered appends again, unless the server has lost the numbers of those that it has executed.
-    pub(super) fn append_again(&mut self, at: usize, same_server: bool, actions: &mut Vec<Action>) {
+    pub(super) fn append_again(
+        &mut self,
+        at: usize,
+        same_server: bool,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         let appends = &mut self.servers[at].appends;
         if !same_server {
             appends.executed = None;
@@ -236,7 +248,7 @@ impl Node {
                 in_flight.append.new_epoch = random_epoch();
                 let command = Command::Append(in_flight.append.clone());
                 let server = &mut self.servers[at];
-                server.sent(Published::Append(in_flight), self.now);
+                server.sent(Published::Append(in_flight), now);
                 actions.push(Action::Command(at, command));
             } else {
                 self.give_up_append(at, &in_flight);

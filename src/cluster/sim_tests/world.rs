@@ -388,7 +388,7 @@ impl World {
     /// Stops a node, which waits for the answers to what it has sent.
     pub(super) fn begin_stop(&mut self, node: usize) {
         let mut actions = Vec::new();
-        self.nodes[node].node.stop(&mut actions);
+        self.nodes[node].node.stop(self.now, &mut actions);
         self.act(node, actions);
     }
 

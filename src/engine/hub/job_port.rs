@@ -47,7 +47,7 @@ pub(crate) struct ThreadStats {
     pub(crate) count: AtomicU64,
     /// The total duration of its jobs.
     nanos: Counter,
-    durations: DurationCounters,
+    durations: DurationCounters<1>,
 }
 
 impl ThreadStats {

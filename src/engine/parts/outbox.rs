@@ -34,7 +34,7 @@ pub(crate) use crate::engine::parts::outbox::keyed::KeyedPush;
 use crate::engine::parts::outbox::queue::Queue;
 use crate::engine::parts::slow_consumer::Fill;
 use crate::engine::parts::timers::Tick;
-use crate::metrics::DurationCounters;
+use crate::metrics::DelayCounters;
 use crate::transport::ShardTransport;
 
 /// The maximum number of bytes gathered for one write.
@@ -72,7 +72,7 @@ pub(crate) struct Written {
 #[derive(Clone, Copy)]
 pub(crate) struct Delays<'a> {
     pub(crate) now: Tick,
-    pub(crate) counters: &'a DurationCounters,
+    pub(crate) counters: &'a DelayCounters,
 }
 
 impl Outbox {
@@ -315,7 +315,7 @@ impl Outbox {
     ) -> (Written, io::Result<()>) {
         let delays = Delays {
             now: Tick::FIRST,
-            counters: &DurationCounters::default(),
+            counters: &DelayCounters::default(),
         };
         self.flush_on(None, transport, (scratch, delays))
     }

@@ -9,7 +9,7 @@ use crate::metrics::{
 
 /// A histogram of durations with so many in one bucket.
 fn durations(took: Duration, count: u64) -> DurationHistogram {
-    let counters = DurationCounters::default();
+    let counters = DurationCounters::<1_000>::default();
     counters.add(took, count);
     let mut histogram = DurationHistogram::default();
     counters.add_to(&mut histogram);

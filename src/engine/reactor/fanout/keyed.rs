@@ -112,9 +112,11 @@ impl Fanout {
     fn take_keyed_parts(&mut self, ws: &mut WebSocket) -> Vec<KeyedShare> {
         // A slow connection does not wait for an epoch of a keyed room: it would leave the epoch at once.
         #[cfg(feature = "deflate")]
+        let is_slow = ws.is_blocked() || ws.outbox.has_keyed();
+        #[cfg(feature = "deflate")]
         for index in self.batches_of(ws) {
             let batch = &mut self.batches[index as usize];
-            if !batch.is_keyed() {
+            if !(is_slow && batch.is_keyed()) {
                 batch.note_early(ws.seen, ws.compression);
             }
         }
@@ -166,6 +168,9 @@ impl WebSocket {
             }
         }
         self.note_fill(cx);
+        if self.is_blocked() {
+            self.note_depth(cx);
+        }
     }
 
     /// Writes what the outbox must not replace of the client's share of all batches, if the socket takes anything. Returns whether

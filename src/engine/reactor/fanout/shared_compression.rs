@@ -519,10 +519,14 @@ impl<T: ShardTransport> Core<T> {
         let (mut following, mut elsewhere, mut waiting) = (0, 0, 0);
         for slot in slots {
             let follows = self.with_member(slot, |ws, cx| {
+                // What was queued in this turn was not refused yet.
+                if ws.outbox.has_keyed() && !ws.is_blocked() {
+                    ws.write(cx);
+                }
                 let shared = &cx.shard.fanout.shared_compression;
                 // With the next keyed message that waits, the member would leave the epoch again. It must not make epochs shorter
                 // for the others either, so it is not counted.
-                let is_slow = ws.outbox.has_keyed();
+                let is_slow = !ws.is_open() || ws.outbox.has_keyed();
                 let enters = !is_slow
                     && match entrants {
                         Entrants::Inflating(len) => {

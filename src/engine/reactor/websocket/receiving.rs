@@ -138,7 +138,8 @@ impl WebSocket {
             // Earlier messages are still answered, then the close reply is sent.
             self.stop_receiving();
             if let Some(reply) = handed_over.close_reply {
-                self.cold().close_reply = Some(reply.into());
+                // If the messages exceed the rate, our own close frame is queued already.
+                self.cold().close_reply.get_or_insert(reply.into());
             }
             self.on_protocol_end(cx, PeerEnd::Gone);
             self.advance(cx);

@@ -218,3 +218,53 @@ fn member_of_a_keyed_room_with_a_pong_queued_stays_in_its_epoch() {
     assert_eq!(metrics.compression.epochs, 1);
     assert!(metrics.compression.sent_bytes < 100 * 40);
 }
+
+/// Publishes a tick to each of three keyed rooms, of which all clients are members. Only those of the last one are compressed: the
+/// others are too short.
+#[cfg(feature = "deflate")]
+fn tick_all(world: &mut World, [one, other, long]: &mut [Board; 3], n: u64) {
+    one.update(world, n % 10, &format!("{n}"));
+    other.update(world, n % 10, &format!("{n}"));
+    let tick = format!(
+        "{{\"type\":\"tick\",\"symbol\":\"EUR/USD\",\"bid\":1.0{n},\"ask\":1.1{n},\"at\":17000{n}}}"
+    );
+    long.update(world, n % 10, &tick);
+    world.settle();
+}
+
+#[cfg(feature = "deflate")]
+#[test]
+fn member_of_three_keyed_rooms_follows_an_epoch_whenever_it_joins() {
+    let mut world = World::new(Setup {
+        compression: Some(Compression::new()),
+        ..Setup::default()
+    });
+    let mut boards = [(); 3].map(|()| Board::new(&world.hub));
+    let mut ticks = 0..;
+    for members in 1..=2 {
+        let client = join_with_compression(&mut world, &boards[2]);
+        for board in &boards[..2] {
+            assert!(board.join(&world.hub, &world.session(client)).unwrap());
+        }
+        world.run_handlers();
+        let mut plain_bytes_of_100 = || {
+            let before = world.metrics().compression.plain_bytes;
+            for n in ticks.by_ref().take(100) {
+                tick_all(&mut world, &mut boards, n);
+            }
+            world.metrics().compression.plain_bytes - before
+        };
+        // Epochs begin once enough members wait.
+        for _ in 0..4 {
+            plain_bytes_of_100();
+        }
+        // Each tick is compressed for each member: it has 70 to 90 bytes.
+        let bytes = plain_bytes_of_100();
+        let expected = members * 100 * 70..members * 100 * 90;
+        assert!(
+            expected.contains(&bytes),
+            "{bytes} bytes of {members} members"
+        );
+    }
+    assert_eq!(world.metrics().conflated, 0);
+}
