@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use humphrey::http::headers::HeaderType;
@@ -119,9 +119,7 @@ impl ReadAccess {
 
     /// The cookies of a request that may be a session.
     fn candidates<'a>(&self, request: &'a Request) -> Vec<&'a str> {
-        let host = request.headers.get(HeaderType::Host);
-        let lines = request.headers.get_all(HeaderType::Cookie);
-        cookies::candidates(lines.into_iter(), host, self.channel_of(request))
+        candidates_on(request, self.channel_of(request))
     }
 
     /// How the browser that has sent a request is connected.
@@ -180,9 +178,12 @@ impl ReadAccess {
 
     /// Whether the browser has signed out. Each server remembers it for itself, until it ends.
     fn has_signed_out(&self, session: &Session) -> bool {
+        self.signed_out().contains(session)
+    }
+
+    fn signed_out(&self) -> MutexGuard<'_, SessionSet> {
         let signed_out = self.signed_out.lock();
-        let signed_out = signed_out.unwrap_or_else(PoisonError::into_inner);
-        signed_out.contains(session)
+        signed_out.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Checks the token that a browser has sent with the form.
@@ -222,11 +223,8 @@ impl ReadAccess {
         let now = SystemTime::now();
         let prolonged = |session: Session| {
             // A session that has begun over TLS stays there, also if a proxy does not say now that there is TLS.
-            let host = request.headers.get(HeaderType::Host);
-            let lines = request.headers.get_all(HeaderType::Cookie);
-            let of_tls = cookies::candidates(lines.into_iter(), host, Channel::Tls);
-            let is_of_tls = |text: &&str| self.sessions.verify(text, now) == Ok(session);
-            let channel = match of_tls.iter().any(is_of_tls) {
+            let is_it = |text: &&str| self.sessions.verify(text, now) == Ok(session);
+            let channel = match candidates_on(request, Channel::Tls).iter().any(is_it) {
                 true => Channel::Tls,
                 false => self.channel_of(request),
             };
@@ -252,10 +250,7 @@ impl ReadAccess {
             if let Ok(session) = self.sessions.verify(cookie, now) {
                 let user = session.user();
                 // Before its connections are closed, so that none of them is prolonged or replaced.
-                let signed_out = self.signed_out.lock();
-                signed_out
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(&session);
+                self.signed_out().insert(&session);
                 self.sender
                     .close_user(&user, CloseCode::UNAUTHORIZED, "signed out");
             }
@@ -268,6 +263,13 @@ impl ReadAccess {
         let clear = |&channel| cookies::clear(host, channel);
         channels.iter().map(clear).collect()
     }
+}
+
+/// The cookies of a request that may be a session, if its browser is connected like this.
+fn candidates_on(request: &Request, channel: Channel) -> Vec<&str> {
+    let host = request.headers.get(HeaderType::Host);
+    let lines = request.headers.get_all(HeaderType::Cookie);
+    cookies::candidates(lines.into_iter(), host, channel)
 }
 
 /// The response that has a browser open another path, which is relative: a proxy may serve the program under a path.

@@ -48,6 +48,7 @@ mod systemd {
     fn tell_alive(sender: &AsyncSender, interval: Duration) {
         loop {
             // The time of a stop is the service manager's to limit. During a drain, clients are served as before.
+            // The drain may end while the threads are asked.
             if may_have_ended() || sender.responds_within(interval) || may_have_ended() {
                 notify(&[NotifyState::Watchdog]);
             }

@@ -92,7 +92,7 @@ fn options_come_from_the_environment_unless_the_line_says_otherwise() {
 #[test]
 fn manual_and_completions_name_every_option() {
     let (_, help, _) = support::run(&["--help"]);
-    // What is said about an option is further to the right than its name, and may begin with the name of another one.
+    // The description of an option is indented further than its name, and a line of it may begin with the name of another option.
     let is_name = |line: &&str| line.starts_with("  -") || line.starts_with("      --");
     let names: Vec<&str> = help
         .lines()

@@ -1,4 +1,5 @@
-//! Protected reading over real sockets: tokens, the login form, sessions, and the limit of attempts.
+//! Protected reading over real sockets: tokens, the login form, sessions, and the limit of attempts. The file is long because a
+//! token, the session that begins with it, and the attempts that count are tested with the same server and browser.
 #![cfg(unix)]
 
 mod support;

@@ -200,7 +200,7 @@ impl Room {
     ///
     /// While a message of the key waits for a client that reads slowly, the newer message takes its place, and the older one is not
     /// sent to that client ([`Metrics::conflated`](field@crate::Metrics::conflated)): this is called conflation. So at most one message
-    /// of each key waits for a client, always the newest, and a client that reads again gets what is current. The
+    /// of each key waits for a client, always the newest, and a client that reads again gets the current values. The
     /// [slow-consumer policy](crate::SlowConsumer) does not apply to such messages within
     /// [`Limits::keyed_bytes_max`](field@crate::Limits::keyed_bytes_max): a client that reads slowly is not disconnected for them, as
     /// long as it reads enough for [`Limits::write_timeout`](field@crate::Limits::write_timeout).

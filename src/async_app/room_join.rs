@@ -205,7 +205,7 @@ fn snapshot_and_join(
         let messages = snapshot.len();
         match hub.join_keyed(reserved, &room.members, session, snapshot) {
             Ok(true) => return Ok(messages),
-            // The connection is already a member, and has received what is newest.
+            // The connection is already a member, and has received or will receive the newest messages.
             Ok(false) => return Ok(0),
             // There is more to send than was reserved, so retry.
             Err(NotJoined::Full) => {}

@@ -7,6 +7,7 @@ mod appends;
 mod deadlines;
 mod histories;
 mod subscriptions;
+mod unanswered;
 mod waiting_actions;
 
 use std::collections::{HashMap, VecDeque};
@@ -16,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use self::appends::{Appends, InFlight};
+use self::appends::Appends;
 use self::histories::Reads;
+use self::unanswered::{Published, Unanswered};
 use self::waiting_actions::WaitingAction;
 use super::broker::{Channel, Command, Event, Incarnation, Kind, Refused};
 use super::counters::ClusterCounters;
@@ -100,36 +102,6 @@ struct Server {
     silence_told: bool,
     /// When to subscribe again to what the server has refused.
     resubscribe_at: Option<Instant>,
-}
-
-impl Server {
-    /// A command is about to be sent.
-    fn sent(&mut self, published: Published, now: Instant) {
-        self.unanswered.push_back(Unanswered {
-            published,
-            sent_at: now,
-        });
-    }
-}
-
-/// A command that is not answered, and when it was handed to the connection.
-struct Unanswered {
-    published: Published,
-    sent_at: Instant,
-}
-
-/// What a command was about.
-enum Published {
-    /// A message of the app, which the metrics count.
-    Message,
-    /// A heartbeat or an answer.
-    Own,
-    /// A message of the app to a room with a history.
-    Append(Box<InFlight>),
-    /// A read of a room's history, and about the most bytes of the answer.
-    Read { room: Arc<str>, bytes: usize },
-    /// A read for the id of a message.
-    Find(Box<InFlight>),
 }
 
 /// A room that this node is subscribed to, or about to be.
@@ -263,14 +235,6 @@ impl Node {
                 }
             }
         }
-    }
-
-    /// Takes the oldest unanswered command, which the server has answered.
-    fn answered(&mut self, at: usize, now: Instant) -> Option<Published> {
-        let Unanswered { published, sent_at } = self.servers[at].unanswered.pop_front()?;
-        let took = now.saturating_duration_since(sent_at);
-        self.counters.round_trips.add(took, 1);
-        Some(published)
     }
 
     fn connected(

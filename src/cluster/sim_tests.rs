@@ -20,6 +20,7 @@ use super::node::HEARTBEAT_INTERVAL;
 use super::peers::SILENCE_MAX;
 use super::queries::Answers;
 use super::wire::{Content, DirectAction};
+use crate::metrics::DurationHistogram;
 use crate::protocol::fuzz::dice::for_seeds;
 
 fn seeds(default: u64) -> std::ops::Range<u64> {
@@ -392,6 +393,31 @@ fn answer_without_a_question_is_ignored() {
     world.run_for(HEARTBEAT_INTERVAL * 2);
     assert_eq!(world.nodes_heard(0), 2);
     assert_eq!(world.counters(0).confirmed.get(), 0, "heartbeats count not");
+}
+
+#[test]
+fn round_trip_lasts_from_a_command_to_its_answer() {
+    let mut world = World::new(1, 1);
+    world.settle();
+    let round_trips = |world: &World| {
+        let mut sum = DurationHistogram::default();
+        world.counters(0).round_trips.add_to(&mut sum);
+        sum
+    };
+    let before = round_trips(&world);
+    world.freeze(0);
+    world.publish(0, Channel::Everyone, "late");
+    world.run_for(Duration::from_millis(500));
+    world.thaw(0);
+    world.settle();
+    let after = round_trips(&world);
+    assert_eq!(world.counters(0).confirmed.get(), 1);
+    let took = after.sum() - before.sum();
+    assert!(after.count() > before.count());
+    // It is handed over in the first step of the time, of which each has 10 ms.
+    assert!(took >= Duration::from_millis(490), "{took:?}");
+    // At most the heartbeat of this time waited as well.
+    assert!(took <= Duration::from_millis(1_100), "{took:?}");
 }
 
 #[test]

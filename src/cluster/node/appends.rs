@@ -4,10 +4,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use super::{Action, Node, Published, QUEUED_MAX};
+use super::unanswered::{InFlight, Published};
+use super::{Action, Node, QUEUED_MAX};
 use crate::cluster::broker::{Append, Appended, Command, History, Read};
 use crate::cluster::outgoing::{AppendOutcome, AppendRequest};
 use crate::cluster::wire::{EncodedContent, Envelope};
@@ -18,25 +18,6 @@ const BYTES_MAX: usize = 4 << 20;
 
 /// For at least this time, a server knows the counter of the last append.
 const COUNTER_KEPT: Duration = Duration::from_secs(30 * 60);
-
-/// An append that is not answered.
-pub(super) struct InFlight {
-    append: Append,
-    waiting: Option<Sender<AppendOutcome>>,
-    /// When the message was queued.
-    at: Instant,
-    /// Whether it was sent before, on a connection that was lost.
-    is_again: bool,
-}
-
-impl InFlight {
-    fn tell(&self, outcome: AppendOutcome) {
-        if let Some(waiting) = &self.waiting {
-            // The thread may have given up.
-            let _ = waiting.send(outcome);
-        }
-    }
-}
 
 /// The appends of this node on one server.
 #[derive(Default)]

@@ -1,5 +1,5 @@
-//! Since when the bytes that a shard reads may have waited unread, for limits that must not count as sent at once what was
-//! only read at once ([`OverRate::Close`](crate::OverRate::Close)).
+//! The earliest time at which the bytes that a shard reads may have arrived. A client that sends evenly must not be closed because
+//! the shard has read many of its messages at once ([`OverRate::Close`](crate::OverRate::Close)).
 //!
 //! A shard is woken by the bytes that arrive while it sleeps. So bytes in a socket that was empty have arrived just now,
 //! unless the shard has stood still: because a turn took long, its thread was not scheduled, or the process was stopped.
@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 /// A shard that begins a turn this much later than planned has stood still.
 const STANDSTILL: Duration = Duration::from_millis(250);
 
-/// After a standstill, what has arrived in it is read for this long: one poll reports a bounded number of sockets.
+/// For so long after a standstill, bytes may have arrived during it: one poll reports a bounded number of sockets, so the shard reads
+/// the others later.
 const READ_BEHIND: Duration = Duration::from_secs(1);
 
 /// The longest sleep, if a client has sent something in the last minute. With `STANDSTILL`, what goes unnoticed is less

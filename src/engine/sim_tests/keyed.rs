@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::replays::POLICIES;
 use super::streams;
 use super::wire::{Frame, text};
 use super::world::{Setup, Told, World, echo};
@@ -23,14 +24,6 @@ use crate::message::Message;
 use crate::transport::UnsentLimit;
 
 const OUTBOX: usize = 1_000;
-
-const POLICIES: [SlowConsumer; 5] = [
-    SlowConsumer::Disconnect,
-    SlowConsumer::DropNewest,
-    SlowConsumer::DropOldest,
-    SlowConsumer::SkipAhead,
-    SlowConsumer::pace(),
-];
 
 /// A keyed room, and what the program keeps of it.
 pub(super) struct Board {

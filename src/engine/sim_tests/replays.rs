@@ -17,7 +17,8 @@ const NTH_BYTES: usize = 50;
 /// The number of messages in a replay, which together are three times the outbox's bound.
 const REPLAYED: usize = 3 * OUTBOX / NTH_BYTES;
 
-const POLICIES: [SlowConsumer; 5] = [
+/// Every policy.
+pub(super) const POLICIES: [SlowConsumer; 5] = [
     SlowConsumer::Disconnect,
     SlowConsumer::DropNewest,
     SlowConsumer::DropOldest,
