@@ -28,7 +28,7 @@ pub(crate) const fn flag(name: &'static str) -> OptionSpec {
 /// The parsed command line.
 pub(crate) struct Options {
     word: Option<String>,
-    values: BTreeMap<&'static str, String>,
+    values: BTreeMap<&'static str, Vec<String>>,
     /// The words after `--`.
     command: Vec<String>,
 }
@@ -63,7 +63,7 @@ impl Options {
             } else {
                 String::new()
             };
-            options.values.insert(option.name, value);
+            options.values.entry(option.name).or_default().push(value);
         }
         Ok(options)
     }
@@ -82,7 +82,12 @@ impl Options {
     }
 
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(String::as_str)
+        self.texts(name).last().map(String::as_str)
+    }
+
+    /// All values of an option that may be repeated.
+    pub(crate) fn texts(&self, name: &str) -> &[String] {
+        self.values.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// A list of CPU numbers, separated by commas.

@@ -34,9 +34,9 @@ const USAGE: &str = "\
 Measures humphrey_ws beside a bare epoll loop, and beside other servers.
 
   bench run [--quick] [--only NAME] [--list] [--peers all|none|NAMES] [--out PATH]
-            [--readme FILE] [--targets FILE] [--rounds 3] [--cpu-seconds 1]
-            [--server-cpu N] [--client-cpu N] [--sleep] [--self-check]
-            [--baseline PROGRAM]
+            [--peer NAME='PROGRAM {port}'] [--readme FILE] [--targets FILE]
+            [--rounds 3] [--cpu-seconds 1] [--server-cpu N] [--client-cpu N]
+            [--sleep] [--self-check] [--baseline PROGRAM]
       measures all scenarios and prints a Markdown table
       --quick      runs a few scenarios without peers in ten seconds: it checks
                    that everything arrives, but its times mean nothing
@@ -44,6 +44,9 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
                    names separated by commas; --list prints the names
       --peers      compares with all available peers, none, or some, separated by
                    commas; missing peers are built or installed
+      --peer       adds a server that you have built: PROGRAM listens on {port} of
+                   127.0.0.1, and does the job that replaces {job}, if it is there:
+                   echo, fanout or blocked; may be repeated
       --out        writes PATH.json, PATH.md and PATH.svg
       --readme     inserts the table of peers between the marks of FILE
       --targets    inserts the internal targets between the marks of FILE

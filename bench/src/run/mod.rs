@@ -62,6 +62,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("targets"),
     args::value("only"),
     args::value("peers"),
+    args::value("peer"),
     args::value("server-cpu"),
     args::value("client-cpu"),
 ];
@@ -248,7 +249,7 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
         server_cpu: cpu("server-cpu", cpus[0]),
         client_cpu: cpu("client-cpu", *cpus.get(1).unwrap_or(&cpus[0])),
         all_cpus: names_of(&cpus),
-        peers: Peers::get(names, &target)?,
+        peers: Peers::get(names, options.texts("peer"), &target)?,
         ring_program: with_ring.then(|| target.join("io-uring").join(&profile).join("bench")),
         program,
     };

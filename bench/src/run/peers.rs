@@ -1,6 +1,6 @@
 //! The peers that humphrey_ws is compared with: how they are built, installed and started. Peers in Rust are the package
 //! `bench/peers`, which is built on demand. Peers in JavaScript are installed by npm into the target directory, with the
-//! versions of the lock file. Unavailable peers are left out, and the table says so.
+//! versions of the lock file. Unavailable peers are left out, and the table says so. Any other server is a peer by its command.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ pub(super) struct Peer {
     pub(super) id: &'static str,
     pub(super) name: &'static str,
     from: Source,
-    /// The package whose version is reported, as named in the lock file.
+    /// The package whose version is reported, as named in the lock file; empty for a given command.
     package: &'static str,
 }
 
@@ -25,6 +25,8 @@ enum Source {
     Cargo,
     Node,
     Bun,
+    /// The words of a command from the command line, with places for the port and the job.
+    Given(&'static str),
 }
 
 const fn rust(id: &'static str, name: &'static str, package: &'static str) -> Peer {
@@ -66,6 +68,10 @@ pub(super) const PEERS: &[Peer] = &[
     },
 ];
 
+/// The place of the port in the command of a given peer, and that of the job.
+const PORT: &str = "{port}";
+const JOB: &str = "{job}";
+
 /// The source directory of this package.
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
 const SCRIPTS: [&str; 3] = ["server.mjs", "server.bun.mjs", "jobs.mjs"];
@@ -82,13 +88,24 @@ pub(super) struct Peers {
     bun: PathBuf,
 }
 
+impl Peer {
+    /// Whether it listens on a port that it is told, instead of printing its address.
+    pub(super) fn is_given(&self) -> bool {
+        matches!(self.from, Source::Given(_))
+    }
+}
+
 impl Peers {
-    /// Builds and installs the peers of `names`: `all`, `none`, or ids separated by commas.
-    pub(super) fn get(names: &str, target: &Path) -> io::Result<Self> {
+    /// Builds and installs the peers of `names`: `all`, `none`, or ids separated by commas. Adds those that are given
+    /// as `NAME=COMMAND`.
+    pub(super) fn get(names: &str, given: &[String], target: &Path) -> io::Result<Self> {
         let mut peers = Self {
             picked: named(names)?,
             ..Self::default()
         };
+        for peer in given {
+            peers.picked.push(given_peer(peer)?);
+        }
         if peers.any(Source::Cargo) {
             match build_rust(target) {
                 Ok(program) => peers.rust = program,
@@ -124,20 +141,28 @@ impl Peers {
         }
     }
 
-    /// The command that starts a peer for a job.
-    pub(super) fn command(&self, peer: &Peer, job: Job) -> io::Result<Vec<PathBuf>> {
+    /// The command that starts a peer for a job. A given peer listens on `port`, the others choose one themselves.
+    pub(super) fn command(&self, peer: &Peer, job: Job, port: u16) -> Vec<PathBuf> {
         let mut words = match peer.from {
+            Source::Given(command) => {
+                let port = port.to_string();
+                let fill = |word: &str| word.replace(PORT, &port).replace(JOB, job.name());
+                return command.split_whitespace().map(|w| fill(w).into()).collect();
+            }
             Source::Cargo => vec![self.rust.clone(), peer.id.into()],
             Source::Node => vec!["node".into(), self.scripts.join(SCRIPTS[0])],
             Source::Bun => vec![self.bun.clone(), self.scripts.join(SCRIPTS[1])],
         };
         words.push(job.name().into());
-        Ok(words)
+        words
     }
 
     /// The peers with their versions.
     pub(super) fn versions(&self) -> Vec<String> {
-        let version = |peer: &&Peer| Some(format!("{} {}", peer.package, version_of(peer)?));
+        let version = |peer: &&Peer| match peer.from {
+            Source::Given(_) => Some(peer.name.to_owned()),
+            _ => Some(format!("{} {}", peer.package, version_of(peer)?)),
+        };
         let mut versions: Vec<String> = self.picked.iter().filter_map(version).collect();
         versions.dedup();
         versions
@@ -156,6 +181,26 @@ fn named(names: &str) -> io::Result<Vec<&'static Peer>> {
             })
             .collect(),
     }
+}
+
+/// Parses `NAME=COMMAND`.
+fn given_peer(text: &str) -> io::Result<&'static Peer> {
+    let given = text.split_once('=');
+    let Some((name, command)) =
+        given.filter(|(name, command)| !name.is_empty() && command.contains(PORT))
+    else {
+        return Err(crate::args::invalid(format!(
+            "--peer {text:?} is not NAME='PROGRAM {PORT}': it needs a name, and the place of the port to listen on"
+        )));
+    };
+    // Peers live as long as the program, like those that it knows.
+    let leak = |text: &str| -> &'static str { text.to_owned().leak() };
+    Ok(Box::leak(Box::new(Peer {
+        id: leak(name),
+        name: leak(name),
+        from: Source::Given(leak(command)),
+        package: "",
+    })))
 }
 
 /// The contents of the lock files.
@@ -265,6 +310,25 @@ mod tests {
             ["bun", "axum"]
         );
         assert!(named("apache").is_err());
+    }
+
+    #[test]
+    fn given_peer_is_started_with_its_port_and_job() {
+        let given = ["mine=./server --port={port} {job}".to_owned()];
+        let peers = Peers::get("none", &given, Path::new("target")).unwrap();
+        let [peer] = peers.picked[..] else {
+            panic!("one peer is given");
+        };
+        assert_eq!((peer.name, peer.is_given()), ("mine", true));
+        let words = peers.command(peer, Job::Fanout, 4000);
+        assert_eq!(
+            words,
+            ["./server", "--port=4000", "fanout"].map(PathBuf::from)
+        );
+        assert_eq!(peers.versions(), ["mine"]);
+        for wrong in ["mine", "mine=./server", "=./server {port}"] {
+            assert!(given_peer(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

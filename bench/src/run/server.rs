@@ -1,9 +1,10 @@
 //! A server as a child process, which is killed when its handle is dropped.
 
 use std::io::{self, BufRead, BufReader, PipeReader, Read};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
@@ -21,6 +22,8 @@ const PATIENCE: Timespec = Timespec {
 /// Where a server prints its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AddressOutput {
+    /// Nowhere: it listens on this address, which it was told.
+    Given(SocketAddrV4),
     /// As the line `READY 127.0.0.1:PORT`.
     Stdout,
     /// As a URL.
@@ -46,6 +49,7 @@ impl Server {
         feed: Option<PipeReader>,
     ) -> io::Result<Self> {
         let mut command;
+        let mut output = AddressOutput::Stdout;
         match kind {
             ServerKind::Floor(_) | ServerKind::Subject(_) => {
                 command = Command::new(setup.program_of(kind));
@@ -54,17 +58,22 @@ impl Server {
             }
             ServerKind::Program | ServerKind::Peer(_) => {
                 let words = match kind {
-                    ServerKind::Peer(peer) => setup.peers.command(peer, work.job)?,
-                    _ => program(setup)?,
+                    ServerKind::Peer(peer) => {
+                        let address = free_address()?;
+                        if peer.is_given() {
+                            output = AddressOutput::Given(address);
+                        }
+                        setup.peers.command(peer, work.job, address.port())
+                    }
+                    _ => {
+                        output = AddressOutput::Stderr;
+                        program(setup)?
+                    }
                 };
                 command = Command::new(&setup.program);
                 command.args(["exec", "--cpu", cpus, "--"]).args(words);
             }
         }
-        let output = match kind {
-            ServerKind::Program => AddressOutput::Stderr,
-            _ => AddressOutput::Stdout,
-        };
         let pauses = matches!(kind, ServerKind::Peer(_));
         Self::launch(&mut command, feed, output, pauses, &kind.name())
     }
@@ -77,19 +86,16 @@ impl Server {
         pauses: bool,
         name: &str,
     ) -> io::Result<Self> {
-        let says = output == AddressOutput::Stderr;
+        let pipe = |piped: bool, other: fn() -> Stdio| if piped { Stdio::piped() } else { other() };
         let mut child = command
             .stdin(feed.map_or(Stdio::null(), Stdio::from))
-            .stdout(if says { Stdio::null() } else { Stdio::piped() })
-            .stderr(if says {
-                Stdio::piped()
-            } else {
-                Stdio::inherit()
-            })
+            .stdout(pipe(output == AddressOutput::Stdout, Stdio::null))
+            .stderr(pipe(output == AddressOutput::Stderr, Stdio::inherit))
             .spawn()?;
-        let address = match says {
-            true => child.stderr.take().map(|out| ready(out, "ws://")),
-            false => child.stdout.take().map(|out| ready(out, "READY ")),
+        let address = match output {
+            AddressOutput::Stdout => child.stdout.take().map(|out| ready(out, "READY ")),
+            AddressOutput::Stderr => child.stderr.take().map(|out| ready(out, "ws://")),
+            AddressOutput::Given(address) => Some(accepts(address, &mut child)),
         };
         match address.unwrap_or_else(|| Err(io::Error::other("no pipe"))) {
             Ok(address) => Ok(Self {
@@ -192,6 +198,31 @@ fn ready(out: impl Read + std::os::fd::AsFd, word: &str) -> io::Result<SocketAdd
     let mut line = String::new();
     BufReader::new(out).read_line(&mut line)?;
     address_in(&line, word).ok_or_else(|| io::Error::other(format!("it said {line:?}")))
+}
+
+/// A free port of this machine.
+fn free_address() -> io::Result<SocketAddrV4> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(SocketAddrV4::new(
+        Ipv4Addr::LOCALHOST,
+        listener.local_addr()?.port(),
+    ))
+}
+
+/// Waits until the server accepts connections at its address.
+fn accepts(address: SocketAddrV4, child: &mut Child) -> io::Result<SocketAddrV4> {
+    let end = Instant::now() + Duration::from_secs(PATIENCE.tv_sec as u64);
+    loop {
+        match TcpStream::connect(address) {
+            Ok(_) => return Ok(address),
+            Err(error) if Instant::now() >= end => return Err(error),
+            Err(_) => {}
+        }
+        if let Some(status) = child.try_wait()? {
+            return Err(io::Error::other(format!("it ended: {status}")));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn address_in(line: &str, word: &str) -> Option<SocketAddrV4> {

@@ -134,7 +134,7 @@ fn setup(suite: &Suite, options: &Options) -> io::Result<(Setup, usize)> {
         .unwrap_or(if quick { "none" } else { suite.peers });
     let (names, with_nginx) = split_nginx(names);
     let with_nginx = with_nginx && suite.has(ServerVariant::Proxied);
-    let mut peers = Peers::get(&names, &target)?;
+    let mut peers = Peers::get(&names, &[], &target)?;
     let nginx = match with_nginx.then(Nginx::find) {
         Some(Err(error)) => {
             eprintln!("nginx is left out: {error}");
@@ -253,7 +253,7 @@ fn start(setup: &Setup, job: Job, side: &Side) -> io::Result<Server> {
             let peer = peers.find(|peer| peer.id == id);
             let peer = peer.ok_or_else(|| args::bad("peers", id))?;
             command.args(["exec", "--cpu", cpu, "--"]);
-            command.args(setup.peers.command(peer, job)?).arg(mode);
+            command.args(setup.peers.command(peer, job, 0)).arg(mode);
             if let Some(files) = certificate {
                 command.args([files.certificate, files.key]);
             }
