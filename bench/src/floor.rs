@@ -1,6 +1,6 @@
 //! The floor: a minimal WebSocket server, which is the baseline of all ratios.
 //!
-//! It has one thread, one edge-triggered epoll loop and `TCP_NODELAY`, and does no more than answer the
+//! It has one thread (or two, for echoes), each with one edge-triggered epoll loop and `TCP_NODELAY`, and does no more than answer the
 //! handshake, unmask, and write the same bytes to the same sockets:
 //!
 //! - echo: one send for all replies to one read;
@@ -16,6 +16,7 @@ use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
@@ -39,6 +40,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("cpu"),
     args::flag("joined"),
     args::flag("ring"),
+    args::flag("two-threads"),
     args::flag("child"),
 ];
 
@@ -51,6 +53,8 @@ pub(crate) enum FloorMode {
     Joined,
     /// One send per socket and per message, submitted to an io_uring ring with one system call per turn.
     Ring,
+    /// Two threads, which share nothing but the listener and take connections in turn. Only for echoes.
+    TwoThreads,
 }
 
 /// Checks whether the kernel and the container allow io_uring.
@@ -71,10 +75,61 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, mode: FloorMode) -> io::Res
     sockopt::set_socket_reuseaddr(&listener, true)?;
     bind(&listener, &address)?;
     listen(&listener, BACKLOG)?;
+    crate::ready(SocketAddr::try_from(getsockname(&listener)?)?)?;
+    if mode != FloorMode::TwoThreads {
+        return serve_alone(job, mode, &listener, Turns::only());
+    }
+    if job != Job::Echo {
+        return Err(io::Error::other("two threads only serve echoes"));
+    }
+    let accepted = AtomicUsize::new(0);
+    let serve = |of| {
+        serve_alone(
+            job,
+            mode,
+            &listener,
+            Turns {
+                accepted: &accepted,
+                of: Some(of),
+            },
+        )
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| serve(1));
+        serve(0)?;
+        other.join().unwrap_or(Ok(()))
+    })
+}
+
+/// Which connections a thread accepts.
+#[derive(Clone, Copy)]
+struct Turns<'a> {
+    accepted: &'a AtomicUsize,
+    /// The number of this thread of two.
+    of: Option<usize>,
+}
+
+impl Turns<'_> {
+    fn only() -> Self {
+        static ACCEPTED: AtomicUsize = AtomicUsize::new(0);
+        Self {
+            accepted: &ACCEPTED,
+            of: None,
+        }
+    }
+
+    fn is_mine(self) -> bool {
+        self.of
+            .is_none_or(|of| self.accepted.load(Relaxed) % 2 == of)
+    }
+}
+
+/// Serves with the calling thread alone.
+fn serve_alone(job: Job, mode: FloorMode, listener: &OwnedFd, turns: Turns<'_>) -> io::Result<()> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(
         &epoll,
-        &listener,
+        listener,
         epoll::EventData::new_u64(LISTENER),
         epoll::EventFlags::IN,
     )?;
@@ -92,15 +147,13 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, mode: FloorMode) -> io::Res
         ring: (mode == FloorMode::Ring).then(Ring::new).transpose()?,
         replies: Vec::new(),
     };
-    crate::ready(SocketAddr::try_from(getsockname(&listener)?)?)?;
-
     let mut events = Vec::with_capacity(EVENTS);
     loop {
         poll::wait(&floor.epoll, &mut events, None)?;
         for event in &events {
             let token = event.data.u64();
             if token == LISTENER {
-                floor.accept(&listener)?;
+                floor.accept(listener, turns)?;
             } else {
                 floor.handle_event(token as usize, event.flags);
             }
@@ -152,14 +205,15 @@ struct Leftover {
 struct Disconnected;
 
 impl Floor {
-    fn accept(&mut self, listener: &OwnedFd) -> io::Result<()> {
-        loop {
+    fn accept(&mut self, listener: &OwnedFd, turns: Turns<'_>) -> io::Result<()> {
+        while turns.is_mine() {
             let socket = match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok(socket) => socket,
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(error) => return Err(error.into()),
             };
+            turns.accepted.fetch_add(1, Relaxed);
             sockopt::set_tcp_nodelay(&socket, true)?;
             let token = self.free.pop().unwrap_or_else(|| {
                 self.connections.push(None);
@@ -178,6 +232,7 @@ impl Floor {
                 rest: None,
             });
         }
+        Ok(())
     }
 
     fn handle_event(&mut self, token: usize, flags: epoll::EventFlags) {
@@ -332,7 +387,7 @@ impl Floor {
         }
         let mut start = 0;
         let ends = match self.mode {
-            FloorMode::Single | FloorMode::Ring => &self.ends[..],
+            FloorMode::Single | FloorMode::Ring | FloorMode::TwoThreads => &self.ends[..],
             FloorMode::Joined => &self.ends[self.ends.len().saturating_sub(1)..],
         };
         for &OutputFrame { end, .. } in ends {

@@ -102,10 +102,10 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       renders table and plot of an earlier run
 
   bench floor   echo|fanout|rooms|blocked [--address 127.0.0.1:0] [--cpu N]
-            [--joined|--ring]
+            [--joined|--ring|--two-threads]
   bench subject echo|fanout|rooms|churn|blocked|lines|chat|round-robin
             [--address 127.0.0.1:0]
-            [--cpu N] [--shards 1] [--pool] [--ring] [--micros N [--one-in N]
+            [--cpu N] [--shards 1] [--pool] [--borrowing] [--ring] [--micros N [--one-in N]
             [--works]] [--compress] [--tls-cert FILE --tls-key FILE]
       runs one server until it is killed; prints READY and its address
 
@@ -167,10 +167,11 @@ fn main() -> ExitCode {
 
 /// Runs the floor; returns only on failure.
 fn serve_floor(options: &Options) -> io::Result<()> {
-    let mode = match (options.flag("joined"), options.flag("ring")) {
-        (_, true) => floor::FloorMode::Ring,
-        (true, false) => floor::FloorMode::Joined,
-        (false, false) => floor::FloorMode::Single,
+    let mode = match () {
+        () if options.flag("ring") => floor::FloorMode::Ring,
+        () if options.flag("joined") => floor::FloorMode::Joined,
+        () if options.flag("two-threads") => floor::FloorMode::TwoThreads,
+        () => floor::FloorMode::Single,
     };
     let job = Job::of(options)?;
     floor::serve(job, settle(options)?, mode)

@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     shards: usize,
     /// Whether handlers run on the worker pool only, never on a shard's thread.
     pool: bool,
+    /// Whether the echo handler borrows its stream.
+    borrowing: bool,
     delay: Option<HandlerDelay>,
     /// Whether the server accepts offers of compression.
     compress: bool,
@@ -64,6 +66,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("cpu"),
     args::value("shards"),
     args::flag("pool"),
+    args::flag("borrowing"),
     args::flag("ring"),
     args::value("micros"),
     args::value("one-in"),
@@ -104,6 +107,7 @@ impl Settings {
             tls,
             shards: options.number("shards", 1)?,
             pool: options.flag("pool"),
+            borrowing: options.flag("borrowing"),
             delay: (micros > 0).then_some(HandlerDelay {
                 micros,
                 one_in,
@@ -128,6 +132,9 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
     }
     let mut app = match job {
         Job::Echo => match settings.delay {
+            None if settings.borrowing => {
+                app.with_message_handler_ref(|stream, message, _| stream.send(message))
+            }
             None => app.with_message_handler(|stream, message, _| stream.send(message)),
             Some(delay) => app.with_message_handler(move |stream, message, _| {
                 delay.run();

@@ -58,6 +58,36 @@ impl<T, S, S2: Send + Sync + Default + 'static> MessageHandler<S, S2> for T wher
 {
 }
 
+/// A function that handles a message, and borrows the stream and the app's state instead of owning them.
+///
+/// It is a [`MessageHandler`] in every other respect. It costs less, since no message changes the reference count of the
+/// stream, its state and the app's state; the last is one that all cores share. It can keep neither of them.
+///
+/// ```
+/// use humphrey_ws::{AsyncStream, AsyncWebsocketApp, Message};
+///
+/// fn echo(stream: &AsyncStream, message: Message, _: &()) {
+///     stream.send(message);
+/// }
+///
+/// let app = AsyncWebsocketApp::<()>::new().with_message_handler_ref(echo);
+/// ```
+pub trait MessageHandlerRef<S, S2: Send + Sync + Default + 'static>:
+    Fn(&AsyncStream<S2>, Message, &S) + Send + Sync + 'static
+{
+}
+
+impl<T, S, S2: Send + Sync + Default + 'static> MessageHandlerRef<S, S2> for T where
+    T: Fn(&AsyncStream<S2>, Message, &S) + Send + Sync + 'static
+{
+}
+
+/// The app's message handler.
+pub(super) enum OnMessage<S, S2: Send + Sync + Default + 'static> {
+    Owning(Box<dyn MessageHandler<S, S2>>),
+    Borrowing(Box<dyn MessageHandlerRef<S, S2>>),
+}
+
 /// A function that accepts or rejects a handshake.
 ///
 /// It receives the request and the app's state, and returns [`Accept`] or [`Reject`]. It

@@ -37,11 +37,14 @@ mod session_expiry;
 #[cfg(feature = "cluster")]
 mod shared_history;
 mod stream;
+mod stream_link;
 
 pub use self::app::{AsyncWebsocketApp, HumphreyLink};
 pub use self::connection_id::{ConnectionId, InvalidConnectionId};
 pub use self::event_stream::{EventStreamHandler, Subscription};
-pub use self::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
+pub use self::handler::{
+    BodyGuard, EventHandler, HandshakeHandler, MessageHandler, MessageHandlerRef, RoomHandler,
+};
 pub use self::inspection::{ConnectionInfo, ConnectionKind, Inspect, Inspection};
 pub use self::presence::{PresenceRooms, PresentMember, RoomPresence};
 pub use self::procedures::{JoinHandler, RefreshHandler};

@@ -4,16 +4,17 @@ use std::any::{Any, TypeId, type_name};
 use std::sync::Arc;
 
 use super::event_stream::EventStreams;
-use super::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
+use super::handler::{BodyGuard, EventHandler, HandshakeHandler, OnMessage, RoomHandler};
 use super::history::matches;
 use super::presence::PresentConnection;
 use super::procedures::{self, Serving};
 use super::publish::AppShared;
 use super::room::Room;
 use super::stream::AsyncStream;
+use super::stream_link::Batch;
 use crate::engine::{
-    self, Encoding, Expiry, HandshakeAccept, MessageVerdict, PeerEnd, Presence, Program, Request,
-    Response, Session, Subscriptions,
+    self, Encoding, Expiry, HandshakeAccept, MessageVerdict, Messages, PeerEnd, Presence, Program,
+    Request, Response, Session, Subscriptions,
 };
 use crate::host::Routes;
 use crate::message::Message;
@@ -29,7 +30,7 @@ where
     pub(super) shared: Arc<AppShared>,
     pub(super) on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
     pub(super) on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
-    pub(super) on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
+    pub(super) on_message: Option<OnMessage<State, StreamState>>,
     pub(super) on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
     pub(super) on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
     pub(super) serving: Option<Serving<State, StreamState>>,
@@ -52,7 +53,7 @@ where
             .clone()
             .downcast::<StreamState>()
             .unwrap_or_else(|_| unreachable!("only this app attaches anything to its sessions"));
-        AsyncStream::of_session(session.clone(), self.shared.clone(), state)
+        AsyncStream::of_session(session, &self.shared, state)
     }
 
     /// Whether clients can prolong their sessions.
@@ -73,11 +74,9 @@ where
         let stream = match session.encoding {
             Encoding::Frames => self.stream(&session),
             // Its attachment is not a state of the app.
-            Encoding::Events => AsyncStream::of_session(
-                session,
-                self.shared.clone(),
-                Arc::new(StreamState::default()),
-            ),
+            Encoding::Events => {
+                AsyncStream::of_session(&session, &self.shared, Arc::new(StreamState::default()))
+            }
         };
         let change = match has_joined {
             true => Presence::Joined,
@@ -218,16 +217,27 @@ where
         }
     }
 
-    fn message(&self, session: &Arc<Session>, message: Message) {
-        if let Some(serving) = &self.serving
-            && serving.takes(session, &message)
-        {
-            let stream = || self.stream(session);
-            serving.serve(session, &self.shared, &message, stream, self.state.clone());
-        } else if let Some(handler) = &self.on_message {
-            handler(self.stream(session), message, self.state.clone());
-        } else {
-            self.shared.counters.dropped_unhandled.add(1);
+    fn messages(&self, session: &Arc<Session>, messages: &mut Messages<'_, '_>) {
+        let _batch = Batch::begin(session);
+        let mut lent = None;
+        for message in messages {
+            if let Some(serving) = &self.serving
+                && serving.takes(session, &message)
+            {
+                let stream = || self.stream(session);
+                serving.serve(session, &self.shared, &message, stream, self.state.clone());
+                continue;
+            }
+            match &self.on_message {
+                Some(OnMessage::Owning(handler)) => {
+                    handler(self.stream(session), message, self.state.clone());
+                }
+                Some(OnMessage::Borrowing(handler)) => {
+                    let stream = lent.get_or_insert_with(|| self.stream(session));
+                    handler(stream, message, &self.state);
+                }
+                None => self.shared.counters.dropped_unhandled.add(1),
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use super::procedures::Payload;
 use super::publish::{AppShared, Blocking, Recipients};
 use super::room::Room;
 use super::room_join::join_error;
+use super::stream_link::StreamLink;
 use crate::engine::Session;
 use crate::error::{
     JoinError, JoinErrorReason, PresenceError, PresenceErrorReason, SendError, SendErrorReason,
@@ -71,10 +72,7 @@ where
 }
 
 enum Backend {
-    Engine {
-        session: Arc<Session>,
-        shared: Arc<AppShared>,
-    },
+    Engine(StreamLink),
     /// For tests of handlers, without an app. Boxed, since streams are passed on for every message.
     Channel(Box<ChannelBackend>),
 }
@@ -136,13 +134,12 @@ where
     }
 
     pub(super) fn of_session(
-        session: Arc<Session>,
-        shared: Arc<AppShared>,
+        session: &Arc<Session>,
+        shared: &Arc<AppShared>,
         state: Arc<StreamState>,
     ) -> Self {
-        let backend = Backend::Engine { session, shared };
         Self {
-            backend,
+            backend: Backend::Engine(StreamLink::new(session, shared)),
             request: Weak::new(),
             state,
         }
@@ -177,8 +174,9 @@ where
 
     fn publish(&self, message: Message, blocking: Blocking) -> Result<(), SendError> {
         match &self.backend {
-            Backend::Engine { session, shared } => {
-                shared.publish(Recipients::Session(session), message, blocking)
+            Backend::Engine(link) => {
+                link.shared
+                    .publish(Recipients::Session(&link.session), message, blocking)
             }
             Backend::Channel(channel) if channel.connected => channel
                 .sender
@@ -223,8 +221,9 @@ where
 
     fn publish_to_everyone(&self, message: Message, blocking: Blocking) -> Result<(), SendError> {
         match &self.backend {
-            Backend::Engine { shared, .. } => {
-                shared.publish(Recipients::Everyone { except: None }, message, blocking)
+            Backend::Engine(link) => {
+                link.shared
+                    .publish(Recipients::Everyone { except: None }, message, blocking)
             }
             Backend::Channel(channel) => channel
                 .sender
@@ -248,8 +247,8 @@ where
     /// app.sender().room("news").broadcast("It rains.");
     /// ```
     pub fn join(&self, room: &str) {
-        if let Backend::Engine { shared, .. } = &self.backend {
-            shared.warn_of(self.try_join(room));
+        if let Backend::Engine(link) = &self.backend {
+            link.shared.warn_of(self.try_join(room));
         }
     }
 
@@ -262,9 +261,7 @@ where
     /// limit is reached; [`NameTooLong`](crate::JoinErrorReason::NameTooLong).
     pub fn try_join(&self, room: &str) -> Result<(), JoinError> {
         match &self.backend {
-            Backend::Engine {
-                session, shared, ..
-            } => shared.join(Some(room), Some(session)),
+            Backend::Engine(link) => link.shared.join(Some(room), Some(&link.session)),
             Backend::Channel(_) => Err(JoinError {
                 room: room.to_owned(),
                 reason: JoinErrorReason::Closed,
@@ -298,9 +295,7 @@ where
     /// ```
     pub fn join_since(&self, room: &str, id: Option<HistoryId>) -> Result<usize, JoinError> {
         match &self.backend {
-            Backend::Engine {
-                session, shared, ..
-            } => shared.join_since(Some(room), Some(session), id),
+            Backend::Engine(link) => link.shared.join_since(Some(room), Some(&link.session), id),
             Backend::Channel(_) => Err(join_error(room, JoinErrorReason::Closed)),
         }
     }
@@ -308,11 +303,8 @@ where
     /// Leaves a room, after the messages that it was sent before. Does nothing if the connection is not in the room. A
     /// connection that ends leaves all its rooms.
     pub fn leave(&self, room: &str) {
-        if let Backend::Engine {
-            session, shared, ..
-        } = &self.backend
-        {
-            shared.leave(room, session);
+        if let Backend::Engine(link) = &self.backend {
+            link.shared.leave(room, &link.session);
         }
     }
 
@@ -333,8 +325,9 @@ where
     ///     });
     /// ```
     pub fn set_presence(&self, room: &str, state: impl Into<Payload>) {
-        if let Backend::Engine { shared, .. } = &self.backend {
-            shared.warn_of_presence(self.try_set_presence(room, state));
+        if let Backend::Engine(link) = &self.backend {
+            link.shared
+                .warn_of_presence(self.try_set_presence(room, state));
         }
     }
 
@@ -352,9 +345,7 @@ where
         state: impl Into<Payload>,
     ) -> Result<(), PresenceError> {
         match &self.backend {
-            Backend::Engine {
-                session, shared, ..
-            } => shared.set_presence(room, session, state.into()),
+            Backend::Engine(link) => link.shared.set_presence(room, &link.session, state.into()),
             Backend::Channel(_) => Err(PresenceError {
                 room: room.to_owned(),
                 reason: PresenceErrorReason::NotJoined,
@@ -375,14 +366,14 @@ where
     /// The session and its app; `None` for a stream without an app.
     pub(super) fn session(&self) -> Option<(&Arc<Session>, &Arc<AppShared>)> {
         match &self.backend {
-            Backend::Engine { session, shared } => Some((session, shared)),
+            Backend::Engine(link) => Some((&link.session, &link.shared)),
             Backend::Channel { .. } => None,
         }
     }
 
     fn shared(&self) -> Arc<AppShared> {
         match &self.backend {
-            Backend::Engine { shared, .. } => shared.clone(),
+            Backend::Engine(link) => link.shared.clone(),
             // An app that does not run.
             Backend::Channel(_) => Arc::default(),
         }
@@ -401,8 +392,8 @@ where
     ///     .with_message_handler(|stream, _, _| stream.close(CloseCode::NORMAL, "one is enough"));
     /// ```
     pub fn close(&self, code: CloseCode, reason: &str) {
-        if let Backend::Engine { session, shared } = &self.backend {
-            shared.close_here(session.id, code, reason);
+        if let Backend::Engine(link) = &self.backend {
+            link.shared.close_here(link.session.id, code, reason);
         }
     }
 
@@ -418,7 +409,7 @@ where
     /// ```
     pub fn user(&self) -> Option<&str> {
         match &self.backend {
-            Backend::Engine { session, .. } => session.user(),
+            Backend::Engine(link) => link.session.user(),
             Backend::Channel(_) => None,
         }
     }
@@ -441,15 +432,15 @@ where
     /// });
     /// ```
     pub fn set_expires_at(&self, time: impl Into<Option<SystemTime>>) {
-        if let Backend::Engine { session, shared } = &self.backend {
-            shared.set_expires_at(session, time.into());
+        if let Backend::Engine(link) = &self.backend {
+            link.shared.set_expires_at(&link.session, time.into());
         }
     }
 
     /// Returns the address of the connection's other end: the client, or a proxy in front of the app.
     pub fn peer_addr(&self) -> SocketAddr {
         match &self.backend {
-            Backend::Engine { session, .. } => session.peer(),
+            Backend::Engine(link) => link.session.peer(),
             Backend::Channel(channel) => channel.address,
         }
     }
@@ -458,7 +449,7 @@ where
     /// forwards ([`with_trusted_proxies`](crate::AsyncWebsocketApp::with_trusted_proxies)).
     pub fn client_ip(&self) -> IpAddr {
         match &self.backend {
-            Backend::Engine { session, .. } => session.client_ip(),
+            Backend::Engine(link) => link.session.client_ip(),
             Backend::Channel(channel) => channel.address.ip(),
         }
     }
@@ -467,7 +458,7 @@ where
     /// id that belongs to no connection.
     pub fn id(&self) -> ConnectionId {
         match &self.backend {
-            Backend::Engine { session, shared } => shared.id_of(session.id),
+            Backend::Engine(link) => link.shared.id_of(link.session.id),
             Backend::Channel(_) => ConnectionId::NOBODY,
         }
     }
@@ -476,7 +467,7 @@ where
     /// handed over with [`WebsocketStream::new`].
     pub fn path(&self) -> &str {
         match &self.backend {
-            Backend::Engine { session, .. } => session.target().split('?').next().unwrap_or("/"),
+            Backend::Engine(link) => link.session.target().split('?').next().unwrap_or("/"),
             Backend::Channel(_) => "/",
         }
     }
@@ -485,7 +476,8 @@ where
     /// unknown.
     pub fn query(&self) -> &str {
         match &self.backend {
-            Backend::Engine { session, .. } => session
+            Backend::Engine(link) => link
+                .session
                 .target()
                 .split_once('?')
                 .map_or("", |(_, query)| query),
@@ -513,7 +505,7 @@ where
     /// ([`Accept::with_subprotocol`](crate::Accept::with_subprotocol)), or that of [procedures](crate::procedures).
     pub fn subprotocol(&self) -> Option<&str> {
         match &self.backend {
-            Backend::Engine { session, .. } => session.subprotocol(),
+            Backend::Engine(link) => link.session.subprotocol(),
             Backend::Channel(_) => None,
         }
     }

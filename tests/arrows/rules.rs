@@ -88,7 +88,7 @@ pub(crate) const LAYERS: [Layers; 3] = [
             // All output passes through it.
             &["publish"],
             &["presence"],
-            &["room_join", "session_expiry"],
+            &["room_join", "session_expiry", "stream_link"],
             &[
                 "room_broadcast",
                 "keyed_broadcast",

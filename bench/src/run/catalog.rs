@@ -16,6 +16,16 @@ const POOL: ServerKind = ServerKind::Subject(SubjectVariant {
     pool: true,
     ..SubjectVariant::USUAL
 });
+const BORROWING: ServerKind = ServerKind::Subject(SubjectVariant {
+    borrowing: true,
+    ..SubjectVariant::USUAL
+});
+const TWO_THREADS: ServerKind = ServerKind::Floor(FloorMode::TwoThreads);
+const TWO_BORROWING: ServerKind = ServerKind::Subject(SubjectVariant {
+    shards: 2,
+    borrowing: true,
+    ..SubjectVariant::USUAL
+});
 const TWO: ServerKind = ServerKind::Subject(SubjectVariant {
     shards: 2,
     ..SubjectVariant::USUAL
@@ -131,7 +141,7 @@ fn fan_outs() -> Vec<Scenario> {
         fan_out_cost(1_000, 32, 16)
             .beside(JOINED)
             .peers()
-            .target("the same, W 16", Bound::Ratio(0.065)),
+            .target("fan-out, N 1,000, 32 B, W 16", Bound::Ratio(0.065)),
         fan_out_cost(1_000, 512, 1),
         fan_out_cost(1_000, 512, 16),
         fan_out_cost(1_000, 4_096, 1),
@@ -191,10 +201,12 @@ fn echoes() -> Vec<Scenario> {
         plain(1, 1),
         plain(1, 16),
         plain(100, 1)
+            .and(BORROWING)
             .target("echo, 100 clients, W 1", Bound::Ratio(1.0))
             .rings("with io_uring: echo, 100 clients, W 1", Bound::Ratio(0.93))
             .peers(),
         plain(100, 16)
+            .and(BORROWING)
             .peers()
             .target("echo, 100 clients, W 16", Bound::Ratio(1.15)),
         plain(1_000, 1),
@@ -258,36 +270,40 @@ fn in_rooms() -> Vec<Scenario> {
 }
 
 fn two_shards() -> Vec<Scenario> {
-    let sides = |work| {
-        vec![
-            side(ServerKind::SUBJECT, work),
-            side(TWO, work),
-            side(TWO_POOL, work),
-        ]
-    };
-    let echoes = |window| {
+    let echoes = |window, what, most| {
+        let work = echo(100, window);
+        let kinds = [
+            TWO_THREADS,
+            ServerKind::SUBJECT,
+            TWO,
+            TWO_BORROWING,
+            TWO_POOL,
+        ];
         scenario(
             format!("two-shards-echo-w{window}"),
             format!("two shards, echo, 100 clients, W {window}"),
             Measurement::Cost,
-            sides(echo(100, window)),
+            kinds.map(|kind| side(kind, work)).into(),
         )
         .spread()
         .target_of(
-            "two shards: CPU per echo, to one shard's",
+            what,
             "humphrey_ws, 2 shards",
-            OURS,
-            Bound::Ratio(1.10),
+            "floor, 2 threads",
+            Bound::Ratio(most),
         )
     };
+    let all = fan_out(1_000, SIZE, 1);
     vec![
-        echoes(1),
-        echoes(16),
+        echoes(1, "echo, two shards, W 1", 1.05),
+        echoes(16, "echo, two shards, W 16", 1.15),
         scenario(
             "two-shards-fan-out-w1",
             "two shards, fan-out to 1000, W 1",
             Measurement::Cost,
-            sides(fan_out(1_000, SIZE, 1)),
+            [ServerKind::SUBJECT, TWO, TWO_POOL]
+                .map(|kind| side(kind, all))
+                .into(),
         )
         .spread(),
     ]

@@ -118,6 +118,13 @@ impl Scenario {
         self
     }
 
+    /// Adds a server with the first one's workload, behind the others.
+    pub(super) fn and(mut self, kind: ServerKind) -> Self {
+        let work = self.sides[0].work;
+        self.sides.push(side(kind, work));
+        self
+    }
+
     /// Adds the floor and humphrey_ws with writes through io_uring.
     pub(super) fn rings(mut self, what: &'static str, bound: Bound) -> Self {
         self = self.beside(RING);

@@ -25,6 +25,8 @@ pub(super) struct SubjectVariant {
     pub(super) shards: usize,
     /// Whether handlers run on the worker pool only, never on a shard's thread.
     pub(super) pool: bool,
+    /// Whether echo handlers borrow their stream.
+    pub(super) borrowing: bool,
     /// Whether it writes through io_uring, which needs a separate build of this program.
     pub(super) ring: bool,
 }
@@ -34,6 +36,7 @@ impl SubjectVariant {
     pub(super) const USUAL: Self = Self {
         shards: 1,
         pool: false,
+        borrowing: false,
         ring: false,
     };
 }
@@ -51,14 +54,21 @@ impl ServerKind {
             Self::Floor(FloorMode::Single) => "floor".into(),
             Self::Floor(FloorMode::Joined) => "floor, joined".into(),
             Self::Floor(FloorMode::Ring) => "floor, ring".into(),
-            Self::Subject(SubjectVariant { shards, pool, ring }) => {
+            Self::Floor(FloorMode::TwoThreads) => "floor, 2 threads".into(),
+            Self::Subject(SubjectVariant {
+                shards,
+                pool,
+                borrowing,
+                ring,
+            }) => {
                 let shards = match shards {
                     1 => String::new(),
                     n => format!(", {n} shards"),
                 };
                 let pool = if pool { ", pool" } else { "" };
                 let ring = if ring { ", io_uring" } else { "" };
-                format!("humphrey_ws{shards}{pool}{ring}")
+                let borrowing = if borrowing { ", borrowing" } else { "" };
+                format!("humphrey_ws{shards}{pool}{borrowing}{ring}")
             }
             Self::Program => "humphrey-broadcast".into(),
             Self::Peer(peer) => peer.name.into(),
@@ -76,12 +86,21 @@ impl ServerKind {
                     FloorMode::Single => {}
                     FloorMode::Joined => put(&["--joined"]),
                     FloorMode::Ring => put(&["--ring"]),
+                    FloorMode::TwoThreads => put(&["--two-threads"]),
                 }
             }
-            Self::Subject(SubjectVariant { shards, pool, ring }) => {
+            Self::Subject(SubjectVariant {
+                shards,
+                pool,
+                borrowing,
+                ring,
+            }) => {
                 put(&["subject", work.job.name(), "--shards", &shards.to_string()]);
                 if pool {
                     put(&["--pool"]);
+                }
+                if borrowing {
+                    put(&["--borrowing"]);
                 }
                 if ring {
                     put(&["--ring"]);

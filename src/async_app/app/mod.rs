@@ -14,7 +14,10 @@ use std::time::Duration;
 use humphrey::{App, SubApp};
 
 use super::event_stream::EventStreams;
-use super::handler::{BodyGuard, EventHandler, HandshakeHandler, MessageHandler, RoomHandler};
+use super::handler::{
+    BodyGuard, EventHandler, HandshakeHandler, MessageHandler, MessageHandlerRef, OnMessage,
+    RoomHandler,
+};
 use super::history::HistoryPatterns;
 use super::keyed::KeyedPatterns;
 use super::presence::{PresencePatterns, PresenceRooms};
@@ -114,7 +117,7 @@ where
     on_body: Option<Box<dyn BodyGuard<State>>>,
     on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
-    on_message: Option<Box<dyn MessageHandler<State, StreamState>>>,
+    on_message: Option<OnMessage<State, StreamState>>,
     on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
     procedures: Option<Procedures<State, StreamState>>,
     on_join: Option<Box<dyn JoinHandler<StreamState>>>,
@@ -293,7 +296,13 @@ where
 
     /// Sets the handler for messages.
     pub fn on_message(&mut self, handler: impl MessageHandler<State, StreamState>) {
-        self.on_message = Some(Box::new(handler));
+        self.on_message = Some(OnMessage::Owning(Box::new(handler)));
+    }
+
+    /// Sets the handler for messages, as one that borrows the stream and the app's state. It replaces that of
+    /// [`on_message`](Self::on_message).
+    pub fn on_message_ref(&mut self, handler: impl MessageHandlerRef<State, StreamState>) {
+        self.on_message = Some(OnMessage::Borrowing(Box::new(handler)));
     }
 
     /// Sets the handshake handler, which accepts or rejects each client: by path, query, headers, cookies, origin,
@@ -366,6 +375,22 @@ where
         handler: impl MessageHandler<State, StreamState>,
     ) -> Self {
         self.on_message(handler);
+        self
+    }
+
+    /// Sets the handler for messages, as one that borrows the stream and the app's state. It replaces that of
+    /// [`with_message_handler`](Self::with_message_handler), and costs less: see [`MessageHandlerRef`].
+    ///
+    /// ```
+    /// # use humphrey_ws::AsyncWebsocketApp;
+    /// let app = AsyncWebsocketApp::<()>::new()
+    ///     .with_message_handler_ref(|stream, message, _| stream.send(message));
+    /// ```
+    pub fn with_message_handler_ref(
+        mut self,
+        handler: impl MessageHandlerRef<State, StreamState>,
+    ) -> Self {
+        self.on_message_ref(handler);
         self
     }
 

@@ -8,7 +8,7 @@ use crate::engine::hub::Hub;
 use crate::engine::hub::admission::{AdmissionRefused, quoted};
 use crate::engine::hub::job_port::HandlersOf;
 use crate::engine::model::command::Control;
-use crate::engine::model::job::{Done, Job, SessionEvent, Work};
+use crate::engine::model::job::{Done, Job, Messages, SessionEvent, Work};
 use crate::engine::model::program::{HandshakeAccept, Program};
 use crate::engine::model::request::{Charge, PieceTicket, Request, Response};
 use crate::engine::model::room::Presence;
@@ -93,13 +93,21 @@ fn handle_session(
     // An event whose handler panics ends the loop, and is already out of the list.
     let handled = span.within(|| {
         counting_panics(hub, || {
-            for event in events.by_ref() {
-                match event {
-                    SessionEvent::Message(message) => program.message(&session, message),
-                    SessionEvent::Open(request) => program.open(&session, request.as_ref()),
-                    SessionEvent::Room(change, room) => program.room(&session, &room, change),
-                    SessionEvent::Nudge => program.nudged(&session),
-                    SessionEvent::Close => program.close(&session),
+            loop {
+                if let Some(SessionEvent::Message(_)) = events.as_slice().first() {
+                    program.messages(&session, &mut Messages(&mut events));
+                }
+                match events.next() {
+                    None => break,
+                    Some(SessionEvent::Message(_)) => {
+                        unreachable!("the program takes all messages")
+                    }
+                    Some(SessionEvent::Open(request)) => program.open(&session, request.as_ref()),
+                    Some(SessionEvent::Room(change, room)) => {
+                        program.room(&session, &room, change);
+                    }
+                    Some(SessionEvent::Nudge) => program.nudged(&session),
+                    Some(SessionEvent::Close) => program.close(&session),
                 }
             }
         })

@@ -14,6 +14,7 @@ use crate::engine::handlers::inline::run_inline;
 use crate::engine::handlers::run_queued;
 use crate::engine::hub::Hub;
 use crate::engine::model::command::Upgraded;
+use crate::engine::model::job::Messages;
 use crate::engine::model::program::{HandshakeAccept, Program, Subscriptions};
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::room::{Presence, SharedRoom};
@@ -99,8 +100,8 @@ impl Program for CallLog {
         self.note("open ");
     }
 
-    fn message(&self, _: &Arc<Session>, message: Message) {
-        self.note(message.text().unwrap());
+    fn messages(&self, _: &Arc<Session>, messages: &mut Messages<'_, '_>) {
+        messages.for_each(|message| self.note(message.text().unwrap()));
     }
 
     fn close(&self, _: &Arc<Session>) {

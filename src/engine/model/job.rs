@@ -1,6 +1,7 @@
 //! Jobs, which connections give to handlers, and their outcomes.
 
 use std::sync::{Arc, Weak};
+use std::vec::Drain;
 
 use crate::engine::model::request::{PieceTicket, Response, Ticket};
 use crate::engine::model::room::{Presence, SharedRoom};
@@ -44,6 +45,24 @@ pub(crate) enum SessionEvent {
     /// The program has asked to be called (`Hub::nudge`).
     Nudge,
     Close,
+}
+
+/// The messages that follow each other at the front of a batch. What is not taken stays in the batch.
+pub(crate) struct Messages<'a, 'b>(pub(crate) &'a mut Drain<'b, SessionEvent>);
+
+impl Iterator for Messages<'_, '_> {
+    type Item = Message;
+
+    #[inline]
+    fn next(&mut self) -> Option<Message> {
+        match self.0.as_slice().first() {
+            Some(SessionEvent::Message(_)) => match self.0.next() {
+                Some(SessionEvent::Message(message)) => Some(message),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
 }
 
 /// A job: the work, and the connection that its outcome goes to.

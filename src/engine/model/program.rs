@@ -5,6 +5,7 @@
 use std::any::{Any, TypeId};
 use std::sync::Arc;
 
+use crate::engine::model::job::Messages;
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::room::{Presence, SharedRoom};
 use crate::engine::model::session::Session;
@@ -71,7 +72,7 @@ pub(crate) enum PeerEnd {
 ///
 /// `entered`, `left`, `ended_in`, `stream_ended`, `drained`, `emptied`, `received` and `ending` are called on the shard's thread and must return at
 /// once. The others may block: they are called on a handler thread, or on the shard's own while the shard is lent out. For one
-/// session, calls never overlap. Their order is `open`, `message` for each message in the order sent, and `close`, each
+/// session, calls never overlap. Their order is `open`, `messages` for all messages in the order sent, and `close`, each
 /// exactly once. `room` is called in between, once for each change, in order. `handshake` is called before the session
 /// exists.
 pub(crate) trait Program: Send + Sync + 'static {
@@ -120,7 +121,8 @@ pub(crate) trait Program: Send + Sync + 'static {
     }
     /// Called when a session begins, with its request if that is known.
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>);
-    fn message(&self, session: &Arc<Session>, message: Message);
+    /// Called with messages that were received, to handle each of them in order.
+    fn messages(&self, session: &Arc<Session>, messages: &mut Messages<'_, '_>);
     fn room(&self, session: &Arc<Session>, room: &Arc<SharedRoom>, change: Presence);
     /// Called after the program asked for it with `Hub::nudge`.
     fn nudged(&self, _session: &Arc<Session>) {}
