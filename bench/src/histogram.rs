@@ -16,6 +16,7 @@ pub(crate) struct Histogram {
 pub(crate) struct Summary {
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
+    pub(crate) p999: Duration,
     pub(crate) max: Duration,
 }
 
@@ -45,6 +46,7 @@ impl Histogram {
         Summary {
             p50: self.quantile(0.50),
             p99: self.quantile(0.99),
+            p999: self.quantile(0.999),
             max: Duration::from_nanos(self.max),
         }
     }
@@ -99,9 +101,15 @@ mod tests {
         let mut histogram = Histogram::new();
         assert_eq!(histogram.summary(), Summary::default());
         (1..=1_000).for_each(|value| histogram.record(value * 1_000));
-        let Summary { p50, p99, max } = histogram.summary();
+        let Summary {
+            p50,
+            p99,
+            p999,
+            max,
+        } = histogram.summary();
         assert!((500..=508).contains(&p50.as_micros()), "{p50:?}");
         assert!((990..=1_000).contains(&p99.as_micros()), "{p99:?}");
+        assert!((999..=1_000).contains(&p999.as_micros()), "{p999:?}");
         assert_eq!(max.as_micros(), 1_000);
         histogram.clear();
         assert_eq!(histogram.summary(), Summary::default());

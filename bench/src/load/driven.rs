@@ -16,12 +16,18 @@ pub(crate) fn run_commands(mut load: Load) -> io::Result<()> {
     let mut answer = |load: &mut Load, summary: Summary| {
         let (expected, received) = load.counts();
         let visits = load.visits();
-        let Summary { p50, p99, max } = summary;
+        let Summary {
+            p50,
+            p99,
+            p999,
+            max,
+        } = summary;
         writeln!(
             out,
-            "{expected} {received} {visits} {} {} {}",
+            "{expected} {received} {visits} {} {} {} {}",
             p50.as_nanos(),
             p99.as_nanos(),
+            p999.as_nanos(),
             max.as_nanos()
         )?;
         out.flush()
@@ -182,7 +188,8 @@ impl LoadProcess {
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
         let numbers: Option<Vec<u64>> = line.split_whitespace().map(|n| n.parse().ok()).collect();
-        let &[expected, received, visits, p50, p99, max] = numbers.as_deref().unwrap_or_default()
+        let &[expected, received, visits, p50, p99, p999, max] =
+            numbers.as_deref().unwrap_or_default()
         else {
             return Err(self.failure());
         };
@@ -193,6 +200,7 @@ impl LoadProcess {
             latency: Summary {
                 p50: Duration::from_nanos(p50),
                 p99: Duration::from_nanos(p99),
+                p999: Duration::from_nanos(p999),
                 max: Duration::from_nanos(max),
             },
         };

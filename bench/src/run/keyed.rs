@@ -318,7 +318,7 @@ impl Outcome {
             }
             None => "–".into(),
         };
-        let Summary { p50, p99, max } = self.quick;
+        let Summary { p50, p99, max, .. } = self.quick;
         format!(
             "| {} | {} | {:.2} %, {}, {}, {} | {:.0} % | {behind} | {} | {} | {} |",
             self.slow,

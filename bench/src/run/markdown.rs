@@ -194,7 +194,7 @@ fn cell(outcome: &ScenarioResult, name: &str) -> String {
         return "–".into();
     };
     let value = match outcome.unit {
-        Unit::Percentile99 | Unit::Median => short_time(sample.value),
+        Unit::Percentile99 | Unit::Percentile999 | Unit::Median => short_time(sample.value),
         _ => number(sample.value),
     };
     let is_cost = matches!(outcome.unit, Unit::CpuPerDelivery | Unit::CpuPerConnection);

@@ -411,6 +411,7 @@ fn unit(test: Measurement) -> Unit {
         Measurement::Connect => Unit::CpuPerConnection,
         Measurement::Blocked | Measurement::Stalled => Unit::Percentile99,
         Measurement::Lone => Unit::Median,
+        Measurement::Loaded => Unit::Percentile999,
         Measurement::Rate => Unit::Rate,
     }
 }

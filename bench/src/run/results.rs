@@ -40,6 +40,8 @@ pub(super) enum Unit {
     Median,
     /// 99th percentile of latency in microseconds.
     Percentile99,
+    /// 99.9th percentile of latency in microseconds.
+    Percentile999,
     /// Messages per second.
     Rate,
 }
@@ -53,6 +55,7 @@ impl Unit {
             Self::BytesPerMembership => "bytes per membership",
             Self::Median => "p50, µs",
             Self::Percentile99 => "p99, µs",
+            Self::Percentile999 => "p99.9, µs",
             Self::Rate => "messages per second",
         }
     }

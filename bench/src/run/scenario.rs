@@ -43,6 +43,8 @@ pub(super) enum Measurement {
     Blocked,
     Stalled,
     Lone,
+    /// Latency of a fan-out at half of the possible rate.
+    Loaded,
     Rate,
 }
 

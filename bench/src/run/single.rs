@@ -19,6 +19,8 @@ const ROOMS_EACH: u64 = 10;
 const LONE_PER_SECOND: f64 = 100.0;
 /// Messages per second of the other clients while some handlers block.
 const BESIDE_PER_SECOND: f64 = 5_000.0;
+/// Messages of a fan-out that are sent one after the other, to find the possible rate.
+const ALONE: u64 = 100;
 /// Messages before the buffers of a stalled reader are full, and after: many times what they hold.
 const BEFORE_STALL: u64 = 40;
 const WITH_STALL: u64 = 300;
@@ -32,6 +34,7 @@ pub(super) fn measure(setup: &Setup, scenario: &Scenario, side: &Side) -> io::Re
         Measurement::Blocked => blocked(setup, scenario, side),
         Measurement::Stalled => stalled(setup, scenario, side),
         Measurement::Lone => lone(setup, scenario, side),
+        Measurement::Loaded => loaded(setup, scenario, side),
         Measurement::Rate | Measurement::Cost => rate(setup, scenario, side),
     }?;
     sample.foreign = foreign_since(machine, used)?;
@@ -50,7 +53,7 @@ fn sample(value: f64, state: LoadReport) -> Sample {
     let LoadReport {
         expected,
         received,
-        latency: Summary { p50, p99, max },
+        latency: Summary { p50, p99, max, .. },
         ..
     } = state;
     Sample {
@@ -221,6 +224,24 @@ fn lone(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
     loaded.client.pace(messages, LONE_PER_SECOND)?;
     let state = loaded.client.finish()?;
     let sample = sample(state.latency.p50.as_secs_f64() * 1e6, state);
+    Ok((sample, loaded.used()))
+}
+
+/// Measures the latency of a fan-out at half of the rate that is possible if each message is sent when all clients have the
+/// one before.
+fn loaded(setup: &Setup, scenario: &Scenario, side: &Side) -> Measured {
+    let mut loaded = ServerUnderLoad::start(setup, scenario, side)?;
+    let client = &mut loaded.client;
+    client.deliver(ALONE)?;
+    let begun = Instant::now();
+    for _ in 0..ALONE {
+        client.deliver(1)?;
+    }
+    let rate = 0.5 * ALONE as f64 / begun.elapsed().as_secs_f64();
+    client.clear_latencies()?;
+    client.pace((rate * seconds(setup, 5.0)).ceil() as u64, rate)?;
+    let state = loaded.client.finish()?;
+    let sample = sample(state.latency.p999.as_secs_f64() * 1e6, state);
     Ok((sample, loaded.used()))
 }
 

@@ -210,7 +210,7 @@ impl Outcome {
             unknown,
         } = self.totals;
         let counts = &self.swarm.counts;
-        let Summary { p50, p99, max } = self.replays;
+        let Summary { p50, p99, max, .. } = self.replays;
         println!("nodes: {}", setup.nodes);
         println!("clients: {}, in {} rooms", setup.clients, setup.rooms);
         println!("first joins: all, in {:.1} s", self.joining.as_secs_f64());
@@ -267,7 +267,7 @@ impl Outcome {
             out_of_order,
             ..
         } = self.totals;
-        let Summary { p50, p99, max } = self.replays;
+        let Summary { p50, p99, max, .. } = self.replays;
         println!(
             "\n| nodes | clients | cuts | due | received | lost | twice | out of order | gaps | replay p50, ms | p99 | max |"
         );
