@@ -41,6 +41,7 @@ mod authentication;
 mod blocking;
 #[cfg(all(feature = "client", feature = "deflate"))]
 mod blocking_compression;
+mod borrowing;
 #[cfg(feature = "client")]
 mod client;
 #[cfg(feature = "client-tls")]
