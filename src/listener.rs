@@ -119,9 +119,29 @@ impl From<UnixListener> for Listener {
     }
 }
 
+/// The most connections that wait to be accepted. The kernel has a limit of its own (`net.core.somaxconn`, 4,096 by default), which
+/// is to be the one that applies. If all clients of a server reconnect at once, those beyond it send their first packet again after
+/// one second, then after three, seven and fifteen. The standard library's listeners have 128.
+#[cfg(unix)]
+const BACKLOG: i32 = 65_535;
+
+/// Lengthens a listener's queue.
+#[cfg(unix)]
+fn with_backlog<S: std::os::fd::AsFd>(socket: S) -> io::Result<S> {
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+#[cfg(not(unix))]
+#[allow(clippy::unnecessary_wraps)] // It can fail on Unix.
+fn with_backlog<S>(socket: S) -> io::Result<S> {
+    Ok(socket)
+}
+
 /// Binds a TCP listener. An error names the address, and the remedy where there is one.
 pub(crate) fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).map_err(|error| {
+    let bound = TcpListener::bind(address).and_then(with_backlog);
+    bound.map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 "another process listens on it; stop that process, or choose another port"
@@ -149,7 +169,7 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
     use std::os::unix::net::UnixStream;
 
-    match UnixListener::bind(path) {
+    match UnixListener::bind(path).and_then(with_backlog) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let is_socket = std::fs::symlink_metadata(path)?.file_type().is_socket();
             let refused = || {
@@ -160,7 +180,7 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
                 return Err(error);
             }
             std::fs::remove_file(path)?;
-            UnixListener::bind(path)
+            UnixListener::bind(path).and_then(with_backlog)
         }
         bound => bound,
     }
@@ -212,6 +232,22 @@ mod tests {
         let error = Listener::tcp(address).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn clients_beyond_the_usual_queue_connect_before_they_are_accepted() {
+        use std::net::TcpStream;
+        use std::time::Duration;
+
+        let longest = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let clients = longest.trim().parse::<usize>().unwrap().min(300);
+        let listener = Listener::tcp("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // Nobody accepts: the packets of clients that do not fit into the queue are dropped.
+        let connect = |_| TcpStream::connect_timeout(&address, Duration::from_secs(10)).unwrap();
+        let connected: Vec<TcpStream> = (0..clients).map(connect).collect();
+        assert_eq!(connected.len(), clients);
     }
 
     #[cfg(unix)]
