@@ -179,6 +179,24 @@ fn kib(line: &str, name: &str) -> Option<u64> {
     Some(kib.trim().parse::<u64>().ok()? * 1024)
 }
 
+/// How often a listener's queue of connections to accept was full, so that the kernel dropped one, in all processes of this
+/// network namespace. The client's kernel sends it again, at first after a second.
+pub(crate) fn accept_queue_overflows() -> io::Result<u64> {
+    parse_overflows(&fs::read_to_string("/proc/net/netstat")?)
+        .ok_or_else(|| io::Error::other("/proc/net/netstat has an unknown format"))
+}
+
+fn parse_overflows(netstat: &str) -> Option<u64> {
+    let mut lines = netstat
+        .lines()
+        .filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let at = names
+        .split(' ')
+        .position(|name| name == "ListenOverflows")?;
+    values.split(' ').nth(at)?.parse().ok()
+}
+
 /// Nanoseconds of the clock that all processes of the machine share.
 pub(crate) fn monotonic_nanos() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
@@ -309,6 +327,14 @@ mod tests {
     }
 
     #[test]
+    fn overflows_are_found_below_their_name() {
+        let netstat =
+            "TcpExt: SyncookiesSent ListenOverflows X\nTcpExt: 1 42 3\nIpExt: A\nIpExt: 5\n";
+        assert_eq!(parse_overflows(netstat), Some(42));
+        assert_eq!(parse_overflows("TcpExt: A B\nTcpExt: 1 2\n"), None);
+    }
+
+    #[test]
     fn own_process_is_found_in_proc() {
         let pid = std::process::id();
         assert!(cpu_time(pid).is_ok());
@@ -318,6 +344,7 @@ mod tests {
         assert_eq!(cpu_seconds_of_threads(pid, "none").ok(), Some(0.0));
         assert!(resident(pid).is_ok_and(|bytes| bytes > 100_000));
         assert!(wake_ups(pid).is_ok());
+        assert!(accept_queue_overflows().is_ok());
         assert!(slab().is_ok_and(|bytes| bytes > 0));
         assert!(all_cpus().is_ok_and(|all| all.all > 0.0));
         assert!(!allowed_cpus().unwrap_or_default().is_empty());

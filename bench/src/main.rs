@@ -98,6 +98,15 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       key after the source has stopped, and what they cost a client that reads
       everything; fails if a value is missing or a client is cut off
 
+  bench start [--quick] [--rounds 5] [--connections 10000] [--rate 5000]
+            [--peer NAME='PROGRAM {port}'] [--out PATH] [--server-cpu N]
+            [--client-cpu N]
+      measures the time from the start of a process until so many clients are
+      connected, and the latency of --rate echoes per second of connected clients
+      while so many others connect at once, beside the floor
+      --connections  is reduced, with a note, if descriptors are missing
+      --peer       as for run; may be repeated
+
   bench report FILE.json [--out PATH] [--readme FILE] [--targets FILE]
       renders table and plot of an earlier run
 
@@ -115,6 +124,9 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
 
   bench members --address 127.0.0.1:PORT [--source 127.0.1.1] [--cpu N]
       runs the clients of a node for `size`, which takes commands on standard input
+
+  bench crowd --address 127.0.0.1:PORT [--rate N] [--cpu N]
+      runs the clients of `start`, which takes commands on standard input
 
   bench load echo|fanout|rooms|churn|blocked|lines|idle --address 127.0.0.1:PORT
             [--clients N] [--size 32] [--window 1] [--rooms N] [--members N]
@@ -139,12 +151,16 @@ fn main() -> ExitCode {
         "jitter" => Options::parse(args, run::JITTER_OPTIONS).and_then(|o| run::jitter(&o)),
         "keyed" => Options::parse(args, run::KEYED_OPTIONS).and_then(|o| run::keyed(&o)),
         "size" => Options::parse(args, run::SIZE_OPTIONS).and_then(|o| run::size(&o)),
+        "start" => Options::parse(args, run::START_OPTIONS).and_then(|o| run::start(&o)),
         "report" => Options::parse(args, run::REPORT_OPTIONS).and_then(|o| run::report(&o)),
         "floor" => Options::parse(args, floor::OPTIONS).and_then(|o| serve_floor(&o)),
         "subject" => Options::parse(args, subject::OPTIONS).and_then(|o| serve_subject(&o)),
         "node" => Options::parse(args, node::OPTIONS).and_then(|o| node::serve(&o, settle(&o)?)),
         "members" => Options::parse(args, run::MEMBERS_OPTIONS)
             .and_then(|o| run::serve_members(&o, settle(&o)?)),
+        "crowd" => {
+            Options::parse(args, run::CROWD_OPTIONS).and_then(|o| run::serve_crowd(&o, settle(&o)?))
+        }
         "load" => Options::parse(args, load::OPTIONS).and_then(|o| load::command(&o)),
         "exec" => Options::parse(args, EXEC_OPTIONS).and_then(|o| exec(&o)),
         "help" | "--help" | "-h" => {

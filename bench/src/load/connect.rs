@@ -13,7 +13,7 @@ use rustix::net::sockopt::{
 };
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, recv, send,
-    socket_with,
+    socket_with, sockopt,
 };
 
 use crate::wire;
@@ -62,7 +62,7 @@ impl Default for ConnectionSpec {
 }
 
 /// Sends everything through a socket, which may be nonblocking.
-pub(super) fn send_all(socket: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn send_all(socket: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
     let mut rest = bytes;
     let since = Instant::now();
     while !rest.is_empty() {
@@ -156,7 +156,7 @@ pub(crate) fn request(address: SocketAddrV4, spec: &ConnectionSpec) -> String {
 }
 
 /// Connects a blocking socket with timeouts. `at` connections were opened before and use up source ports.
-pub(super) fn socket(
+pub(crate) fn socket(
     address: SocketAddrV4,
     at: usize,
     spec: &ConnectionSpec,
@@ -184,9 +184,37 @@ pub(super) fn socket(
         )?;
     }
     connect(&socket, &address)
-        .map_err(|e| io::Error::other(format!("connection {at} to {address}: {e}")))?;
+        .map_err(|e| io::Error::new(e.kind(), format!("connection {at} to {address}: {e}")))?;
     set_tcp_nodelay(&socket, true)?;
     Ok(socket)
+}
+
+/// Starts to connect from this source address, as [`ConnectionSpec::source`], and does not wait. `at` connections were
+/// opened from there before.
+pub(crate) fn begin(address: SocketAddrV4, at: usize, source: Ipv4Addr) -> io::Result<OwnedFd> {
+    let socket = socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    set_socket_linger(&socket, Some(Duration::ZERO))?;
+    set_tcp_nodelay(&socket, true)?;
+    bind_below_ephemeral_ports(&socket, source, at)?;
+    match connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends the request through a socket of [`begin`] that has become writable, or returns why it has not connected.
+pub(crate) fn send_request(socket: &OwnedFd, request: &str) -> io::Result<()> {
+    sockopt::socket_error(socket)??;
+    // The send buffer of a new socket is many times larger.
+    match send(socket, request.as_bytes(), SendFlags::NOSIGNAL)? == request.len() {
+        true => Ok(()),
+        false => Err(io::Error::other("a request was not sent in one piece")),
+    }
 }
 
 /// Binds the connection with the number `at` of a source address.

@@ -97,6 +97,8 @@ impl LoadProcess {
             ("--window", plan.window.to_string()),
             ("--size", plan.size.to_string()),
             ("--rooms", plan.rooms.count.to_string()),
+            ("--first-room", plan.rooms.first.to_string()),
+            ("--earlier", plan.earlier.to_string()),
             ("--members", plan.rooms.members.to_string()),
             ("--visitors", plan.rooms.visitors.to_string()),
             ("--stalled", plan.stalled.to_string()),

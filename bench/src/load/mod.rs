@@ -100,7 +100,7 @@ impl Load {
             small: plan.part(at) == Role::Stalled,
             ..ConnectionSpec::default()
         };
-        let sockets = connect::open(address, 0, count, spec)?;
+        let sockets = connect::open(address, plan.earlier, count, spec)?;
         let mut connections = Vec::with_capacity(count);
         let mut held = Vec::new();
         for (token, socket) in sockets.into_iter().enumerate() {
@@ -145,7 +145,7 @@ impl Load {
 
     /// Opens further connections that stay idle.
     pub(crate) fn hold(&mut self, count: usize) -> io::Result<()> {
-        let from = self.connections.len() + self.held.len();
+        let from = self.plan.earlier + self.connections.len() + self.held.len();
         let spec = |_| ConnectionSpec::default();
         let sockets = connect::open(self.address, from, count, spec)?;
         self.held.extend(sockets);

@@ -13,6 +13,8 @@ pub(crate) struct Plan {
     /// not.
     pub(crate) clients: usize,
     pub(crate) rooms: Rooms,
+    /// Number of source ports that other clients of the same server use, as for [`super::connect::open`].
+    pub(crate) earlier: usize,
     /// Messages in flight, of the publisher or of each echo client.
     pub(crate) window: usize,
     /// Payload size in bytes: at least 24, at least 32 for lines.
@@ -32,6 +34,8 @@ pub(crate) struct Rooms {
     /// Number of rooms. Messages are published to them in turn; in an echo, each connection joins another room with each
     /// message but the first.
     pub(crate) count: usize,
+    /// The number of the first room: clients of one server that must not share rooms have different ones.
+    pub(crate) first: usize,
     /// Members per room. Consecutive connections are in different rooms, or in none.
     pub(crate) members: usize,
     /// Whether consecutive connections are in the same room instead.
@@ -107,7 +111,10 @@ impl Plan {
             Role::Publisher => wire::PUBLISH.into(),
             Role::Visitor => wire::VISIT.into(),
             Role::Client(client) if self.has_rooms() => match self.room_of_client(client) {
-                Some(room) => format!("/{}", String::from_utf8_lossy(&wire::room_name(room))),
+                Some(room) => {
+                    let name = wire::room_name(self.rooms.first + room);
+                    format!("/{}", String::from_utf8_lossy(&name))
+                }
                 None => "/".into(),
             },
             Role::Client(_) | Role::Stalled => "/".into(),
@@ -135,7 +142,10 @@ impl Plan {
             (Job::Echo, Some(before)) => Some(wire::room_name(
                 before as usize * count + connection % count,
             )),
-            _ => Some(wire::room_name((number % count as u64) as usize)),
+            _ => {
+                let room = (number % count as u64) as usize;
+                Some(wire::room_name(self.rooms.first + room))
+            }
         }
     }
 
@@ -176,10 +186,12 @@ mod tests {
         clients: 10,
         rooms: Rooms {
             count: 0,
+            first: 0,
             members: 0,
             together: false,
             visitors: 2,
         },
+        earlier: 0,
         window: 1,
         size: 32,
         stalled: 1,
@@ -200,6 +212,25 @@ mod tests {
             ..PLAN
         };
         assert_eq!(lines.part(0), Role::Client(0));
+    }
+
+    #[test]
+    fn rooms_are_named_from_the_first_one() {
+        let plan = Plan {
+            job: Job::Rooms,
+            rooms: Rooms {
+                count: 2,
+                first: 6,
+                members: 5,
+                ..PLAN.rooms
+            },
+            ..PLAN
+        };
+        assert_eq!(plan.path(1), "/00000006");
+        assert_eq!(plan.path(2), "/00000007");
+        assert_eq!(plan.mark(0, 0), Some(wire::room_name(6)));
+        assert_eq!(plan.mark(0, 3), Some(wire::room_name(7)));
+        assert_eq!(plan.first_number(2), 1);
     }
 
     #[test]

@@ -72,10 +72,12 @@ const PLAN: Plan = Plan {
     clients: 1,
     rooms: Rooms {
         count: 0,
+        first: 0,
         members: 0,
         together: false,
         visitors: 0,
     },
+    earlier: 0,
     window: 4,
     size: 32,
     stalled: 0,

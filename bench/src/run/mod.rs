@@ -23,6 +23,7 @@ mod scenario;
 mod server;
 mod single;
 mod size;
+mod start;
 mod target;
 mod tls;
 mod workload;
@@ -47,6 +48,7 @@ pub(crate) use jitter::{OPTIONS as JITTER_OPTIONS, command as jitter};
 pub(crate) use keyed::{OPTIONS as KEYED_OPTIONS, command as keyed};
 pub(crate) use report::{OPTIONS as REPORT_OPTIONS, command as report};
 pub(crate) use size::{MEMBERS_OPTIONS, OPTIONS as SIZE_OPTIONS, command as size, serve_members};
+pub(crate) use start::{CROWD_OPTIONS, OPTIONS as START_OPTIONS, command as start, serve_crowd};
 pub(crate) use tls::command as tls;
 
 pub(crate) const OPTIONS: &[OptionSpec] = &[

@@ -112,6 +112,21 @@ impl Server {
         }
     }
 
+    /// Starts a server that is told to listen on `address`, and does not wait until it does.
+    pub(super) fn spawn(command: &mut Command, address: SocketAddrV4) -> io::Result<Self> {
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()?;
+        Ok(Self {
+            child,
+            address,
+            pauses: false,
+            proxy: None,
+        })
+    }
+
     /// Puts a proxy in front of this server. Its clients then connect to the proxy's address.
     pub(super) fn behind(self, proxy: Child, address: SocketAddrV4) -> Self {
         let mut server = self;
@@ -201,7 +216,7 @@ fn ready(out: impl Read + std::os::fd::AsFd, word: &str) -> io::Result<SocketAdd
 }
 
 /// A free port of this machine.
-fn free_address() -> io::Result<SocketAddrV4> {
+pub(super) fn free_address() -> io::Result<SocketAddrV4> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(SocketAddrV4::new(
         Ipv4Addr::LOCALHOST,

@@ -140,6 +140,7 @@ impl Workload {
         size: SIZE,
         rooms: Rooms {
             count: 0,
+            first: 0,
             members: 0,
             together: false,
             visitors: 0,
@@ -163,6 +164,7 @@ impl Workload {
             job: self.job,
             clients,
             rooms,
+            earlier: 0,
             window: self.window,
             size: self.size,
             stalled: self.stalled,
