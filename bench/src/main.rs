@@ -98,6 +98,13 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       key after the source has stopped, and what they cost a client that reads
       everything; fails if a value is missing or a client is cut off
 
+  bench cores [--quick] [--share] [--rounds 3] [--seconds 2] [--out PATH]
+      measures the rate of 1, 2, 4 and more shards on the first half of the CPUs,
+      with clients on the other half. With fewer than four CPUs, it says so,
+      measures nothing, and ends with status 0
+      --share      lets server and clients share all CPUs, to test the command: its
+                   figures are meaningless, and marked so
+
   bench start [--quick] [--rounds 5] [--connections 10000] [--rate 5000]
             [--peer NAME='PROGRAM {port}'] [--out PATH] [--server-cpu N]
             [--client-cpu N]
@@ -151,6 +158,7 @@ fn main() -> ExitCode {
         "jitter" => Options::parse(args, run::JITTER_OPTIONS).and_then(|o| run::jitter(&o)),
         "keyed" => Options::parse(args, run::KEYED_OPTIONS).and_then(|o| run::keyed(&o)),
         "size" => Options::parse(args, run::SIZE_OPTIONS).and_then(|o| run::size(&o)),
+        "cores" => Options::parse(args, run::CORES_OPTIONS).and_then(|o| run::cores(&o)),
         "start" => Options::parse(args, run::START_OPTIONS).and_then(|o| run::start(&o)),
         "report" => Options::parse(args, run::REPORT_OPTIONS).and_then(|o| run::report(&o)),
         "floor" => Options::parse(args, floor::OPTIONS).and_then(|o| serve_floor(&o)),

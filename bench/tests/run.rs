@@ -99,6 +99,78 @@ fn tls_scenarios_receive_what_was_sent() {
     assert!(of("storm", 0, "p99") > 0.0 && of("storm", 0, "joins_per_second") > 0.0);
 }
 
+#[test]
+fn start_connects_all_clients_and_counts_echoes_during_the_storm() {
+    let (out, run) = run_with_out("start", &["start", "--quick", "--connections", "60"]);
+    let report = json(&out);
+    let servers = report["servers"].as_array().unwrap();
+    assert_eq!(servers.len(), 2, "{report}");
+    for server in servers {
+        let (cold, storm) = (&server["cold"][0], &server["storms"][0]);
+        let of = |sample: &Value, figure: &str| sample[figure].as_f64().unwrap();
+        assert!(of(cold, "first") > 0.0 && of(cold, "first") <= of(cold, "last"));
+        assert!(of(storm, "took") > 0.0 && of(storm, "p99_before") > 0.0);
+        assert!(of(storm, "p99") <= of(storm, "max"), "{storm}");
+    }
+    let table = fs::read_to_string(out.with_extension("md")).unwrap();
+    assert_eq!(table, String::from_utf8_lossy(&run.stdout));
+}
+
+#[test]
+fn cores_with_shared_cpus_marks_every_figure() {
+    let (out, _) = run_with_out("cores", &["cores", "--quick", "--share"]);
+    let report = json(&out);
+    assert_eq!(report["meaningless"], true);
+    let scenarios = report["scenarios"].as_array().unwrap();
+    assert_eq!(scenarios.len(), 4, "{report}");
+    for scenario in scenarios {
+        for server in scenario["servers"].as_array().unwrap() {
+            assert!(
+                server["rounds"][0]["rate"].as_f64().unwrap() > 0.0,
+                "{server}"
+            );
+        }
+    }
+    let table = fs::read_to_string(out.with_extension("md")).unwrap();
+    let mut lines = table.lines().filter(|line| line.starts_with("| 1 "));
+    assert!(lines.all(|line| line.contains("meaningless")), "{table}");
+}
+
+#[test]
+fn cores_on_one_cpu_measures_nothing_and_succeeds() {
+    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("no-cores");
+    let program = env!("CARGO_BIN_EXE_bench");
+    let run = bench(&[
+        "exec",
+        "--cpu",
+        &first_cpu(),
+        "--",
+        program,
+        "cores",
+        "--quick",
+        "--out",
+    ])
+    .arg(&out)
+    .output()
+    .unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{run:?}");
+    assert!(
+        said.starts_with("NOT MEASURED") && !said.contains('|'),
+        "{said}"
+    );
+    assert!(!out.with_extension("json").exists());
+}
+
+/// Returns the number of a CPU that this process may use.
+fn first_cpu() -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let mut lines = status.lines();
+    let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let first = list.unwrap().trim().split([',', '-']).next();
+    first.unwrap().to_owned()
+}
+
 /// Returns the number in the line of `jitter` that begins with this name.
 fn fact(run: &Output, name: &str) -> u64 {
     let text = String::from_utf8_lossy(&run.stdout);
