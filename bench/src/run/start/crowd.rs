@@ -22,7 +22,9 @@ const BEGUN_AT_ONCE: usize = 8;
 const EVENTS_AT_ONCE: usize = 16;
 const EVENTS: usize = 256;
 const READ_BUFFER: usize = 64 * 1024;
-/// If a server does not listen, connect clients or echo for this long, it has failed.
+/// If a server does not listen so long after its start, it has failed.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+/// If a server lets clients or echoes wait for this long, it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two attempts to connect to a server that does not listen yet.
 const PROBE_PAUSE: Duration = Duration::from_micros(20);
@@ -133,13 +135,14 @@ impl Crowd {
         let socket = loop {
             match connect::socket(self.address, self.sessions.len(), &self.spec) {
                 Ok(socket) => break socket,
-                Err(error)
-                    if error.kind() == io::ErrorKind::ConnectionRefused
-                        && since.elapsed() < PATIENCE =>
-                {
-                    std::thread::sleep(PROBE_PAUSE);
+                Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => {
+                    return Err(error);
                 }
-                Err(error) => return Err(error),
+                Err(_) if since.elapsed() < START_PATIENCE => std::thread::sleep(PROBE_PAUSE),
+                Err(error) => {
+                    let text = format!("after {START_PATIENCE:?}, no server listens: {error}");
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                }
             }
         };
         rustix::io::ioctl_fionbio(&socket, true)?;
