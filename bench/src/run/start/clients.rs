@@ -103,9 +103,14 @@ pub(crate) fn serve(options: &Options, address: SocketAddrV4) -> io::Result<()> 
 }
 
 fn line_of(echoes: &Echoes) -> String {
-    let Summary { p50, p99, max } = echoes.latency;
-    let nanos = [p50, p99, max].map(|time| time.as_nanos());
-    format!("{} {} {} {}", echoes.count, nanos[0], nanos[1], nanos[2])
+    let Summary {
+        p50,
+        p99,
+        p999,
+        max,
+    } = echoes.latency;
+    let [p50, p99, p999, max] = [p50, p99, p999, max].map(|time| time.as_nanos());
+    format!("{} {p50} {p99} {p999} {max}", echoes.count)
 }
 
 /// Parent side: the handle of the process.
@@ -170,9 +175,14 @@ impl CrowdProcess {
     }
 
     fn echoes(&mut self) -> io::Result<(Duration, Echoes)> {
-        let [took, count, p50, p99, max] = self.numbers()?;
-        let [took, p50, p99, max] = [took, p50, p99, max].map(Duration::from_nanos);
-        let latency = Summary { p50, p99, max };
+        let [took, count, p50, p99, p999, max] = self.numbers()?;
+        let [took, p50, p99, p999, max] = [took, p50, p99, p999, max].map(Duration::from_nanos);
+        let latency = Summary {
+            p50,
+            p99,
+            p999,
+            max,
+        };
         Ok((took, Echoes { count, latency }))
     }
 
