@@ -39,6 +39,7 @@ pub(crate) mod http;
 pub(crate) mod inline_jobs;
 pub(crate) mod inspecting;
 mod opening;
+mod read_budget;
 pub(crate) mod receive_budget;
 pub(crate) mod rooms;
 mod stop;
@@ -144,6 +145,8 @@ pub(crate) struct ShardCx<T: ShardTransport> {
     pub(crate) handshake_queue: HandshakeQueue,
     /// The work for TLS handshakes that is left in this turn (`ShardTransport::read_cost`).
     handshake_budget: u32,
+    /// Reads of requests and handshakes that are left of this turn.
+    request_reads: u32,
     pub(crate) read_buffer: Box<[u8]>,
     pub(crate) scratch: Vec<u8>,
     pub(crate) stop: Stop,
@@ -187,7 +190,8 @@ impl<T: ShardTransport> Core<T> {
             inflations: Inflations::new(),
             requests: Requests::new(limits, shards),
             handshake_queue: HandshakeQueue::new(limits, shards),
-            handshake_budget: tls::HANDSHAKE_COST_MAX,
+            handshake_budget: read_budget::HANDSHAKE_COST_MAX,
+            request_reads: read_budget::REQUEST_READS_MAX,
             read_buffer: vec![0; READ_BYTES].into(),
             scratch: Vec::new(),
             stop: Stop::Running,
@@ -280,7 +284,8 @@ impl<T: ShardTransport> Core<T> {
             arrivals.begin_turn(now);
         }
         cx.count_pace();
-        cx.handshake_budget = tls::HANDSHAKE_COST_MAX;
+        cx.handshake_budget = read_budget::HANDSHAKE_COST_MAX;
+        cx.request_reads = read_budget::REQUEST_READS_MAX;
         #[cfg(feature = "deflate")]
         cx.inflations.begin_turn();
     }
@@ -487,7 +492,7 @@ impl<T: ShardTransport> Core<T> {
 
     fn read(&mut self, key: Key) {
         self.with(key, |stage, cx| {
-            if cx.affords_read() {
+            if cx.affords_read(stage) {
                 cx.socket.queued = false;
                 stage.read(cx);
             }

@@ -1,4 +1,4 @@
-//! TLS handshakes: their share of a turn, and their outcomes.
+//! TLS: the outcomes of handshakes, and what they tell about a request.
 
 #[cfg(feature = "__tls")]
 use std::io;
@@ -11,21 +11,7 @@ use crate::transport::ShardTransport;
 #[cfg(feature = "__tls")]
 use crate::transport::{Handshake, TlsFailure};
 
-/// The maximum work for TLS handshakes in a turn, in units of `ShardTransport::read_cost`: about a quarter of a
-/// millisecond, or one handshake with RSA.
-pub(super) const HANDSHAKE_COST_MAX: u32 = 2;
-
 impl<T: ShardTransport> ConnCx<'_, T> {
-    /// Whether a read fits into this turn's budget for TLS handshakes, whose work would otherwise delay all others. If
-    /// it does not, the connection stays queued for reading in the next turn.
-    #[inline]
-    pub(super) fn affords_read(&mut self) -> bool {
-        match self.socket.transport.as_ref().map_or(0, T::read_cost) {
-            0 => true,
-            cost => self.affords_handshake(cost),
-        }
-    }
-
     /// Whether the connection has TLS.
     pub(super) fn is_tls(&self) -> bool {
         self.socket.transport.as_ref().is_some_and(T::is_tls)
@@ -40,16 +26,6 @@ impl<T: ShardTransport> ConnCx<'_, T> {
             return request.over_tls(certificates);
         }
         request
-    }
-
-    #[cold]
-    fn affords_handshake(&mut self, cost: u32) -> bool {
-        if self.shard.handshake_budget == 0 {
-            self.shard.readable.push(self.key);
-            return false;
-        }
-        self.shard.handshake_budget = self.shard.handshake_budget.saturating_sub(cost);
-        true
     }
 }
 

@@ -20,7 +20,7 @@ use crate::report::limited;
 use crate::transport::{self, ShardSocket, UnsentLimit, limit_unsent, suppress_sigpipe};
 
 /// Most connections accepted from a listener in one turn, so that a connection storm does not delay others.
-const ACCEPTS_PER_TURN: usize = 128;
+const ACCEPTS_PER_TURN: usize = 32;
 
 /// How long accepting pauses after it has failed, as when the process has run out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
