@@ -57,7 +57,8 @@ fn payload(bytes: &[u8]) -> io::Result<Option<(usize, usize)>> {
     match first {
         _ if first == 0x80 | TEXT || first == 0x80 | BINARY => {}
         _ if first == 0x80 | CLOSE => {
-            return Err(io::Error::other("the server closes the connection"));
+            let text = "the server closes the connection";
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, text));
         }
         _ => return Err(io::Error::other(format!("a frame begins with {first:02x}"))),
     }

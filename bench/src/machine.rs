@@ -163,6 +163,15 @@ pub(crate) fn resident(pid: u32) -> io::Result<u64> {
         .ok_or_else(|| io::Error::other(format!("/proc/{pid}/smaps_rollup has an unknown format")))
 }
 
+/// The most resident memory of a process so far, in bytes.
+pub(crate) fn peak_resident(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    status
+        .lines()
+        .find_map(|line| kib(line, "VmHWM:"))
+        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/status has an unknown format")))
+}
+
 /// Memory that the kernel has allocated for its own objects, such as sockets, in bytes: `Slab` in `/proc/meminfo`.
 pub(crate) fn slab() -> io::Result<u64> {
     parse_slab(&fs::read_to_string("/proc/meminfo")?)
@@ -343,6 +352,7 @@ mod tests {
         assert!(cpu_seconds_without(pid, pid).is_ok_and(|seconds| seconds > 0.0));
         assert_eq!(cpu_seconds_of_threads(pid, "none").ok(), Some(0.0));
         assert!(resident(pid).is_ok_and(|bytes| bytes > 100_000));
+        assert!(peak_resident(pid).is_ok_and(|bytes| bytes > 100_000));
         assert!(wake_ups(pid).is_ok());
         assert!(accept_queue_overflows().is_ok());
         assert!(slab().is_ok_and(|bytes| bytes > 0));

@@ -91,6 +91,15 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       --quick      3 nodes and 3,000 clients: its figures mean little
       --page       inserts the table between the marks of FILE
 
+  bench join [--history 10000] [--size 100] [--clients 1000] [--at-once 50]
+            [--stalled 200] [--only frames,ids,events] [--rounds 3]
+            [--baseline PROGRAM] [--server-cpu N] [--client-cpu N]
+      lets clients join a room with a history of so many messages, some at a time,
+      and measures the server's CPU time of a join, and the memory that clients
+      hold that do not read; fails if one does not receive the history in order,
+      and then each live message once
+      --baseline   measures another build of this program in turn, and compares
+
   bench keyed [--keys 1000] [--updates 100] [--size 60] [--slow 10]
             [--percent 1] [--seconds 5]
       updates all keys of a keyed room so many times a second, and measures when
@@ -129,6 +138,9 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       runs a node for `cluster`, `jitter` and `size`, which takes commands on
       standard input
 
+  bench history [--address 127.0.0.1:0] [--cpu N] [--history 10000] [--size 100]
+      runs the server of `join`, which takes numbers of messages on standard input
+
   bench members --address 127.0.0.1:PORT [--source 127.0.1.1] [--cpu N]
       runs the clients of a node for `size`, which takes commands on standard input
 
@@ -156,6 +168,7 @@ fn main() -> ExitCode {
         "tls" => Options::parse(args, run::ALTERNATING_OPTIONS).and_then(|o| run::tls(&o)),
         "cluster" => Options::parse(args, run::CLUSTER_OPTIONS).and_then(|o| run::cluster(&o)),
         "jitter" => Options::parse(args, run::JITTER_OPTIONS).and_then(|o| run::jitter(&o)),
+        "join" => Options::parse(args, run::JOIN_OPTIONS).and_then(|o| run::join(&o)),
         "keyed" => Options::parse(args, run::KEYED_OPTIONS).and_then(|o| run::keyed(&o)),
         "size" => Options::parse(args, run::SIZE_OPTIONS).and_then(|o| run::size(&o)),
         "cores" => Options::parse(args, run::CORES_OPTIONS).and_then(|o| run::cores(&o)),
@@ -164,6 +177,8 @@ fn main() -> ExitCode {
         "floor" => Options::parse(args, floor::OPTIONS).and_then(|o| serve_floor(&o)),
         "subject" => Options::parse(args, subject::OPTIONS).and_then(|o| serve_subject(&o)),
         "node" => Options::parse(args, node::OPTIONS).and_then(|o| node::serve(&o, settle(&o)?)),
+        "history" => Options::parse(args, run::HISTORY_OPTIONS)
+            .and_then(|o| run::serve_history(&o, settle(&o)?)),
         "members" => Options::parse(args, run::MEMBERS_OPTIONS)
             .and_then(|o| run::serve_members(&o, settle(&o)?)),
         "crowd" => {

@@ -142,6 +142,24 @@ pub(crate) fn open_with_messages(
     Ok(opened)
 }
 
+/// Opens connections that request the path of an event stream. None has read its response.
+pub(crate) fn request_all(
+    address: SocketAddrV4,
+    from: usize,
+    count: usize,
+    spec: impl Fn(usize) -> ConnectionSpec,
+) -> io::Result<Vec<OwnedFd>> {
+    let one = |at| {
+        let spec = spec(at);
+        let socket = socket(address, from + at, &spec)?;
+        let request = format!("GET {} HTTP/1.1\r\nHost: {address}\r\n\r\n", spec.path);
+        send_all(&socket, request.as_bytes())?;
+        ioctl_fionbio(&socket, true)?;
+        Ok(socket)
+    };
+    (0..count).map(one).collect()
+}
+
 /// The request of a WebSocket handshake.
 pub(crate) fn request(address: SocketAddrV4, spec: &ConnectionSpec) -> String {
     let subprotocol = spec.subprotocol.map_or_else(String::new, |name| {

@@ -11,6 +11,7 @@ mod cores;
 mod cost;
 mod figures;
 mod jitter;
+mod join;
 mod keyed;
 mod line_process;
 mod markdown;
@@ -47,6 +48,10 @@ pub(crate) use cluster::{OPTIONS as CLUSTER_OPTIONS, command as cluster};
 pub(crate) use compression::command as compression;
 pub(crate) use cores::{OPTIONS as CORES_OPTIONS, command as cores};
 pub(crate) use jitter::{OPTIONS as JITTER_OPTIONS, command as jitter};
+pub(crate) use join::{
+    OPTIONS as JOIN_OPTIONS, SERVER_OPTIONS as HISTORY_OPTIONS, command as join,
+    serve as serve_history,
+};
 pub(crate) use keyed::{OPTIONS as KEYED_OPTIONS, command as keyed};
 pub(crate) use report::{OPTIONS as REPORT_OPTIONS, command as report};
 pub(crate) use size::{MEMBERS_OPTIONS, OPTIONS as SIZE_OPTIONS, command as size, serve_members};

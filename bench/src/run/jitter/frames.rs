@@ -2,7 +2,7 @@
 
 use crate::wire;
 
-pub(super) const SUBPROTOCOL: &str = "humphrey_ws.procedures.v1";
+pub(in crate::run) const SUBPROTOCOL: &str = "humphrey_ws.procedures.v1";
 
 /// The id of the only request of a connection.
 const REQUEST: u32 = 1;
@@ -10,7 +10,7 @@ const MASK: [u8; 4] = [0x35, 0x6A, 0x1C, 0xE9];
 
 /// A frame from the server.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Frame<'a> {
+pub(in crate::run) enum Frame<'a> {
     /// A message of a room.
     Room {
         room: &'a [u8],
@@ -42,7 +42,7 @@ pub(super) fn put_join(output: &mut Vec<u8>, room: &[u8], since: &[u8]) {
 }
 
 /// Parses a message of the server; `None` if it is none of the frames that a client of this bench can receive.
-pub(super) fn parse(payload: &[u8]) -> Option<Frame<'_>> {
+pub(in crate::run) fn parse(payload: &[u8]) -> Option<Frame<'_>> {
     let (&kind, rest) = payload.split_first()?;
     if kind == 7 {
         let (room, rest) = short(rest)?;

@@ -1,0 +1,241 @@
+//! Clients that join the room, and check what they receive: the messages of the history in order, then each live one once.
+
+use std::io;
+use std::net::SocketAddrV4;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+use rustix::event::epoll::{EventData, EventFlags};
+
+use super::Kind;
+use super::server::{EVENTS, number_of};
+use crate::frames::MessageReader;
+use crate::load::connect::{self, ConnectionSpec};
+use crate::poll;
+use crate::run::jitter::{Frame, SUBPROTOCOL, parse};
+use crate::wire;
+
+/// Bytes that a client reads at a time.
+const READ_BYTES: usize = 256 << 10;
+
+/// How clients connect, and what they have to receive.
+#[derive(Clone, Copy)]
+pub(super) struct Joining {
+    pub(super) kind: Kind,
+    pub(super) address: SocketAddrV4,
+    pub(super) size: usize,
+    /// Whether receive buffers are small, so that the server has to keep what clients do not read.
+    pub(super) small: bool,
+}
+
+struct Client {
+    socket: OwnedFd,
+    stream: Stream,
+    /// The number of the message that has to arrive next.
+    next: u64,
+}
+
+/// The bytes of a client that are not parsed yet.
+enum Stream {
+    Messages(MessageReader),
+    /// An event stream, with the bytes of an incomplete event, or of the head of the response.
+    Events {
+        rest: Vec<u8>,
+        has_begun: bool,
+    },
+}
+
+/// All clients that have joined. None has received a message that it should not have.
+pub(super) struct Clients {
+    joining: Joining,
+    epoll: OwnedFd,
+    clients: Vec<Client>,
+    buffer: Vec<u8>,
+}
+
+impl Clients {
+    pub(super) fn new(joining: Joining) -> io::Result<Self> {
+        Ok(Self {
+            joining,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            clients: Vec::new(),
+            buffer: vec![0; READ_BYTES],
+        })
+    }
+
+    /// Lets more clients join, whose first message has to be the one with this number.
+    pub(super) fn join(&mut self, count: usize, first: u64) -> io::Result<()> {
+        let joining = self.joining;
+        let from = self.clients.len();
+        let spec = |_| ConnectionSpec {
+            small: joining.small,
+            subprotocol: (joining.kind == Kind::Ids).then_some(SUBPROTOCOL),
+            path: match joining.kind {
+                Kind::Events => EVENTS.into(),
+                Kind::Frames | Kind::Ids => "/".into(),
+            },
+            ..ConnectionSpec::default()
+        };
+        let opened = match joining.kind {
+            Kind::Events => connect::request_all(joining.address, from, count, spec)?
+                .into_iter()
+                .map(|socket| (socket, Vec::new()))
+                .collect(),
+            _ => connect::open_with_messages(joining.address, from, count, spec)?,
+        };
+        for (socket, received) in opened {
+            let flags = EventFlags::IN | EventFlags::RDHUP;
+            let at = EventData::new_u64(self.clients.len() as u64);
+            epoll::add(&self.epoll, &socket, at, flags)?;
+            let mut client = Client {
+                socket,
+                stream: match joining.kind {
+                    Kind::Events => Stream::Events {
+                        rest: Vec::new(),
+                        has_begun: false,
+                    },
+                    _ => Stream::Messages(MessageReader::default()),
+                },
+                next: first,
+            };
+            client.receive(&received, joining)?;
+            self.clients.push(client);
+        }
+        Ok(())
+    }
+
+    /// Reads until every client has received all messages before this number, and no more.
+    pub(super) fn read_until(&mut self, end: u64) -> io::Result<()> {
+        let since = Instant::now();
+        let mut missing = self
+            .clients
+            .iter()
+            .filter(|client| client.next < end)
+            .count();
+        let mut events = Vec::with_capacity(256);
+        while missing > 0 {
+            if since.elapsed() > super::PATIENCE {
+                let text = format!("{missing} clients have not received everything in time");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            poll::wait(&self.epoll, &mut events, Some(Duration::from_secs(1)))?;
+            for event in events.drain(..) {
+                let client = &mut self.clients[event.data.u64() as usize];
+                let Some(read) = connect::receive_once(&client.socket, &mut self.buffer)? else {
+                    continue;
+                };
+                let was_missing = client.next < end;
+                client.receive(&self.buffer[..read], self.joining)?;
+                missing -= usize::from(was_missing && client.next >= end);
+            }
+        }
+        match self.clients.iter().any(|client| client.next > end) {
+            true => Err(io::Error::other("a client has received too much")),
+            false => Ok(()),
+        }
+    }
+
+    /// Reads what is left of each client that the server has not cut off. Returns how many it has cut off.
+    pub(super) fn read_rest(mut self, end: u64) -> io::Result<usize> {
+        let since = Instant::now();
+        let mut cut_off = 0;
+        for client in &mut self.clients {
+            while client.next < end {
+                if since.elapsed() > super::PATIENCE {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "a client that reads again has not received everything in time",
+                    ));
+                }
+                match connect::receive_once(&client.socket, &mut self.buffer) {
+                    Ok(Some(read)) => match client.receive(&self.buffer[..read], self.joining) {
+                        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
+                            cut_off += 1;
+                            break;
+                        }
+                        received => received?,
+                    },
+                    Ok(None) => std::thread::sleep(Duration::from_micros(50)),
+                    // The server has closed the connection.
+                    Err(_) => {
+                        cut_off += 1;
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(cut_off)
+    }
+}
+
+impl Client {
+    fn receive(&mut self, bytes: &[u8], joining: Joining) -> io::Result<()> {
+        let next = &mut self.next;
+        let mut take = |message: &[u8]| {
+            let number = number_of(message, joining.size)?;
+            if number != *next {
+                let text = format!("message {number} where {next} was expected");
+                return Err(io::Error::other(text));
+            }
+            *next += 1;
+            Ok(())
+        };
+        match &mut self.stream {
+            Stream::Messages(reader) if joining.kind == Kind::Ids => {
+                reader.read(bytes, |payload| match parse(payload) {
+                    Some(Frame::Room { message, .. }) => take(message),
+                    other => Err(io::Error::other(format!("an unexpected frame: {other:?}"))),
+                })
+            }
+            Stream::Messages(reader) => reader.read(bytes, take),
+            Stream::Events { rest, has_begun } => {
+                rest.extend_from_slice(bytes);
+                if !*has_begun {
+                    let Some(end) = wire::head_end(rest) else {
+                        return Ok(());
+                    };
+                    if !rest.starts_with(b"HTTP/1.1 200 ") {
+                        return Err(io::Error::other("the event stream is refused"));
+                    }
+                    rest.drain(..end);
+                    *has_begun = true;
+                }
+                let used = read_events(rest, take)?;
+                rest.drain(..used);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Passes the data of each whole event to `take`. Returns the bytes that whole events take.
+fn read_events(bytes: &[u8], mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<usize> {
+    let mut used = 0;
+    while let Some(len) = bytes[used..].windows(2).position(|two| two == b"\n\n") {
+        let event = &bytes[used..used + len];
+        let lines = event.split(|byte| *byte == b'\n');
+        for data in lines.filter_map(|line| line.strip_prefix(b"data: ")) {
+            take(data)?;
+        }
+        used += len + 2;
+    }
+    Ok(used)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_up_to_an_incomplete_one() {
+        let mut read = Vec::new();
+        let bytes = b"retry: 9\n\nid: a-1\ndata: rain\n\n:\n\nid: a-2\ndata: sn";
+        let used = read_events(bytes, |data| {
+            read.push(data.to_vec());
+            Ok(())
+        });
+        assert_eq!(read, [b"rain"]);
+        assert_eq!(&bytes[used.unwrap()..], b"id: a-2\ndata: sn");
+    }
+}
