@@ -139,6 +139,7 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       standard input
 
   bench history [--address 127.0.0.1:0] [--cpu N] [--history 10000] [--size 100]
+            [--skip-ahead]
       runs the server of `join`, which takes numbers of messages on standard input
 
   bench members --address 127.0.0.1:PORT [--source 127.0.1.1] [--cpu N]

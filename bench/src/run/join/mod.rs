@@ -92,11 +92,15 @@ struct HistoryServer {
 }
 
 impl HistoryServer {
-    fn start(setup: &Setup, program: &Path) -> io::Result<Self> {
+    /// Starts a server. With `keeps_unread`, the kernel takes little of what clients do not read.
+    fn start(setup: &Setup, program: &Path, keeps_unread: bool) -> io::Result<Self> {
         let mut command = Command::new(program);
         command.args(["history", "--child", "--cpu", &setup.server_cpu]);
         command.args(["--history", &setup.history.to_string()]);
         command.args(["--size", &setup.size.to_string()]);
+        if keeps_unread {
+            command.arg("--skip-ahead");
+        }
         let mut process = LineProcess::start("the server", &mut command, 60)?;
         let line = process.answer()?;
         let address = line.strip_prefix("READY ").and_then(|at| at.parse().ok());
@@ -184,7 +188,7 @@ impl Setup {
 
 /// Measures a new server.
 fn measure(setup: &Setup, kind: Kind, program: &Path) -> io::Result<Measured> {
-    let mut server = HistoryServer::start(setup, program)?;
+    let mut server = HistoryServer::start(setup, program, false)?;
     let pid = server.process.pid();
     let joining = Joining {
         kind,
@@ -213,8 +217,8 @@ fn measure(setup: &Setup, kind: Kind, program: &Path) -> io::Result<Measured> {
     let peak = machine::peak_resident(pid)? as f64;
     published = server.publish(LIVE_MESSAGES)?;
     clients.read_until(published)?;
-    drop(clients);
-    let (stalled, cut_off) = measure_stalled(setup, &mut server, joining, published)?;
+    drop((clients, server));
+    let (stalled, cut_off) = measure_stalled(setup, kind, program)?;
     Ok(Measured {
         cpu,
         peak,
@@ -224,19 +228,23 @@ fn measure(setup: &Setup, kind: Kind, program: &Path) -> io::Result<Measured> {
 }
 
 /// Lets clients join that read nothing at first. Returns the memory that they have added, and how many were cut off.
-fn measure_stalled(
-    setup: &Setup,
-    server: &mut HistoryServer,
-    joining: Joining,
-    published: u64,
-) -> io::Result<(f64, usize)> {
+fn measure_stalled(setup: &Setup, kind: Kind, program: &Path) -> io::Result<(f64, usize)> {
+    let mut server = HistoryServer::start(setup, program, true)?;
     let pid = server.process.pid();
     let kept = setup.history as u64;
+    let published = server.publish(kept + 1)?;
+    let mut joining = Joining {
+        kind,
+        address: server.address,
+        size: setup.size,
+        small: false,
+    };
+    let mut first = Clients::new(joining)?;
+    first.join(FIRST_CLIENTS, published - kept)?;
+    first.read_until(published)?;
     let before = machine::resident(pid)? as f64;
-    let mut clients = Clients::new(Joining {
-        small: true,
-        ..joining
-    })?;
+    joining.small = true;
+    let mut clients = Clients::new(joining)?;
     clients.join(setup.stalled, published - kept)?;
     let mut resident = before;
     // Wait until the server has queued everything: until its memory no longer changes.

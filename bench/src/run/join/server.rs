@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::net::SocketAddrV4;
 
-use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, Limits, Subscription};
+use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, Limits, SlowConsumer, Subscription};
 
 use crate::args::{self, OptionSpec, Options};
 
@@ -12,6 +12,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("cpu"),
     args::value("history"),
     args::value("size"),
+    args::flag("skip-ahead"),
     args::flag("child"),
 ];
 
@@ -25,10 +26,15 @@ pub(crate) fn serve(options: &Options, address: SocketAddrV4) -> io::Result<()> 
     let kept: usize = options.number("history", 10_000)?;
     let size = options.number("size", 100)?;
     let limits = Limits::default().write_timeout(super::PATIENCE);
+    let policy = match options.flag("skip-ahead") {
+        true => SlowConsumer::SkipAhead,
+        false => SlowConsumer::default(),
+    };
     let running = AsyncWebsocketApp::<()>::new()
         .with_address(address)
         .with_shards(1)
         .with_limits(limits)
+        .with_slow_consumer(policy)
         .with_history(ROOM, HistoryLimits::messages(kept).bytes(kept * size))
         .with_join_handler(|_, _| true)
         .with_connect_handler(|stream, _| {
