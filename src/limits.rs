@@ -28,7 +28,7 @@ pub struct Limits {
     ///
     /// An empty outbox takes one message of any legal size; the limit decides whether another message may be queued
     /// behind it. When a message does not fit, [`SlowConsumer`] decides what happens. Kept messages that a room replays
-    /// to a client do not count and are never dropped; `outboxes_bytes_max` bounds them. Messages queued behind a
+    /// to a client do not count and are never dropped; `outboxes_bytes_max` bounds them, twice for all clients. Messages queued behind a
     /// replay count as always.
     pub outbox_bytes_max: usize,
     /// Bytes of keyed messages that may wait for one client, beside [`outbox_bytes_max`](field@Self::outbox_bytes_max). Each
@@ -49,7 +49,8 @@ pub struct Limits {
     /// that does not suffice. While responses use up the limit, no route's handler is started, and requests get 503.
     ///
     /// Queued broadcasts do not count, since all outboxes share them; only pieces that are copied for one client do, and 256
-    /// bytes for each keyed message that waits.
+    /// bytes for each keyed message that waits. Replays of a room's history that clients share do not count either. They may take as
+    /// much again, for all rooms together; replays beyond that are not shared, and count.
     /// Each shard has an equal share, and room for one message of any legal size.
     pub outboxes_bytes_max: usize,
     /// Bytes of messages on their way to one shard (its mailbox). Default 4 MiB.

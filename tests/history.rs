@@ -200,6 +200,64 @@ fn replay_turns_live_without_gap_or_duplicate() {
     running.shutdown(STOP);
 }
 
+/// Receives messages up to the number of replayed ones. Returns the sequences of these messages.
+fn receive_replay(client: &mut Client) -> Vec<u64> {
+    let mut sequences = Vec::new();
+    loop {
+        let text = client.receive_text();
+        if let Some(replayed) = text.strip_prefix("replayed ") {
+            assert_eq!(replayed, sequences.len().to_string());
+            return sequences;
+        }
+        let id: HistoryId = text.split(' ').next().unwrap().parse().unwrap();
+        sequences.push(id.sequence());
+    }
+}
+
+#[test]
+fn replays_that_clients_share_follow_the_history() {
+    const KEPT: usize = 2_000;
+    let (running, address) =
+        start(resuming().with_history("r", HistoryLimits::messages(KEPT).bytes(16 << 20)));
+    let room = running.sender().room("r");
+    let publish = |count: usize| {
+        for _ in 0..count {
+            room.broadcast_with(|id| message(format!("{} {:0150}", id.unwrap(), 0)));
+        }
+    };
+    publish(KEPT);
+    let epoch = room.last_id().unwrap().to_string();
+    let epoch = epoch.rsplit_once('-').unwrap().0;
+    let mut members = Vec::new();
+    for n in 0..40 {
+        // Sometimes the history no longer contains anything that earlier clients got.
+        publish(if n % 10 == 5 && n < 30 {
+            2 * KEPT
+        } else {
+            7 * n
+        });
+        let last = room.last_id().unwrap().sequence();
+        let oldest = last - KEPT as u64 + 1;
+        let seen = (n % 3 > 0).then(|| oldest - 1 + (n * n * 37 % KEPT) as u64);
+        let path = seen.map_or("/all".to_owned(), |seen| format!("/{epoch}-{seen}"));
+        let mut client = Client::connect_to(address, &path);
+        let first = seen.map_or(oldest, |seen| seen + 1);
+        let expected: Vec<u64> = (first..=last).collect();
+        assert_eq!(receive_replay(&mut client), expected, "client {n}, {path}");
+        if n >= 30 {
+            members.push((client, last));
+        }
+    }
+    let last = room.last_id().unwrap().sequence();
+    for (mut client, replayed) in members {
+        for sequence in replayed + 1..=last {
+            let live = client.receive_text();
+            assert!(live.starts_with(&format!("{epoch}-{sequence} ")), "{live}");
+        }
+    }
+    running.shutdown(STOP);
+}
+
 #[test]
 fn repeated_join_replays_nothing_to_a_member() {
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()

@@ -11,11 +11,14 @@ use super::history::History;
 use super::keyed::{KeyedMessages, reserved_messages};
 use super::keyed_events;
 use super::publish::AppShared;
+use super::renderer::Renderer;
 use super::rendering::event;
-use super::room_entry::RoomEntry;
-use crate::engine::{self, Beginning, Hub, NotJoined, Session, snapshot_weight};
+use super::replay_cache::{ReplayBudget, ReplayForm};
+use super::replay_frames::ReplayFrames;
+use super::room_entry::{RoomEntry, RoomHistory};
+use crate::engine::{self, Beginning, Hub, NotJoined, Session, replay_weight, snapshot_weight};
 use crate::error::JoinErrorReason;
-use crate::history_id::HistoryId;
+use crate::history_id::{HistoryGone, HistoryId};
 use crate::message::Message;
 use crate::protocol::event_stream::{self, JoinedIds, Position};
 use crate::report::debug;
@@ -202,9 +205,9 @@ impl Subscription {
     }
 }
 
-/// The part of a stream before new messages.
+/// How a stream begins, before new messages.
 #[derive(Default)]
-struct Replay {
+struct ReplayPlan {
     /// The client has missed messages that are no longer kept.
     reset: bool,
     /// The client's position, if no message of the replay carries it.
@@ -213,57 +216,143 @@ struct Replay {
     /// a client that connects for the first time and starts with new messages. Any other client sends its old id again,
     /// or has the kept messages replayed again.
     needs_position: bool,
-    messages: Vec<(HistoryId, Message)>,
-    /// The client's position in each room before these messages.
+    /// The stamps after which messages are replayed, for each room; `None` if the stream begins with new messages.
+    after: Option<Vec<u64>>,
+    /// The client's position in each room before the replay.
     starts: Vec<HistoryId>,
 }
 
-impl Replay {
+impl ReplayPlan {
     /// Plans the replay of several rooms whose histories are all locked, after the last events that the client has
     /// seen; these are empty if it connects for the first time. An event is `None` if the client sent something that is
     /// not an id.
-    fn plan(
+    fn new(
         histories: &[MutexGuard<'_, History>],
         seen: &[Option<HistoryId>],
         from_start: bool,
     ) -> Self {
-        let mut replay = Self::default();
+        let mut plan = Self::default();
         if histories.is_empty() {
-            return replay;
+            return plan;
         }
-        let from = match seen {
+        plan.after = match seen {
             [] => from_start.then(|| vec![0; histories.len()]),
             seen => {
                 let known = stamps_seen(histories, seen);
-                replay.reset = known.is_none();
+                plan.reset = known.is_none();
                 known.or_else(|| Some(vec![0; histories.len()]))
             }
         };
-        let begins_with_new = from.is_none();
-        replay.starts = histories.iter().map(|history| history.position()).collect();
-        if let Some(stamps) = from {
-            for ((start, history), stamp) in replay.starts.iter_mut().zip(histories).zip(&stamps) {
+        plan.starts = histories.iter().map(|history| history.position()).collect();
+        let mut is_empty = true;
+        if let Some(stamps) = &plan.after {
+            for ((start, history), stamp) in plan.starts.iter_mut().zip(histories).zip(stamps) {
                 if let Some((first, ..)) = history.after_stamp(*stamp).next() {
                     *start = HistoryId::new(first.epoch(), first.sequence() - 1);
+                    is_empty = false;
                 }
             }
-            let mut messages: Vec<_> = histories
-                .iter()
-                .zip(stamps)
-                .flat_map(|(history, stamp)| history.after_stamp(stamp))
-                .collect();
-            messages.sort_by_key(|&(_, _, stamp)| stamp);
-            replay.messages = messages
-                .into_iter()
-                .map(|(id, message, _)| (id, message.clone()))
-                .collect();
         }
-        if replay.messages.is_empty() {
+        if is_empty {
             let latest = histories.iter().max_by_key(|history| history.last_stamp());
-            replay.position = latest.map(|history| history.position());
-            replay.needs_position = begins_with_new;
+            plan.position = latest.map(|history| history.position());
+            plan.needs_position = plan.after.is_none();
         }
-        replay
+        plan
+    }
+
+    /// The messages of the replay, in the order in which they were sent.
+    fn messages(&self, histories: &[MutexGuard<'_, History>]) -> Vec<(HistoryId, Message)> {
+        let stamps = self.after.iter().flatten();
+        let mut messages: Vec<_> = histories
+            .iter()
+            .zip(stamps)
+            .flat_map(|(history, &stamp)| history.after_stamp(stamp))
+            .collect();
+        messages.sort_by_key(|&(_, _, stamp)| stamp);
+        let messages = messages.into_iter();
+        messages
+            .map(|(id, message, _)| (id, message.clone()))
+            .collect()
+    }
+}
+
+/// The messages of a stream's rooms as events, rendered without holding a lock.
+enum ReplayEvents<'a> {
+    /// One room has a history, whose events all streams share.
+    Shared(&'a RoomHistory, ReplayFrames<'a>),
+    /// Several rooms have a history, and their messages are replayed in the order in which they were sent.
+    Merged(HashMap<HistoryId, Bytes>),
+}
+
+impl<'a> ReplayEvents<'a> {
+    fn new(rooms: &'a [Followed], via: (Renderer<'a>, ReplayBudget<'a>)) -> Self {
+        let kept = |followed: &'a Followed| Some((&followed.room, followed.room.kept.as_deref()?));
+        let mut kept = rooms.iter().filter_map(kept);
+        match (kept.next(), kept.next()) {
+            (Some((room, kept)), None) => {
+                let of = (&*room.members.name, kept);
+                let events = ReplayFrames::new(of, None, ReplayForm::Events, via);
+                Self::Shared(kept, events)
+            }
+            _ => Self::Merged(HashMap::new()),
+        }
+    }
+
+    /// Renders the events of all messages that the histories contain now. Returns what they take in a mailbox, each with `more`
+    /// bytes.
+    fn render(
+        &mut self,
+        rooms: &[Followed],
+        plan: impl Fn(&[MutexGuard<'_, History>]) -> ReplayPlan,
+        more: usize,
+    ) -> usize {
+        match self {
+            Self::Shared(kept, events) => loop {
+                let start = plan(&[kept.history()]).starts[0];
+                events.begin_after(start);
+                // It fails if the history no longer contains the next message: the plan is another one then.
+                if events.render(kept).is_ok()
+                    && let Ok((pieces, bytes)) = events.measure(&kept.history())
+                {
+                    break replay_weight(pieces, bytes);
+                }
+            },
+            Self::Merged(rendered) => {
+                let histories = lock_all(rooms);
+                let messages = plan(&histories).messages(&histories);
+                drop(histories);
+                for (id, message) in messages {
+                    let event = || event(&message, Some(id));
+                    rendered.entry(id).or_insert_with(event);
+                }
+                let bytes = rendered.values().map(Bytes::len).sum::<usize>();
+                replay_weight(rendered.len(), bytes + rendered.len() * more)
+            }
+        }
+    }
+
+    /// The replay of the histories, which are locked.
+    fn replay(
+        &mut self,
+        plan: &ReplayPlan,
+        histories: &[MutexGuard<'_, History>],
+    ) -> Result<engine::Replay, HistoryGone> {
+        match self {
+            Self::Shared(_, events) => {
+                events.begin_after(plan.starts[0]);
+                // The program renders no events, so there is always a replay.
+                Ok(events.frames(&histories[0])?.unwrap_or_default())
+            }
+            Self::Merged(rendered) => {
+                let messages = plan.messages(histories).into_iter();
+                let events = messages.map(|(id, message)| match rendered.get(&id) {
+                    Some(bytes) => bytes.clone(),
+                    None => event(&message, Some(id)),
+                });
+                Ok(events.collect())
+            }
+        }
     }
 }
 
@@ -372,7 +461,7 @@ impl AppShared {
         } = pending;
         let seen: Vec<_> = last_events.iter().map(|id| id.parse().ok()).collect();
         let plan = |histories: &[MutexGuard<'_, History>]| {
-            Replay::plan(histories, &seen, subscription.history)
+            ReplayPlan::new(histories, &seen, subscription.history)
         };
         let kept = rooms.iter().filter(|followed| followed.room.kept.is_some());
         // A client that asks for the rooms remembers an id for each.
@@ -384,7 +473,8 @@ impl AppShared {
             false => Vec::new(),
         };
         // Render without holding a lock. Few messages are published during that time.
-        let mut rendered: HashMap<HistoryId, Bytes> = HashMap::new();
+        let via = (self.renderer(hub), self.replay_budget(hub));
+        let mut events = ReplayEvents::new(rooms, via);
         let keyed_rooms = rooms
             .iter()
             .filter_map(|followed| followed.room.keyed.as_ref());
@@ -392,18 +482,13 @@ impl AppShared {
         // The bytes for the response head, and for messages that are published during rendering.
         let mut more_bytes = (16 << 10) + names.len();
         loop {
-            for (id, message) in plan(&lock_all(rooms)).messages {
-                rendered
-                    .entry(id)
-                    .or_insert_with(|| event(&message, Some(id)));
-            }
             let more = match joins_ids {
-                true => EVENT_BYTES_MORE + JOINED_IDS_MAX * HISTORY_ID_BYTES_MAX,
-                false => EVENT_BYTES_MORE,
+                true => JOINED_IDS_MAX * HISTORY_ID_BYTES_MAX,
+                false => 0,
             };
-            let bytes = rendered.values().map(|bytes| bytes.len() + more);
+            let bytes = events.render(rooms, plan, more);
             let keyed = lock_keyed(rooms).iter().map(|room| room.len()).sum();
-            let bytes = bytes.sum::<usize>() + snapshot_weight(reserved_messages(keyed));
+            let bytes = bytes + snapshot_weight(reserved_messages(keyed));
             let Ok(reserved) = hub.reserve_stream(session, bytes + more_bytes) else {
                 return false;
             };
@@ -411,6 +496,9 @@ impl AppShared {
             let keyed = lock_keyed(rooms);
             // Planned under the lock, so that the next message follows the replay and is not in it.
             let replay = plan(&histories);
+            let Ok(messages) = events.replay(&replay, &histories) else {
+                continue;
+            };
             let retry = u64::try_from(subscription.retry.as_millis()).unwrap_or(u64::MAX);
             let starts = replay.starts.iter().map(HistoryId::to_string);
             let joined_ids = joins_ids.then(|| JoinedIds::new(starts.collect()));
@@ -433,15 +521,11 @@ impl AppShared {
             if replay.reset {
                 preface.extend(event_stream::reset(&last_events.join(" "), here));
             }
-            let as_event = |(id, message): (HistoryId, Message)| match rendered.get(&id) {
-                Some(bytes) => bytes.clone(),
-                None => event(&message, Some(id)),
-            };
             let beginning = Beginning {
                 preface,
                 rooms: &streams,
                 keep_alive: subscription.keep_alive,
-                replay: replay.messages.into_iter().map(as_event).collect(),
+                replay: messages,
                 // Taken under the lock, so that what follows the snapshot is newer.
                 snapshot: keyed_events::snapshot(&keyed),
                 broadcasts: subscription.broadcasts,
@@ -535,9 +619,6 @@ const JOINED_IDS_MAX: usize = 8;
 
 /// The longest id of a message, and a comma.
 const HISTORY_ID_BYTES_MAX: usize = 16 + 1 + 20 + 1;
-
-/// What an event takes in a mailbox in addition to its bytes.
-const EVENT_BYTES_MORE: usize = size_of::<Bytes>();
 
 fn lock_all(rooms: &[Followed]) -> Vec<MutexGuard<'_, History>> {
     let histories = rooms.iter().map(|followed| followed.room.history());

@@ -102,6 +102,47 @@ impl History {
         self.last - self.kept.len() as u64
     }
 
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Returns the sequence of the last message, even if it was not kept.
+    pub(super) fn last_sequence(&self) -> u64 {
+        self.last
+    }
+
+    /// Returns the sequence of the oldest kept message, or that of the next one if none is kept.
+    pub(super) fn oldest_kept(&self) -> u64 {
+        self.dropped() + 1
+    }
+
+    /// Returns the sequence of the first message after an id (`None`: of the oldest kept one). Fails if some of the messages after
+    /// the id were dropped.
+    pub(super) fn first_after(&self, id: Option<HistoryId>) -> Result<u64, HistoryGone> {
+        let Some(id) = id else {
+            return Ok(self.oldest_kept());
+        };
+        match self.seen(id) {
+            Some(seen) => Ok(self.oldest_kept() + seen as u64),
+            None => Err(HistoryGone::new(id, self.oldest_id())),
+        }
+    }
+
+    /// Returns the kept messages whose sequences are in this range, with both ends, oldest first.
+    pub(super) fn entries_between(
+        &self,
+        first: u64,
+        last: u64,
+    ) -> impl DoubleEndedIterator<Item = (HistoryId, &HistoryEntry)> {
+        let oldest = self.oldest_kept();
+        let first = first.max(oldest);
+        let end = last.min(self.last).max(first - 1);
+        let index = |sequence: u64| ((sequence - oldest) as usize).min(self.kept.len());
+        let start = index(first);
+        let entries = self.kept.range(start..index(end + 1)).enumerate();
+        entries.map(move |(at, entry)| (self.id(first + at as u64), entry))
+    }
+
     /// Assigns the next id to a message and keeps it. Drops the oldest messages if the history is full. A message that
     /// is longer than the whole history is not kept, and all earlier messages are dropped, so that the kept messages
     /// have no gap.
@@ -130,6 +171,7 @@ impl History {
 
     /// Returns the kept messages after an id (`None`: all of them) with their ids and stamps, oldest first. Fails if
     /// some of the messages after the id were dropped.
+    #[cfg(test)]
     pub(super) fn since(
         &self,
         id: Option<HistoryId>,
@@ -138,18 +180,14 @@ impl History {
         Ok(entries.map(|(id, entry)| (id, &entry.sent.message, entry.stamp)))
     }
 
-    /// Returns the entries after an id, as [`since`](Self::since) returns their messages.
+    /// Returns the entries of the kept messages after an id (`None`: of all of them) with their ids, oldest first. Fails if some of
+    /// the messages after the id were dropped.
     pub(super) fn entries_since(
         &self,
         id: Option<HistoryId>,
     ) -> Result<impl ExactSizeIterator<Item = (HistoryId, &HistoryEntry)>, HistoryGone> {
-        let seen = match id {
-            None => 0,
-            Some(id) => self
-                .seen(id)
-                .ok_or_else(|| HistoryGone::new(id, self.oldest_id()))?,
-        };
-        let first = self.dropped() + seen as u64 + 1;
+        let first = self.first_after(id)?;
+        let seen = (first - self.oldest_kept()) as usize;
         Ok(self
             .kept
             .iter()

@@ -24,6 +24,8 @@ mod publish;
 mod recipients;
 mod renderer;
 mod rendering;
+mod replay_blocks;
+mod replay_cache;
 mod replay_frames;
 mod room;
 mod room_broadcast;

@@ -18,6 +18,7 @@ use super::presence::PresenceHandle;
 pub(super) use super::recipients::{Here, Recipients, Unkept};
 use super::renderer::{KeptMessage, Renderer, Renderers, now_ms};
 use super::rendering::{Content, event};
+use super::replay_cache::{ReplayBudget, ReplayMemory};
 use super::room_entry::RoomEntry;
 use super::rooms::{RoomDirectory, RoomSettings};
 
@@ -41,6 +42,8 @@ pub(super) struct AppShared {
     hub: OnceLock<Arc<Hub>>,
     pub(super) directory: Directory,
     pub(super) rooms: RoomDirectory,
+    /// The memory of replays that clients share.
+    replay_memory: Arc<ReplayMemory>,
     /// Counts messages that never reached an engine.
     pub(super) counters: Counters,
     hook: OnceLock<ConnectHook>,
@@ -128,6 +131,14 @@ impl AppShared {
     /// The program's renderer, which must not be called while a lock is held.
     pub(super) fn renderer(&self, hub: &Hub) -> Renderer<'_> {
         Renderer::new(&self.renderers, &self.counters, hub.message_bytes_max())
+    }
+
+    /// What replays that clients share may take: as much as what waits for clients and is not shared.
+    pub(super) fn replay_budget(&self, hub: &Hub) -> ReplayBudget<'_> {
+        ReplayBudget {
+            memory: &self.replay_memory,
+            bytes_max: hub.settings.limits.outboxes_bytes_max,
+        }
     }
 
     /// Whether clients can receive rendered messages.

@@ -56,6 +56,9 @@ pub(super) fn frame_with_id(room: &str, id: HistoryId, message: &Message) -> Byt
 /// longer header, and spare bytes to replace the id.
 pub(super) const FRAME_ID_BYTES_MAX: usize = 72;
 
+/// The maximum number of bytes that an id adds to a message's event.
+pub(super) const EVENT_ID_BYTES_MAX: usize = 48;
+
 /// Spare bytes in front of a rendering, so that a replaced id can have more digits.
 const SPARE_BYTES: usize = 8;
 

@@ -1,25 +1,34 @@
-//! The frames that replay a room's kept messages to a member, rendered without holding the history's lock.
+//! The messages that replay a room's history to a client, rendered without holding the history's lock.
+//!
+//! Most come from the blocks that all joining clients share ([`ReplayCache`](super::replay_cache::ReplayCache)). The few that no
+//! block contains yet are rendered for the client: all of them, if there is no memory for blocks.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::history::History;
+use super::history::{History, HistoryEntry};
 use super::renderer::{KeptMessage, Renderer};
-use super::rendering::{FRAME_ID_BYTES_MAX, frame_with_id};
+use super::rendering::{EVENT_ID_BYTES_MAX, FRAME_ID_BYTES_MAX, event, event_len, frame_with_id};
+use super::replay_blocks::BlockList;
+use super::replay_cache::{ReplayBudget, ReplayForm};
 use super::room_entry::RoomHistory;
-use crate::engine::HistoryForm;
+use crate::engine::{HistoryForm, Replay, ReplayPiece};
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::message::{Message, SentMessage};
 
-/// The replay for one connection that joins a room: the messages after `since`, or the whole history.
+/// The replay for one client that joins a room: the messages after `since`, or the whole history.
 pub(super) struct ReplayFrames<'a> {
     room: &'a str,
     since: Option<HistoryId>,
-    /// The form that the connection receives. Frames of messages as they were sent don't have to be rendered.
-    form: HistoryForm,
+    /// The form that the client receives. Frames of messages as they were sent don't have to be rendered.
+    form: ReplayForm,
     renderer: Renderer<'a>,
-    /// The frames by id. `None`: the program could not render the message, which is left out.
+    budget: ReplayBudget<'a>,
+    /// The blocks that the room had at the last look.
+    blocks: Arc<BlockList>,
+    /// The frames of messages that no block contains, by id. `None`: the program could not render the message, which is left out.
     rendered: HashMap<HistoryId, Option<Bytes>>,
 }
 
@@ -30,48 +39,84 @@ fn rendered_bytes_max(message: &Message) -> usize {
 
 impl<'a> ReplayFrames<'a> {
     pub(super) fn new(
-        room: &'a str,
+        (room, kept): (&'a str, &RoomHistory),
         since: Option<HistoryId>,
-        form: HistoryForm,
-        renderer: Renderer<'a>,
+        form: ReplayForm,
+        (renderer, budget): (Renderer<'a>, ReplayBudget<'a>),
     ) -> Self {
         Self {
             room,
             since,
             form,
             renderer,
+            budget,
+            blocks: kept.replays.blocks(form),
             rendered: HashMap::new(),
         }
     }
 
-    pub(super) fn form(&self) -> HistoryForm {
-        self.form
+    /// Changes the message after which the replay begins.
+    pub(super) fn begin_after(&mut self, since: HistoryId) {
+        self.since = Some(since);
     }
 
-    /// Counts the messages to replay, and returns that number and the total length of their frames in bytes. That is the
-    /// maximum, except for messages that the program has yet to render.
+    /// The pieces of blocks, and the messages after them.
+    fn pieces<'h>(
+        &self,
+        history: &'h History,
+    ) -> Result<
+        (
+            Vec<ReplayPiece>,
+            impl Iterator<Item = (HistoryId, &'h HistoryEntry)> + use<'h>,
+        ),
+        HistoryGone,
+    > {
+        let mut pieces = Vec::new();
+        let from = history.first_after(self.since)?;
+        let rest = self.blocks.replay(history, from, &mut pieces);
+        Ok((pieces, history.entries_between(rest, u64::MAX)))
+    }
+
+    /// Returns the number of pieces of the replay, and the total length of those outside of blocks. That is the maximum, except for
+    /// messages that the program has yet to render.
     pub(super) fn measure(&self, history: &History) -> Result<(usize, usize), HistoryGone> {
-        let kept = history.since(self.since)?;
-        let id_bytes_max = match self.form.with_ids {
-            true => self.room.len() + FRAME_ID_BYTES_MAX,
-            false => 0,
+        let (pieces, rest) = self.pieces(history)?;
+        let (mut count, mut bytes) = (pieces.len(), 0);
+        for (id, entry) in rest {
+            count += 1;
+            bytes += match self.rendered.get(&id) {
+                Some(frame) => frame.as_ref().map_or(0, Bytes::len),
+                None => self.bytes_max(&entry.sent.message),
+            };
+        }
+        Ok((count, bytes))
+    }
+
+    /// The most bytes of a message that is not rendered yet.
+    fn bytes_max(&self, message: &Message) -> usize {
+        let ReplayForm::Frames(form) = self.form else {
+            return event_len(message) + EVENT_ID_BYTES_MAX;
         };
-        let messages = kept.len();
-        let bytes = kept.map(|(id, message, _)| match self.rendered.get(&id) {
-            Some(frame) => frame.as_ref().map_or(0, Bytes::len),
-            None if self.form.rendered => rendered_bytes_max(message) + id_bytes_max,
-            None => message.frame().len() + id_bytes_max,
-        });
-        Ok((messages, bytes.sum()))
+        let frame = match form.rendered {
+            true => rendered_bytes_max(message),
+            false => message.frame().len(),
+        };
+        match form.with_ids {
+            true => frame + self.room.len() + FRAME_ID_BYTES_MAX,
+            false => frame,
+        }
     }
 
     /// Renders a message, without holding a lock if the program does it.
     fn frame(&self, id: HistoryId, sent: &SentMessage) -> Option<Bytes> {
-        let with_id = |message: &Message| match self.form.with_ids {
+        let ReplayForm::Frames(form) = self.form else {
+            return Some(event(&sent.message, Some(id)));
+        };
+        let with_id = |message: &Message| match form.with_ids {
             true => frame_with_id(self.room, id, message),
             false => message.frame().clone(),
         };
-        match self.form.rendered {
+        match form.rendered {
             true => {
                 let kept = KeptMessage::new(self.room, id, sent);
                 self.renderer.render(kept).as_ref().map(with_id)
@@ -80,15 +125,34 @@ impl<'a> ReplayFrames<'a> {
         }
     }
 
-    /// Renders the frames of all messages that the history contains now, without holding its lock while rendering. Call
-    /// it again if the history has changed much before the join.
+    /// Adds blocks until they contain all messages that the history contains now, or until few are missing.
+    fn share(&mut self, kept: &RoomHistory) -> Result<(), HistoryGone> {
+        let end = kept.history().last_sequence();
+        loop {
+            let order = self.blocks.missing(&kept.history(), self.since, end)?;
+            let Some(order) = order else {
+                return Ok(());
+            };
+            let frame = |id: HistoryId, sent: &SentMessage| self.frame(id, sent);
+            let is_made = self.budget.make(&kept.replays, self.form, &order, frame);
+            let before = std::mem::replace(&mut self.blocks, kept.replays.blocks(self.form));
+            if !is_made || Arc::ptr_eq(&before, &self.blocks) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Renders all messages that the history contains now, without holding its lock while rendering. Call it again if the history
+    /// has changed much before the join.
     pub(super) fn render(&mut self, kept: &RoomHistory) -> Result<(), HistoryGone> {
-        if self.form == HistoryForm::default() {
+        self.blocks = kept.replays.blocks(self.form);
+        self.share(kept)?;
+        if self.form == ReplayForm::Frames(HistoryForm::default()) {
             return Ok(());
         }
-        let messages: Vec<(HistoryId, SentMessage)> = kept
-            .history()
-            .entries_since(self.since)?
+        let messages: Vec<(HistoryId, SentMessage)> = self
+            .pieces(&kept.history())?
+            .1
             .map(|(id, entry)| (id, entry.sent.clone()))
             .collect();
         // Reuse the frames of an earlier call, and drop those of messages that the history no longer contains.
@@ -103,20 +167,20 @@ impl<'a> ReplayFrames<'a> {
         Ok(())
     }
 
-    /// Returns the frames of all messages that the history contains now. The caller holds the lock. Renders those that
-    /// were published after the last call of [`render`](Self::render), unless the program has to do it: then returns
-    /// `None`.
-    pub(super) fn frames(&self, history: &History) -> Result<Option<Vec<Bytes>>, HistoryGone> {
-        let entries = history.entries_since(self.since)?;
-        let mut frames = Vec::with_capacity(entries.len());
-        for (id, entry) in entries {
-            match self.rendered.get(&id) {
-                Some(frame) => frames.extend(frame.clone()),
-                None if self.form.rendered => return Ok(None),
-                None => frames.extend(self.frame(id, &entry.sent)),
-            }
+    /// Returns all messages that the history contains now. The caller holds the lock. Renders those that were published after the
+    /// last call of [`render`](Self::render), unless the program has to do it: then returns `None`.
+    pub(super) fn frames(&self, history: &History) -> Result<Option<Replay>, HistoryGone> {
+        let is_rendered = matches!(self.form, ReplayForm::Frames(form) if form.rendered);
+        let (mut pieces, rest) = self.pieces(history)?;
+        for (id, entry) in rest {
+            let frame = match self.rendered.get(&id) {
+                Some(frame) => frame.clone(),
+                None if is_rendered => return Ok(None),
+                None => self.frame(id, &entry.sent),
+            };
+            pieces.extend(frame.map(ReplayPiece::Message));
         }
-        Ok(Some(frames))
+        Ok(Some(Replay::new(pieces)))
     }
 }
 
@@ -126,15 +190,21 @@ mod tests {
 
     use super::super::renderer::Renderers;
     use super::super::rendering::tests::RENDERED;
+    use super::super::replay_cache::ReplayMemory;
     use super::*;
     use crate::metrics::Counters;
 
-    const WITH_IDS: HistoryForm = HistoryForm::new(true, false);
+    const WITH_IDS: ReplayForm = form(true, false);
+
+    const fn form(with_ids: bool, rendered: bool) -> ReplayForm {
+        ReplayForm::Frames(HistoryForm::new(with_ids, rendered))
+    }
 
     /// A renderer that adds the id, and panics at messages that end with 7.
     struct Adding {
         renderers: OnceLock<Renderers>,
         counters: Counters,
+        memory: Arc<ReplayMemory>,
     }
 
     impl Adding {
@@ -151,6 +221,7 @@ mod tests {
             Self {
                 renderers: OnceLock::from(renderers),
                 counters: Counters::default(),
+                memory: Arc::default(),
             }
         }
 
@@ -158,8 +229,18 @@ mod tests {
             Renderer::new(&self.renderers, &self.counters, 1_000)
         }
 
-        fn replay(&self, since: Option<HistoryId>, form: HistoryForm) -> ReplayFrames<'_> {
-            ReplayFrames::new("news", since, form, self.renderer())
+        fn replay(
+            &self,
+            kept: &RoomHistory,
+            since: Option<HistoryId>,
+            form: ReplayForm,
+        ) -> ReplayFrames<'_> {
+            let budget = ReplayBudget {
+                memory: &self.memory,
+                bytes_max: 1 << 20,
+            };
+            let via = (self.renderer(), budget);
+            ReplayFrames::new(("news", kept), since, form, via)
         }
     }
 
@@ -176,10 +257,12 @@ mod tests {
     }
 
     /// Renders all frames from scratch.
-    fn render_from_scratch(kept: &RoomHistory, since: Option<HistoryId>) -> Vec<Bytes> {
+    fn render_from_scratch(kept: &RoomHistory, since: Option<HistoryId>) -> Bytes {
         let adding = Adding::new();
-        let frames = adding.replay(since, WITH_IDS).frames(&kept.history());
-        frames.unwrap().unwrap()
+        let no_blocks = RoomHistory::new(History::new(1, 1));
+        let replay = adding.replay(&no_blocks, since, WITH_IDS);
+        let frames = replay.frames(&kept.history());
+        frames.unwrap().unwrap().concat()
     }
 
     #[test]
@@ -190,17 +273,18 @@ mod tests {
         push(&kept, 100);
         let adding = Adding::new();
         for since in [None, since] {
-            let mut replay = adding.replay(since, WITH_IDS);
+            let mut replay = adding.replay(&kept, since, WITH_IDS);
             replay.render(&kept).unwrap();
             push(&kept, 3);
             let before = RENDERED.get();
             let frames = replay.frames(&kept.history()).unwrap().unwrap();
             assert_eq!(RENDERED.get() - before, 3);
-            assert_eq!(frames, render_from_scratch(&kept, since));
+            assert_eq!(frames.concat(), render_from_scratch(&kept, since));
 
             replay.render(&kept).unwrap();
             let before = RENDERED.get();
-            assert_eq!(replay.frames(&kept.history()).unwrap(), Some(frames));
+            let again = replay.frames(&kept.history()).unwrap().unwrap();
+            assert_eq!(again.concat(), frames.concat());
             assert_eq!(
                 RENDERED.get(),
                 before,
@@ -215,14 +299,14 @@ mod tests {
         push(&kept, 10);
         let first = kept.history().since(None).unwrap().next().unwrap().0;
         let adding = Adding::new();
-        let mut whole = adding.replay(None, WITH_IDS);
-        let mut since = adding.replay(Some(first), WITH_IDS);
+        let mut whole = adding.replay(&kept, None, WITH_IDS);
+        let mut since = adding.replay(&kept, Some(first), WITH_IDS);
         whole.render(&kept).unwrap();
         since.render(&kept).unwrap();
         push(&kept, 4);
         let frames = whole.frames(&kept.history()).unwrap().unwrap();
-        assert_eq!(frames, render_from_scratch(&kept, None));
-        assert_eq!(frames.len(), 10);
+        assert_eq!(frames.concat(), render_from_scratch(&kept, None));
+        assert_eq!(frames.messages(), 10);
         assert!(
             since.frames(&kept.history()).is_err(),
             "the gap is not reported"
@@ -235,17 +319,17 @@ mod tests {
         let kept = kept(10);
         push(&kept, 10);
         let adding = Adding::new();
-        let mut replay = adding.replay(None, HistoryForm::default());
+        let mut replay = adding.replay(&kept, None, form(false, false));
         let before = RENDERED.get();
         replay.render(&kept).unwrap();
         let history = kept.history();
         let frames = replay.frames(&history).unwrap().unwrap();
         let (messages, bytes) = replay.measure(&history).unwrap();
         assert_eq!(RENDERED.get(), before);
-        assert_eq!((messages, bytes), (10, frames.iter().map(Bytes::len).sum()));
-        let shared = history.since(None).unwrap().zip(&frames);
-        for ((_, message, _), frame) in shared {
-            assert_eq!(message.frame().as_ptr(), frame.as_ptr());
+        assert_eq!((messages, bytes), (10, frames.concat().len()));
+        let shared = history.since(None).unwrap().zip(frames.pieces());
+        for ((_, message, _), piece) in shared {
+            assert_eq!(message.frame().as_ptr(), piece.bytes().as_ptr());
         }
     }
 
@@ -255,23 +339,24 @@ mod tests {
         push(&kept, 5);
         let adding = Adding::new();
         for with_ids in [false, true] {
-            let mut replay = adding.replay(None, HistoryForm::new(with_ids, true));
+            let mut replay = adding.replay(&kept, None, form(with_ids, true));
             replay.render(&kept).unwrap();
             push(&kept, 1);
-            assert_eq!(replay.frames(&kept.history()).unwrap(), None);
+            assert!(replay.frames(&kept.history()).unwrap().is_none());
             replay.render(&kept).unwrap();
             let history = kept.history();
             let frames = replay.frames(&history).unwrap().unwrap();
             let (_, bytes) = replay.measure(&history).unwrap();
-            assert_eq!(bytes, frames.iter().map(Bytes::len).sum::<usize>());
-            for ((id, message, _), frame) in history.since(None).unwrap().zip(frames) {
+            assert_eq!(bytes, frames.concat().len());
+            let pieces = frames.pieces().iter().map(ReplayPiece::bytes);
+            for ((id, message, _), frame) in history.since(None).unwrap().zip(pieces) {
                 let text = message.text().unwrap();
                 let rendered = Message::new(format!("{id} of news: {text}"));
                 let expected = match with_ids {
                     true => frame_with_id("news", id, &rendered),
                     false => rendered.frame().clone(),
                 };
-                assert_eq!(frame, expected);
+                assert_eq!(*frame, expected);
             }
         }
     }
@@ -281,10 +366,10 @@ mod tests {
         let kept = kept(1_000);
         push(&kept, 9);
         let adding = Adding::new();
-        let mut replay = adding.replay(None, HistoryForm::new(false, true));
+        let mut replay = adding.replay(&kept, None, form(false, true));
         replay.render(&kept).unwrap();
         let frames = replay.frames(&kept.history()).unwrap().unwrap();
-        assert_eq!(frames.len(), 8);
+        assert_eq!(frames.messages(), 8);
         let mut metrics = crate::metrics::Metrics::default();
         adding.counters.add_to(&mut metrics);
         assert_eq!(metrics.handler_panics, 1);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::history::History;
 use super::id_turns::IdTurns;
 use super::keyed::{KeyedBounds, KeyedMessages};
+use super::replay_cache::ReplayCache;
 use crate::atomic::AtomicU64;
 #[cfg(feature = "cluster")]
 use crate::cluster::Interest;
@@ -29,6 +30,8 @@ pub(super) struct RoomEntry {
 pub(super) struct RoomHistory {
     history: Mutex<History>,
     pub(super) turns: IdTurns,
+    /// The messages as joining clients receive them.
+    pub(super) replays: Arc<ReplayCache>,
     /// The stamp of the room's last message; 0 if it had none.
     used: AtomicU64,
 }
@@ -38,6 +41,7 @@ impl RoomHistory {
         Self {
             history: Mutex::new(history),
             turns: IdTurns::default(),
+            replays: Arc::default(),
             used: AtomicU64::new(0),
         }
     }
@@ -101,9 +105,11 @@ impl RoomEntry {
 
     /// Keeps a message. Called with the history locked, so that ids follow the order of sending.
     pub(super) fn keep(&self, history: &mut History, sent: impl Into<SentMessage>, stamp: u64) {
+        history.push(sent, stamp);
         if let Some(kept) = &self.kept {
             kept.used.store(stamp, Relaxed);
+            let dropped = history.oldest_kept() - 1;
+            kept.replays.pushed(history.last_sequence(), dropped);
         }
-        history.push(sent, stamp);
     }
 }

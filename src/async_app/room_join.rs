@@ -6,10 +6,11 @@ use super::history::History;
 use super::id_turns::IdTurn;
 use super::keyed::reserved_messages;
 use super::publish::{AppShared, warn_of_refused};
+use super::replay_cache::ReplayForm;
 use super::replay_frames::ReplayFrames;
 use super::room_entry::{KeyedRoom, RoomEntry, RoomHistory};
 use super::rooms::NAME_BYTES_MAX;
-use crate::engine::{HistoryForm, Hub, NotJoined, PushError, Session, SharedRoom};
+use crate::engine::{HistoryForm, Hub, NotJoined, PushError, Replay, Session, SharedRoom};
 use crate::error::{JoinError, JoinErrorReason};
 use crate::history_id::{HistoryGone, HistoryId};
 use crate::report::{Limited, limited};
@@ -36,7 +37,7 @@ impl AppShared {
             let reserved = hub.reserve_join(session, 0, 0)?;
             // The lock ensures that the next publisher sees which form this member needs.
             let _history = room.history();
-            hub.join(reserved, &room.members, session, Vec::new())?;
+            hub.join(reserved, &room.members, session, Replay::default())?;
             Ok(())
         };
         self.find_and_join(name, session, join)
@@ -66,11 +67,13 @@ impl AppShared {
                     return snapshot_and_join(hub, (room, keyed), session);
                 }
                 let reserved = hub.reserve_join(session, 0, 0)?;
-                hub.join(reserved, &room.members, session, Vec::new())?;
+                hub.join(reserved, &room.members, session, Replay::default())?;
                 return Ok(0);
             };
             let form = session.history_form();
-            let mut replay = ReplayFrames::new(name, since, form, self.renderer(hub));
+            let budget = self.replay_budget(hub);
+            let via = (self.renderer(hub), budget);
+            let mut replay = ReplayFrames::new((name, kept), since, ReplayForm::Frames(form), via);
             replay_and_join(hub, (room, kept), session, &mut replay)
         };
         self.find_and_join(name, session, join)
@@ -157,9 +160,9 @@ fn replay_and_join(
     let mut catching_up: Option<CatchingUp<'_>> = None;
     loop {
         // Reserve space before rendering, because the reservation may block.
-        let (messages, bytes) = replay.measure(&kept.history())?;
+        let (pieces, bytes) = replay.measure(&kept.history())?;
         // Add a margin, because more messages may be sent to the room in the meantime.
-        let reserved = hub.reserve_join(session, messages + 16, bytes * 5 / 4 + (4 << 10))?;
+        let reserved = hub.reserve_join(session, pieces + 16, bytes * 5 / 4 + (4 << 10))?;
         replay.render(kept)?;
         // Push the join while holding the lock that orders the room's messages. So the next message follows the replay,
         // and is not contained in it.
@@ -169,10 +172,11 @@ fn replay_and_join(
                 catching_up.contest(&history);
             }
             drop((history, reserved));
-            catching_up.get_or_insert_with(|| CatchingUp::with(room, kept, replay.form()));
+            let form = session.history_form();
+            catching_up.get_or_insert_with(|| CatchingUp::with(room, kept, form));
             continue;
         };
-        let messages = frames.len();
+        let messages = frames.messages() as usize;
         match hub.join(reserved, &room.members, session, frames) {
             Ok(true) => return Ok(messages),
             // The connection is already a member, and needs no replay.

@@ -226,6 +226,7 @@ impl AppShared {
         let mut stamps = self.rooms.stamps();
         let messages = copy.messages.iter().map(received);
         history.begin_at(copy.position, messages, || stamps.next());
+        kept.replays.clear();
         Delivered::Done
     }
 

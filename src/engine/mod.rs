@@ -45,6 +45,7 @@ pub(crate) use self::model::negotiation::negotiate;
 pub(crate) use self::model::program::{
     HandshakeAccept, MessageVerdict, PeerEnd, Program, Subscriptions,
 };
+pub(crate) use self::model::replay::{Replay, ReplayPiece, replay_weight};
 pub(crate) use self::model::request::{BodyReader, BodySource, PIECE_BYTES, Request, Response};
 pub use self::model::room::Presence;
 pub(crate) use self::model::room::{HistoryForm, NotJoined, SharedRoom};

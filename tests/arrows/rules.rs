@@ -64,7 +64,8 @@ pub(crate) const LAYERS: [Layers; 3] = [
                 "rendering",
                 "id_turns",
             ],
-            &["recipients", "presence/settings"],
+            &["recipients", "presence/settings", "replay_blocks"],
+            &["replay_cache"],
             &[
                 "room_entry",
                 "procedures/cancellation",

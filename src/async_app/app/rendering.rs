@@ -20,9 +20,10 @@ where
     /// Event streams, and messages that no history keeps, are not rendered.
     ///
     /// A live message is rendered once for all of a room's rendered members, on the thread that publishes it, and again if
-    /// another message takes its id first. A replay is rendered for the client that joins. In a cluster, each node renders
-    /// the messages of others on the thread that receives them. So the renderer must not block, and should not send
-    /// anything. The rendered message may have up to
+    /// another message takes its id first. Replayed messages are rendered on the thread on which a client joins, and kept for the
+    /// clients that join after it, until none has joined for about 30 seconds. So the result should depend on the message alone. In
+    /// a cluster, each node renders the messages of others on the thread that receives them. So the renderer must not block, and
+    /// should not send anything. The rendered message may have up to
     /// [`Limits::message_bytes_max`](field@crate::Limits::message_bytes_max) bytes. If it is longer, or the renderer panics,
     /// an error is logged, and rendered clients don't receive this message. Panics are counted in
     /// [`Metrics::handler_panics`](crate::Metrics::handler_panics).

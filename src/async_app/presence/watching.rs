@@ -74,7 +74,7 @@ impl AppShared {
                 .map(|frame| Message::new_binary(frame.as_slice()));
             let frames: Vec<_> = frames.map(|message| message.frame().clone()).collect();
             (messages, bytes) = (frames.len(), frames.iter().map(|frame| frame.len()).sum());
-            match hub.join(reserved, &of_room, session, frames) {
+            match hub.join(reserved, &of_room, session, frames.into_iter().collect()) {
                 Ok(true) => return Ok(()),
                 // It is tried again: with more room, in another room of watchers, or after leaving this one.
                 Err(NotJoined::Full | NotJoined::Retired) | Ok(false) => {}

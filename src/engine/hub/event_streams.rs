@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::engine::hub::Hub;
 use crate::engine::hub::job_port;
 use crate::engine::hub::rooms::Reserved;
 use crate::engine::model::command::{Command, KeyedSnapshot, Subscribing};
+use crate::engine::model::replay::Replay;
 use crate::engine::model::room::{NotJoined, SharedRoom};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::parts::mailbox::Weigh;
@@ -27,7 +26,7 @@ pub(crate) struct Beginning<'a> {
     pub(crate) rooms: &'a [Arc<SharedRoom>],
     pub(crate) keep_alive: Duration,
     /// Kept messages of the rooms, to be sent after the preface.
-    pub(crate) replay: Vec<Bytes>,
+    pub(crate) replay: Replay,
     /// The newest message of each key of the keyed rooms, to be sent after the replay.
     pub(crate) snapshot: KeyedSnapshot,
     /// Whether it receives broadcasts to everyone.
@@ -122,7 +121,7 @@ impl Hub {
             preface: reject.response(BodyMode::Full).into(),
             keep_alive: None,
             rooms: Vec::new(),
-            replay: Vec::new(),
+            replay: Replay::default(),
             snapshot: Vec::new(),
             joined_ids: None,
         };

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::Bytes;
-
 use crate::engine::hub::Hub;
 use crate::engine::hub::job_port;
 use crate::engine::model::command::{
-    Command, Control, Joining, KeyedSnapshot, command_weight, snapshot_weight,
+    Command, Control, Joining, KeyedSnapshot, command_weight, joining_weight, snapshot_weight,
 };
+use crate::engine::model::replay::Replay;
 use crate::engine::model::room::{HistoryForm, NotJoined, SharedRoom};
 use crate::engine::model::session::{Session, Status};
 use crate::engine::parts::mailbox::{Mailbox, PushError, Wake, Weigh, When};
@@ -38,16 +37,16 @@ impl Hub {
         Arc::new(room.unreported())
     }
 
-    /// Reserves space in the mailbox of a connection's shard for a join with a replay of this many messages and bytes.
-    /// Blocks while the mailbox is full.
+    /// Reserves space in the mailbox of a connection's shard for a join with a replay of this many pieces, and bytes
+    /// outside of blocks. Blocks while the mailbox is full.
     pub(crate) fn reserve_join(
         &self,
         session: &Session,
-        messages: usize,
+        pieces: usize,
         bytes: usize,
     ) -> Result<Reserved<'_>, NotJoined> {
         let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
-        Reserved::new(mailbox, command_weight(messages, bytes))
+        Reserved::new(mailbox, joining_weight(pieces, bytes))
     }
 
     /// Reserves space in the mailbox of a connection's shard for a join with a snapshot of this many messages.
@@ -57,7 +56,8 @@ impl Hub {
         session: &Session,
         messages: usize,
     ) -> Result<Reserved<'_>, NotJoined> {
-        self.reserve_join(session, 0, snapshot_weight(messages))
+        let mailbox = &self.shards[usize::from(session.id.shard)].mailbox;
+        Reserved::new(mailbox, command_weight(snapshot_weight(messages)))
     }
 
     /// Makes a connection join a room: it receives the `replay`, then the messages sent to the room from now on.
@@ -67,7 +67,7 @@ impl Hub {
         reserved: Reserved<'_>,
         room: &Arc<SharedRoom>,
         session: &Session,
-        replay: Vec<Bytes>,
+        replay: Replay,
     ) -> Result<bool, NotJoined> {
         self.join_with(reserved, room, session, (replay, Vec::new()))
     }
@@ -80,7 +80,7 @@ impl Hub {
         session: &Session,
         snapshot: KeyedSnapshot,
     ) -> Result<bool, NotJoined> {
-        self.join_with(reserved, room, session, (Vec::new(), snapshot))
+        self.join_with(reserved, room, session, (Replay::default(), snapshot))
     }
 
     fn join_with(
@@ -88,7 +88,7 @@ impl Hub {
         mut reserved: Reserved<'_>,
         room: &Arc<SharedRoom>,
         session: &Session,
-        (replay, snapshot): (Vec<Bytes>, KeyedSnapshot),
+        (replay, snapshot): (Replay, KeyedSnapshot),
     ) -> Result<bool, NotJoined> {
         let command = Command::Join(Box::new(Joining {
             key: session.id.key(),

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::engine::model::inspection::Question;
 use crate::engine::model::job::Done;
+use crate::engine::model::replay::{Replay, replay_weight};
 use crate::engine::model::room::SharedRoom;
 use crate::engine::model::verdict::AcceptedHandshake;
 use crate::engine::parts::id::{ConflationKey, Key};
@@ -231,9 +232,14 @@ impl Upgraded {
     }
 }
 
-/// The weight in a mailbox of a command to join a room, with a replay of `messages` messages and `bytes` bytes.
-pub(crate) fn command_weight(messages: usize, bytes: usize) -> usize {
-    size_of::<Command>() + size_of::<Joining>() + messages * size_of::<Bytes>() + bytes
+/// The weight in a mailbox of a command to join a room, with so much more.
+pub(crate) const fn command_weight(more: usize) -> usize {
+    (size_of::<Command>() + size_of::<Joining>()).saturating_add(more)
+}
+
+/// The weight in a mailbox of a command to join a room with a replay ([`replay_weight`]).
+pub(crate) const fn joining_weight(pieces: usize, bytes: usize) -> usize {
+    command_weight(replay_weight(pieces, bytes))
 }
 
 /// The weight of a snapshot of keyed rooms with this many messages. Their bytes are shared with the rooms.
@@ -249,27 +255,21 @@ pub(crate) struct Joining {
     pub(crate) key: Key,
     pub(crate) room: Arc<SharedRoom>,
     /// Kept messages of the room, to be sent first.
-    pub(crate) replay: Vec<Bytes>,
+    pub(crate) replay: Replay,
     /// If the room is keyed: the newest message of each key, to be sent first.
     pub(crate) snapshot: KeyedSnapshot,
 }
 
 impl Joining {
-    /// The bytes of the replay.
-    pub(crate) fn replay_bytes(&self) -> usize {
-        self.replay.iter().map(Bytes::len).sum()
-    }
-
     /// The number of messages in the replay and the snapshot.
     pub(crate) fn replays(&self) -> usize {
-        self.replay.len() + self.snapshot.len()
+        self.replay.messages() as usize + self.snapshot.len()
     }
 }
 
 impl Weigh for Joining {
     fn weight(&self) -> usize {
-        command_weight(self.replay.len(), self.replay_bytes()) - size_of::<Command>()
-            + snapshot_weight(self.snapshot.len())
+        size_of::<Self>() + self.replay.weight() + snapshot_weight(self.snapshot.len())
     }
 }
 
@@ -283,7 +283,7 @@ pub(crate) struct Subscribing {
     /// The rooms of event streams whose messages the stream receives.
     pub(crate) rooms: Vec<Arc<SharedRoom>>,
     /// Kept messages of the rooms, to be sent after the preface.
-    pub(crate) replay: Vec<Bytes>,
+    pub(crate) replay: Replay,
     /// The newest message of each key of the keyed rooms, to be sent after the replay.
     pub(crate) snapshot: KeyedSnapshot,
     /// The positions that the ids of the events have to name, if they name several.
@@ -291,21 +291,16 @@ pub(crate) struct Subscribing {
 }
 
 impl Subscribing {
-    /// The bytes of the preface and the replay.
-    pub(crate) fn replay_bytes(&self) -> usize {
-        self.preface.len() + self.replay.iter().map(Bytes::len).sum::<usize>()
-    }
-
     /// The number of messages in the replay and the snapshot.
     pub(crate) fn replays(&self) -> usize {
-        self.replay.len() + self.snapshot.len()
+        self.replay.messages() as usize + self.snapshot.len()
     }
 }
 
 impl Weigh for Subscribing {
     fn weight(&self) -> usize {
-        let pieces = self.rooms.len() * size_of::<Arc<SharedRoom>>()
-            + self.replay.len() * size_of::<Bytes>();
-        size_of::<Self>() + pieces + self.replay_bytes() + snapshot_weight(self.snapshot.len())
+        let rooms = self.rooms.len() * size_of::<Arc<SharedRoom>>();
+        let replay = self.preface.len() + self.replay.weight();
+        size_of::<Self>() + rooms + replay + snapshot_weight(self.snapshot.len())
     }
 }

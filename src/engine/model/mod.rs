@@ -7,6 +7,7 @@ pub(crate) mod memberships;
 #[cfg(feature = "deflate")]
 pub(crate) mod negotiation;
 pub(crate) mod program;
+pub(crate) mod replay;
 pub(crate) mod request;
 pub(crate) mod room;
 pub(crate) mod session;

@@ -528,10 +528,15 @@ impl SealedFrames {
 /// Returns the bytes that one outbox keeps of a piece of an allocation of `of` bytes: the shared piece, or a copy if
 /// the allocation is more than twice as long. Also returns whether it is a copy.
 pub(crate) fn keep_piece(piece: Bytes, of: usize) -> (Bytes, bool) {
-    match piece.len() < of / 2 {
+    match is_small_piece(piece.len(), of) {
         true => (Bytes::copy_from_slice(&piece), true),
         false => (piece, false),
     }
+}
+
+/// Whether a piece of an allocation is copied rather than kept, so that it does not keep the allocation in memory.
+pub(crate) const fn is_small_piece(len: usize, of: usize) -> bool {
+    len < of / 2
 }
 
 /// The index of the first piece from this number on.

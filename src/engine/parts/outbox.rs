@@ -205,9 +205,10 @@ impl Outbox {
         self.change(|queue| queue.push(bytes, messages, own, now));
     }
 
-    /// Queues whole messages of a replay, which no other outbox shares. They do not count against the bound.
-    pub(crate) fn push_replay(&mut self, bytes: Bytes, messages: u32, now: Tick) {
-        self.change(|queue| queue.push_replay(bytes, messages, now));
+    /// Queues whole messages of a replay. They do not count against the bound. Bytes that other outboxes may share count as
+    /// an entry of the queue alone.
+    pub(crate) fn push_replay(&mut self, bytes: Bytes, messages: u32, is_shared: bool, now: Tick) {
+        self.change(|queue| queue.push_replay(bytes, messages, is_shared, now));
     }
 
     /// Queues a keyed message, which all outboxes share, or puts it in the place of the one of its key that waits. All keyed

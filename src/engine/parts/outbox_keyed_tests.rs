@@ -173,7 +173,7 @@ fn outbox_with_keyed_messages_equals_a_simple_model() {
                 8 if dice.one_in(4) => {
                     let bytes = payload(&mut dice, n);
                     model.items.push_back((Kind::Replay, bytes.clone()));
-                    outbox.push_replay(bytes.into(), 1, NOW);
+                    outbox.push_replay(bytes.into(), 1, dice.one_in(2), NOW);
                 }
                 9 if dice.one_in(3) => match dice.one_in(2) {
                     true => assert_eq!(outbox.drop_messages(), model.drop_messages()),

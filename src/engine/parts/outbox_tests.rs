@@ -305,9 +305,9 @@ fn drop_messages_keeps_whole_replays() {
     let replay = run(&[b"kept 1", b"kept 2", b"kept 3"]);
     for written in 0..=replay.len() {
         let mut outbox = Outbox::default();
-        outbox.push_replay(replay.clone(), 3, NOW);
+        outbox.push_replay(replay.clone(), 3, false, NOW);
         outbox.push(run(&[b"live 1", b"live 2"]), 2, false, NOW);
-        outbox.push_replay(run(&[b"kept 4"]), 1, NOW);
+        outbox.push_replay(run(&[b"kept 4"]), 1, false, NOW);
         outbox.push(run(&[b"live 3"]), 1, true, NOW);
         let flushed = flush(&mut outbox, written);
         assert_eq!(outbox.drop_messages(), 3);
@@ -339,15 +339,17 @@ fn drop_messages_keeps_a_response_that_precedes_them() {
 fn replay_bytes_do_not_count_and_are_not_dropped() {
     let replay = run(&[b"kept 1", b"kept 2", b"kept 3"]);
     let live = run(&[b"live 1", b"live 2"]);
-    for written in 0..=replay.len() {
+    let cases = (0..=replay.len()).flat_map(|written| [(written, true), (written, false)]);
+    for (written, is_shared) in cases {
         let mut outbox = Outbox::default();
-        outbox.push_replay(replay.clone(), 3, NOW);
+        outbox.push_replay(replay.clone(), 3, is_shared, NOW);
         outbox.push(live.clone(), 2, false, NOW);
         let flushed = flush(&mut outbox, written);
         assert_eq!(outbox.live_bytes(), live.len());
         assert_eq!(outbox.bytes(), replay.len() - written + live.len());
         let is_held = written < replay.len();
-        let held = if is_held { held_by(replay.len()) } else { 0 };
+        let of_replay = if is_shared { 0 } else { replay.len() };
+        let held = if is_held { held_by(of_replay) } else { 0 };
         assert_eq!(outbox.own_bytes(), held);
         let fill = outbox.fill(100);
         assert_eq!((fill.bytes, fill.in_progress), (live.len(), 0));
@@ -639,7 +641,7 @@ fn age_after_drops_is_that_of_the_messages_that_stay() {
     assert_eq!(age(&outbox), 95);
     assert_eq!(outbox.drop_messages(), 5);
     assert_eq!(age(&outbox), 0);
-    outbox.push_replay(run(&[b"kept"]), 1, at(99));
+    outbox.push_replay(run(&[b"kept"]), 1, false, at(99));
     assert_eq!(age(&outbox), 1);
 }
 

@@ -7,11 +7,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::engine::model::command::{Joining, KeyedSnapshot};
 use crate::engine::model::job::SessionEvent;
 use crate::engine::model::memberships::Membership;
+use crate::engine::model::replay::Replay;
 use crate::engine::model::room::{Presence, SharedRoom};
 use crate::engine::model::session::Session;
 #[cfg(feature = "deflate")]
@@ -130,7 +129,7 @@ impl WebSocket {
         &mut self,
         cx: &mut ConnCx<'_, T>,
         room: &Arc<SharedRoom>,
-        replay: Vec<Bytes>,
+        replay: Replay,
         snapshot: KeyedSnapshot,
     ) -> bool {
         if !self.is_reached_by(cx, room) {

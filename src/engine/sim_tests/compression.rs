@@ -6,6 +6,7 @@ mod game;
 
 use super::wire::client_frame;
 use crate::engine::hub::Destination;
+use crate::engine::model::replay::Replay;
 use crate::limits::SlowConsumer;
 use crate::message::Message;
 use crate::protocol::fuzz::dice::{Dice, for_seeds};
@@ -203,7 +204,7 @@ fn late_follower_gets_an_epoch_after_many_plain_messages() {
     let session = game.world.session(plain);
     let hub = game.world.hub.clone();
     let reserved = hub.reserve_join(&session, 0, 0).unwrap();
-    hub.join(reserved, &game.rooms[0], &session, Vec::new())
+    hub.join(reserved, &game.rooms[0], &session, Replay::default())
         .unwrap();
     for _ in 0..1_000 {
         game.publish_to(0, None);

@@ -9,6 +9,7 @@ use super::world::{Setup, World, echo};
 use crate::engine::handlers::pool::{RunOn, simulate};
 use crate::engine::hub::{Destination, Hub};
 use crate::engine::model::job::{Job, SessionEvent, Work};
+use crate::engine::model::replay::Replay;
 use crate::engine::parts::id::{Key, LocalId};
 use crate::engine::parts::mailbox::Wake;
 use crate::limits::Limits;
@@ -129,7 +130,10 @@ fn queued_broadcasts_are_one_write_per_member_and_one_turn() {
     for &client in &clients {
         let session = world.session(client);
         let reserved = world.hub.reserve_join(&session, 0, 0).unwrap();
-        world.hub.join(reserved, &room, &session, vec![]).unwrap();
+        world
+            .hub
+            .join(reserved, &room, &session, Replay::default())
+            .unwrap();
     }
     world.run_handlers();
     for room in [None, Some(&room)] {

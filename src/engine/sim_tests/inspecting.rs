@@ -8,6 +8,7 @@ use super::wire::{UPGRADE, client_close, text};
 use super::world::{Setup, World, echo};
 use crate::engine::hub::inspection::UNANSWERED_MAX;
 use crate::engine::model::inspection::{Answers, ConnectionReport, PendingInspection};
+use crate::engine::model::replay::Replay;
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::reactor::inspecting::WORK_PER_TURN;
 use crate::limits::{Limits, SlowConsumer};
@@ -127,7 +128,7 @@ fn report_describes_the_connection() {
         let reserved = world.hub.reserve_join(&session, 0, 0).unwrap();
         world
             .hub
-            .join(reserved, room, &session, Vec::new())
+            .join(reserved, room, &session, Replay::default())
             .unwrap();
     }
     world.settle();

@@ -15,6 +15,7 @@ use super::wire::{Frame, text};
 use super::world::{Setup, Told, World, echo};
 use crate::engine::hub::event_streams::Beginning;
 use crate::engine::hub::{Destination, Hub};
+use crate::engine::model::replay::Replay;
 use crate::engine::model::room::{NotJoined, SharedRoom};
 use crate::engine::model::session::Session;
 use crate::engine::parts::id::ConflationKey;
@@ -546,7 +547,7 @@ fn event_stream_gets_the_snapshot_and_of_each_key_the_newest() {
                 preface: b"HTTP/1.1 200 OK\r\n\r\n".to_vec(),
                 rooms: &rooms,
                 keep_alive: Duration::from_secs(15),
-                replay: Vec::new(),
+                replay: Replay::default(),
                 snapshot,
                 broadcasts: true,
                 joined_ids: None,

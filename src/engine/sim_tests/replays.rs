@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::streams::{Scene, event, parse};
 use super::wire::{Frame, text};
 use super::world::{Setup, Told, World};
 use crate::engine::hub::Destination;
+use crate::engine::model::replay::{Replay, ReplayPiece};
 use crate::engine::model::room::{Presence, SharedRoom};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
@@ -71,7 +74,8 @@ impl Scenario {
             .collect();
         let bytes = frames.iter().map(|frame| frame.len()).sum();
         let reserved = hub.reserve_join(&session, frames.len(), bytes).unwrap();
-        hub.join(reserved, &room, &session, frames).unwrap();
+        hub.join(reserved, &room, &session, frames.into_iter().collect())
+            .unwrap();
         self.due += replayed;
         room
     }
@@ -376,4 +380,65 @@ fn client_trickling_many_replays_is_evicted() {
             assert_eq!(scenario.world.all_frames(other), [text("still served")]);
         }
     }
+}
+
+/// A replay of these messages that consists of one block.
+fn in_a_block(numbers: std::ops::Range<usize>) -> Replay {
+    let frames = numbers.map(|n| Message::new(nth(n)).frame().clone());
+    let frames: Vec<_> = frames.collect();
+    let bytes = Bytes::from(frames.concat());
+    Replay::new(vec![ReplayPiece::Block {
+        of: bytes.len(),
+        bytes,
+        messages: frames.len() as u32,
+    }])
+}
+
+fn join_with(world: &World, client: usize, name: &str, replay: &Replay) {
+    let hub = &world.hub;
+    let room = hub.new_room(name.into(), false);
+    let session = world.session(client);
+    let reserved = hub.reserve_join(&session, 1, 0).unwrap();
+    let replay = Replay::new(replay.pieces().to_vec());
+    hub.join(reserved, &room, &session, replay).unwrap();
+}
+
+#[test]
+fn replay_that_stalled_clients_share_disconnects_none() {
+    let Scenario { mut world, .. } = with_narrow_outboxes();
+    let replay = in_a_block(0..REPLAYED);
+    let clients = world.joined(40);
+    for &client in &clients {
+        world.stall(client, 7);
+        join_with(&world, client, "news", &replay);
+        world.sends(client, &nth(REPLAYED));
+        world.settle();
+    }
+    // Each client's own message, and entries.
+    let own = world.core().cx.fanout.unshared_bytes();
+    assert!(own <= clients.len() * (NTH_BYTES + 200), "{own}");
+    for &client in &clients {
+        assert!(world.waiting_bytes(client) > 2 * OUTBOX);
+        world.unstall(client);
+        world.settle();
+        assert_eq!(world.all_frames(client), texts(0..=REPLAYED));
+    }
+    assert_eq!(world.metrics().slow_consumers, 0);
+    assert_eq!(world.core().cx.fanout.unshared_bytes(), 0);
+}
+
+#[test]
+fn client_with_countless_shared_replays_is_evicted() {
+    let Scenario {
+        mut world, client, ..
+    } = with_narrow_outboxes();
+    let replay = in_a_block(0..REPLAYED);
+    for n in 0..10 * OUTBOX / 50 {
+        join_with(&world, client, &format!("room {n}"), &replay);
+        world.settle();
+        if world.is_closed(client) {
+            return;
+        }
+    }
+    panic!("the entries of the replays do not count");
 }

@@ -11,6 +11,7 @@ use super::wire::{Frame, UPGRADE, client_close, client_text};
 use super::world::{Setup, Told, World, panic_quietly, send};
 use crate::engine::hub::Destination;
 use crate::engine::model::program::{HandshakeAccept, Subscriptions};
+use crate::engine::model::replay::Replay;
 use crate::engine::model::room::{HistoryForm, Presence, SharedRoom};
 use crate::limits::Limits;
 use crate::message::Message;
@@ -230,8 +231,14 @@ impl RoomsGame {
             .collect();
         let bytes = frames.iter().map(|frame| frame.len()).sum();
         let reserved = hub.reserve_join(&session, frames.len(), bytes);
-        let joined =
-            reserved.and_then(|reserved| hub.join(reserved, &self.rooms[room], &session, frames));
+        let joined = reserved.and_then(|reserved| {
+            hub.join(
+                reserved,
+                &self.rooms[room],
+                &session,
+                frames.into_iter().collect(),
+            )
+        });
         let player = &mut self.players[index];
         if self.narrow && joined.is_err() {
             player.end = End::Gone;
@@ -521,7 +528,7 @@ mod tests {
     fn join(world: &World, room: &Arc<SharedRoom>, client: usize) -> Result<bool, NotJoined> {
         let session = world.session(client);
         let reserved = world.hub.reserve_join(&session, 0, 0)?;
-        world.hub.join(reserved, room, &session, Vec::new())
+        world.hub.join(reserved, room, &session, Replay::default())
     }
 
     fn to_room(world: &World, room: &Arc<SharedRoom>, payload: &str) {

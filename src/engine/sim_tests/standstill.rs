@@ -6,6 +6,7 @@ use super::wire::{UPGRADE, client_close, client_frame, client_ping, client_text,
 use super::world::{Setup, World, echo};
 use crate::engine::hub::event_streams::Beginning;
 use crate::engine::model::program::{HandshakeAccept, Subscriptions};
+use crate::engine::model::replay::Replay;
 use crate::engine::model::request::Response;
 use crate::limits::{Limits, SlowConsumer};
 use crate::ping::Heartbeat;
@@ -68,7 +69,7 @@ fn world() -> World {
                 preface: b"HTTP/1.1 200 OK\r\n\r\nretry: 1\n\n".to_vec(),
                 rooms: &[],
                 keep_alive: Duration::from_secs(3_600),
-                replay: Vec::new(),
+                replay: Replay::default(),
                 snapshot: Vec::new(),
                 broadcasts: true,
                 joined_ids: None,

@@ -2,6 +2,7 @@
 
 mod game;
 
+use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use super::wire::text;
 use super::world::{Setup, Told, World};
 use crate::engine::hub::event_streams::Beginning;
 use crate::engine::hub::{Destination, Hub};
+use crate::engine::model::replay::Replay;
 use crate::engine::model::room::SharedRoom;
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Message;
@@ -42,7 +44,7 @@ fn begin(hub: &Hub, session: &crate::engine::Session, room: &Arc<SharedRoom>, re
         preface: [HEAD, PREAMBLE].concat(),
         rooms: &rooms,
         keep_alive: Duration::from_millis(KEEP_ALIVE_MS),
-        replay: replay.iter().map(|text| event(text).into()).collect(),
+        replay: replay.iter().map(|text| Bytes::from(event(text))).collect(),
         snapshot: Vec::new(),
         broadcasts: true,
         joined_ids: None,
@@ -142,7 +144,7 @@ fn room_members_get_frames_and_event_streams_get_events() {
     scene
         .world
         .hub
-        .join(reserved, &room, &session, Vec::new())
+        .join(reserved, &room, &session, Replay::default())
         .unwrap();
     scene.world.run_handlers();
     for n in 0..5 {

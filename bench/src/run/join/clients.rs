@@ -107,12 +107,22 @@ impl Clients {
 
     /// Reads until every client has received all messages before this number, and no more.
     pub(super) fn read_until(&mut self, end: u64) -> io::Result<()> {
+        match self.read_rest(end)? {
+            0 => Ok(()),
+            cut_off => {
+                let text = format!("the server has closed {cut_off} connections");
+                Err(io::Error::new(io::ErrorKind::ConnectionAborted, text))
+            }
+        }
+    }
+
+    /// Reads until every client has received all messages before this number, and no more, or is cut off by the server.
+    /// Returns how many are.
+    pub(super) fn read_rest(&mut self, end: u64) -> io::Result<usize> {
         let since = Instant::now();
-        let mut missing = self
-            .clients
-            .iter()
-            .filter(|client| client.next < end)
-            .count();
+        let is_missing = |client: &&Client| client.next < end;
+        let mut missing = self.clients.iter().filter(is_missing).count();
+        let mut cut_off = 0;
         let mut events = Vec::with_capacity(256);
         while missing > 0 {
             if since.elapsed() > super::PATIENCE {
@@ -122,54 +132,38 @@ impl Clients {
             poll::wait(&self.epoll, &mut events, Some(Duration::from_secs(1)))?;
             for event in events.drain(..) {
                 let client = &mut self.clients[event.data.u64() as usize];
-                let Some(read) = connect::receive_once(&client.socket, &mut self.buffer)? else {
-                    continue;
-                };
                 let was_missing = client.next < end;
-                client.receive(&self.buffer[..read], self.joining)?;
-                missing -= usize::from(was_missing && client.next >= end);
-            }
-        }
-        match self.clients.iter().any(|client| client.next > end) {
-            true => Err(io::Error::other("a client has received too much")),
-            false => Ok(()),
-        }
-    }
-
-    /// Reads what is left of each client that the server has not cut off. Returns how many it has cut off.
-    pub(super) fn read_rest(mut self, end: u64) -> io::Result<usize> {
-        let since = Instant::now();
-        let mut cut_off = 0;
-        for client in &mut self.clients {
-            while client.next < end {
-                if since.elapsed() > super::PATIENCE {
-                    return Err(io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        "a client that reads again has not received everything in time",
-                    ));
-                }
-                match connect::receive_once(&client.socket, &mut self.buffer) {
-                    Ok(Some(read)) => match client.receive(&self.buffer[..read], self.joining) {
-                        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
-                            cut_off += 1;
-                            break;
-                        }
-                        received => received?,
-                    },
-                    Ok(None) => std::thread::sleep(Duration::from_micros(50)),
-                    // The server has closed the connection.
-                    Err(_) => {
+                match client.read(&mut self.buffer, self.joining) {
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
+                        epoll::delete(&self.epoll, &client.socket)?;
                         cut_off += 1;
-                        break;
+                        missing -= usize::from(was_missing);
+                    }
+                    read => {
+                        read?;
+                        missing -= usize::from(was_missing && client.next >= end);
                     }
                 }
             }
         }
-        Ok(cut_off)
+        match self.clients.iter().any(|client| client.next > end) {
+            true => Err(io::Error::other("a client has received too much")),
+            false => Ok(cut_off),
+        }
     }
 }
 
 impl Client {
+    /// Reads what has arrived. An error of the kind `ConnectionAborted` means that the server has closed the connection.
+    fn read(&mut self, buffer: &mut [u8], joining: Joining) -> io::Result<()> {
+        let read = connect::receive_once(&self.socket, buffer);
+        let read = read.map_err(|error| io::Error::new(io::ErrorKind::ConnectionAborted, error))?;
+        match read {
+            Some(read) => self.receive(&buffer[..read], joining),
+            None => Ok(()),
+        }
+    }
+
     fn receive(&mut self, bytes: &[u8], joining: Joining) -> io::Result<()> {
         let next = &mut self.next;
         let mut take = |message: &[u8]| {

@@ -147,9 +147,9 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
         programs.push(("baseline", baseline.into()));
     }
     programs.push(("humphrey_ws", std::env::current_exe()?));
+    println!("{}", machine::describe());
     machine::pin(&[options.number("client-cpu", at(1))?])?;
     machine::raise_descriptor_limit()?;
-    println!("{}", machine::describe());
     println!("\n{}\n", setup.line());
     println!(
         "| clients | server | CPU of a join: user, system, both | ratio: both, user | most resident memory | of a client that reads nothing | cut off |"

@@ -275,10 +275,11 @@ impl Queue {
         });
     }
 
-    /// Queues whole messages of a replay, which no other outbox shares.
-    pub(super) fn push_replay(&mut self, bytes: Bytes, messages: u32, now: Tick) {
+    /// Queues whole messages of a replay. The entry counts even if others share the bytes, since a client may wait for any number
+    /// of replays.
+    pub(super) fn push_replay(&mut self, bytes: Bytes, messages: u32, is_shared: bool, now: Tick) {
         debug_assert!(messages > 0);
-        let held = held_by(bytes.len());
+        let held = held_by(if is_shared { 0 } else { bytes.len() });
         self.bytes += bytes.len();
         self.held += held;
         self.exempt_bytes += bytes.len();

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::engine::model::command::Command;
+use crate::engine::model::replay::{Replay, ReplayPart};
 use crate::engine::parts::batch::{ALONE_FROM_BYTES, keep_piece};
 use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::Key;
@@ -165,21 +166,30 @@ impl WebSocket {
     /// Queues a room's history for a client that has just joined. The slow-consumer policy does not apply: neither the
     /// length of this replay nor the rest of earlier ones shows how the client reads. A client that reads none of it is
     /// disconnected by its write timeout, or by the send budget.
-    pub(crate) fn replay<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, frames: Vec<Bytes>) {
-        if frames.is_empty() {
+    pub(crate) fn replay<T: ShardTransport>(&mut self, cx: &mut ConnCx<'_, T>, replay: Replay) {
+        if replay.is_empty() {
             return;
         }
-        let messages = frames.len() as u32;
+        let messages = replay.messages();
         #[cfg(all(any(test, fuzzing), not(loom)))]
         {
             cx.shard.fanout.due += u64::from(messages);
         }
         if self.is_open() {
-            let mut frames = frames.concat().into();
-            if self.encoding() == Encoding::Events {
-                frames = self.join_ids(frames);
+            let now = cx.shard.tick;
+            if self.encoding() == Encoding::Events && self.joins_ids() {
+                let events = self.join_ids(replay.concat());
+                self.outbox.push_replay(events, messages, false, now);
+            } else {
+                for part in replay.parts() {
+                    let ReplayPart {
+                        bytes,
+                        messages,
+                        is_shared,
+                    } = part;
+                    self.outbox.push_replay(bytes, messages, is_shared, now);
+                }
             }
-            self.outbox.push_replay(frames, messages, cx.shard.tick);
         } else {
             let dropped = u64::from(messages);
             cx.shard.counters().dropped_closed.add(dropped);

@@ -409,7 +409,7 @@ impl WebSocket {
             match self.outbox.push_keyed(key, message, weight_max, tick) {
                 KeyedPush::Queued => {}
                 KeyedPush::Replaced => replaced += 1,
-                KeyedPush::Full(message) => self.outbox.push_replay(message, 1, tick),
+                KeyedPush::Full(message) => self.outbox.push_replay(message, 1, false, tick),
             }
         }
         cx.shard.counters().conflated.add_alone(replaced);

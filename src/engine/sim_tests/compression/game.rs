@@ -238,7 +238,12 @@ impl CompressionGame {
         let bytes = frames.iter().map(|frame| frame.len()).sum();
         let hub = &self.world.hub;
         let reserved = hub.reserve_join(&session, frames.len(), bytes).unwrap();
-        let is_new = hub.join(reserved, &self.rooms[room], &session, frames);
+        let is_new = hub.join(
+            reserved,
+            &self.rooms[room],
+            &session,
+            frames.into_iter().collect(),
+        );
         if is_new.unwrap() {
             self.players[index].due.extend(replay);
             self.players[index].rooms.insert(room);

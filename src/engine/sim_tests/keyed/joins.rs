@@ -1,6 +1,7 @@
 //! Snapshots for clients that join keyed rooms, also again and again, and what ends when they leave.
 
 use super::{Board, OUTBOX, POLICIES, texts, with_limits, with_policy};
+use crate::engine::model::replay::Replay;
 use crate::limits::{Limits, SlowConsumer};
 use crate::transport::UnsentLimit;
 
@@ -80,7 +81,7 @@ fn kernel_takes_little_in_advance_for_clients_of_keyed_rooms_only() {
     let session = world.session(other);
     let room = world.new_rooms(1).remove(0);
     let reserved = world.hub.reserve_join(&session, 0, 0).unwrap();
-    let joined = world.hub.join(reserved, &room, &session, Vec::new());
+    let joined = world.hub.join(reserved, &room, &session, Replay::default());
     assert_eq!(joined, Ok(true));
     world.settle();
     assert_eq!(world.pipe(other).unsent_limit, None);

@@ -1,5 +1,6 @@
 //! A randomised test of event streams: each receives exactly the messages sent to its rooms since it began.
 
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use super::{HEAD, PREAMBLE, event, parse};
 use crate::engine::hub::Destination;
 use crate::engine::hub::event_streams::Beginning;
+use crate::engine::model::replay::Replay;
 use crate::engine::model::room::SharedRoom;
 use crate::engine::parts::id::Key;
 use crate::engine::sim_tests::world::{Setup, World};
@@ -52,7 +54,7 @@ impl StreamsGame {
                     preface: [HEAD, PREAMBLE].concat(),
                     rooms: &of_stream,
                     keep_alive: Duration::from_secs(15),
-                    replay: vec![event("replay").into()],
+                    replay: [Bytes::from(event("replay"))].into_iter().collect(),
                     snapshot: Vec::new(),
                     broadcasts: wanted.contains(&ALL),
                     joined_ids: None,
@@ -82,7 +84,7 @@ impl StreamsGame {
             let reserved = world.hub.reserve_join(&session, 0, 0).unwrap();
             world
                 .hub
-                .join(reserved, room, &session, Vec::new())
+                .join(reserved, room, &session, Replay::default())
                 .unwrap();
         }
         world.run_handlers();
