@@ -237,11 +237,17 @@ impl ReplayMemory {
         if !cache.is_registered.swap(true, Relaxed) {
             lock(&self.caches).caches.push(Arc::downgrade(cache));
         }
-        self.sweep(SWEEP_INTERVAL);
+    }
+
+    /// Drops the blocks of idle rooms now and then. Called when a client joins.
+    pub(super) fn tidy(&self) {
+        if self.used.load(Relaxed) > 0 {
+            self.sweep(SWEEP_INTERVAL);
+        }
     }
 
     /// Drops the blocks of idle rooms, if that was not done during this time.
-    pub(super) fn sweep(&self, interval: Duration) {
+    fn sweep(&self, interval: Duration) {
         let now = Instant::now();
         let caches = {
             let mut registry = lock(&self.caches);

@@ -145,6 +145,7 @@ impl<'a> ReplayFrames<'a> {
     /// Renders all messages that the history contains now, without holding its lock while rendering. Call it again if the history
     /// has changed much before the join.
     pub(super) fn render(&mut self, kept: &RoomHistory) -> Result<(), HistoryGone> {
+        self.budget.memory.tidy();
         self.blocks = kept.replays.blocks(self.form);
         self.share(kept)?;
         if self.form == ReplayForm::Frames(HistoryForm::default()) {
