@@ -65,6 +65,15 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
       measures the CPU time, memory and latency of TLS, beside Bun, axum and nginx,
       and prints Markdown tables
 
+  bench costs [--quick] [--only NAME] [--list] [--redis PROGRAM|--nats PROGRAM]
+            [--out PATH] [--page FILE] [--rounds 3] [--cpu-seconds 1.5]
+            [--server-cpu N] [--client-cpu N]
+      measures the CPU time of a million deliveries with each feature switched on,
+      and prints one Markdown table
+      --only       measures the rows whose names contain NAME, or one of several
+                   names separated by commas; --list prints the names
+      --page       inserts the table between the marks of FILE
+
   bench cluster [--quick] [--only NAME] [--list] [--redis PROGRAM|--nats PROGRAM]
             [--out PATH] [--targets FILE] [--rounds 3] [--cpu-seconds 1]
             [--server-cpu N] [--client-cpu N]
@@ -131,7 +140,9 @@ Measures humphrey_ws beside a bare epoll loop, and beside other servers.
   bench subject echo|fanout|rooms|churn|blocked|lines|chat|round-robin
             [--address 127.0.0.1:0]
             [--cpu N] [--shards 1] [--pool] [--borrowing] [--ring] [--micros N [--one-in N]
-            [--works]] [--compress] [--tls-cert FILE --tls-key FILE]
+            [--works]] [--compress] [--tls-cert FILE --tls-key FILE] [--room]
+            [--history] [--events] [--rate-limits] [--metrics 127.0.0.1:PORT]
+            [--cluster URL]
       runs one server until it is killed; prints READY and its address
 
   bench node [--address 127.0.0.1:0] [--cpu N] [--cluster URL] [--history]
@@ -167,6 +178,7 @@ fn main() -> ExitCode {
             Options::parse(args, run::ALTERNATING_OPTIONS).and_then(|o| run::compression(&o))
         }
         "tls" => Options::parse(args, run::ALTERNATING_OPTIONS).and_then(|o| run::tls(&o)),
+        "costs" => Options::parse(args, run::COSTS_OPTIONS).and_then(|o| run::costs(&o)),
         "cluster" => Options::parse(args, run::CLUSTER_OPTIONS).and_then(|o| run::cluster(&o)),
         "jitter" => Options::parse(args, run::JITTER_OPTIONS).and_then(|o| run::jitter(&o)),
         "join" => Options::parse(args, run::JOIN_OPTIONS).and_then(|o| run::join(&o)),

@@ -8,10 +8,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use humphrey_ws::{AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, Message};
+use humphrey::SubApp;
+use humphrey::http::{Response, StatusCode};
+use humphrey_ws::{
+    AllowedHosts, AsyncSender, AsyncStream, AsyncWebsocketApp, ConnectionId, HistoryLimits, Limits,
+    Message, Origins, RunningApp, Subscription,
+};
 
 use crate::args::{self, Job, OptionSpec, Options};
-use crate::wire::{self, HELLO, PUBLISH, ROUND_ROBIN_ROOMS, VISIT};
+use crate::wire::{self, EVENTS, HELLO, PUBLISH, ROUND_ROBIN_ROOMS, VISIT};
 
 const THREADS: usize = 32;
 /// Number of messages whose handlers sleep: more than there are threads.
@@ -33,10 +38,27 @@ pub(crate) struct Settings {
     compress: bool,
     /// The PEM files of the certificate and its key, if the server speaks TLS.
     tls: Option<(String, String)>,
+    /// Whether [`Job::Fanout`] publishes to a room, which every connection joins.
+    room: bool,
+    /// Whether rooms keep a history.
+    history: bool,
+    /// Whether clients may receive broadcasts as an event stream.
+    events: bool,
+    /// Whether what each client sends has rate limits, which are never reached.
+    rate_limits: bool,
+    /// The address of the route for Prometheus, if there is one.
+    metrics: Option<SocketAddrV4>,
+    /// The URL of the broker of the cluster, if the server is a node.
+    cluster: Option<String>,
 }
 
-/// The room of [`Job::Chat`].
+/// The room of [`Job::Chat`], and of [`Job::Fanout`] with `--room`.
 const CHAT: &str = "chat";
+/// Number of messages that a room keeps with `--history`.
+const KEPT_MESSAGES: usize = 1_000;
+/// The rate limits of `--rate-limits`, more than a client of the bench can send.
+const MESSAGES_PER_SECOND_MAX: u32 = 100_000_000;
+const BYTES_PER_SECOND_MAX: u64 = 100_000_000_000;
 
 /// A delay of some echo handlers before they answer.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +96,12 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::flag("compress"),
     args::value("tls-cert"),
     args::value("tls-key"),
+    args::flag("room"),
+    args::flag("history"),
+    args::flag("events"),
+    args::flag("rate-limits"),
+    args::value("metrics"),
+    args::value("cluster"),
     args::flag("child"),
 ];
 
@@ -102,9 +130,23 @@ impl Settings {
             let text = "--tls-cert needs a build with --features tls";
             return Err(args::invalid(text.into()));
         }
+        let metrics = options
+            .text("metrics")
+            .map(|text| text.parse().map_err(|_| args::bad("metrics", text)));
+        let cluster = options.text("cluster").map(str::to_owned);
+        if cluster.is_some() && !cfg!(feature = "cluster") {
+            let text = "--cluster needs a build with --features cluster";
+            return Err(args::invalid(text.into()));
+        }
         Ok(Self {
             compress,
             tls,
+            room: options.flag("room"),
+            history: options.flag("history"),
+            events: options.flag("events"),
+            rate_limits: options.flag("rate-limits"),
+            metrics: metrics.transpose()?,
+            cluster,
             shards: options.number("shards", 1)?,
             pool: options.flag("pool"),
             borrowing: options.flag("borrowing"),
@@ -130,7 +172,22 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
     if let Some((certificate, key)) = &settings.tls {
         app = with_tls(app, certificate, key)?;
     }
-    let mut app = match job {
+    app = settings.add_features(app);
+    let metrics = settings.metrics.map(|at| serve_metrics(app.sender(), at));
+    // It runs as long as this process.
+    let _metrics = metrics.transpose()?;
+    let mut app = with_handlers(app, job, settings);
+    crate::ready(app.bind()?)?;
+    app.run();
+    Err(io::Error::other("the server stopped unexpectedly"))
+}
+
+fn with_handlers(
+    app: AsyncWebsocketApp<()>,
+    job: Job,
+    settings: &Settings,
+) -> AsyncWebsocketApp<()> {
+    match job {
         Job::Echo => match settings.delay {
             None if settings.borrowing => {
                 app.with_message_handler_ref(|stream, message, _| stream.send(message))
@@ -147,6 +204,14 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
             }
             stream.send(message);
         }),
+        Job::Fanout if settings.room => app
+            .with_connect_handler(|stream, _| stream.join(CHAT))
+            .with_message_handler(
+                |stream, message, _| match message.bytes() == HELLO.as_bytes() {
+                    true => stream.send(message),
+                    false => stream.room(CHAT).broadcast(message),
+                },
+            ),
         Job::Fanout => app.with_message_handler(|stream, message, _| {
             if stream.path() == PUBLISH {
                 stream.broadcast(message);
@@ -190,10 +255,56 @@ pub(crate) fn serve(job: Job, address: SocketAddrV4, settings: &Settings) -> io:
                     handle_room_message(&stream, message);
                 })
         }
-    };
-    crate::ready(app.bind()?)?;
-    app.run();
-    Err(io::Error::other("the server stopped unexpectedly"))
+    }
+}
+
+impl Settings {
+    /// Switches on what `bench costs` compares.
+    fn add_features(&self, mut app: AsyncWebsocketApp<()>) -> AsyncWebsocketApp<()> {
+        if self.history {
+            app = app
+                .with_history("*", HistoryLimits::messages(KEPT_MESSAGES))
+                // So that clients may choose the subprotocol whose messages carry ids.
+                .with_join_handler(|_, _| true);
+        }
+        if self.events {
+            app = app.with_event_stream(EVENTS, |_, _| Ok(Subscription::broadcasts()));
+        }
+        if self.rate_limits {
+            let limits = Limits::default()
+                .messages_per_second_max(Some(MESSAGES_PER_SECOND_MAX))
+                .bytes_per_second_max(Some(BYTES_PER_SECOND_MAX));
+            app = app.with_limits(limits);
+        }
+        match &self.cluster {
+            Some(url) => with_cluster(app, url),
+            None => app,
+        }
+    }
+}
+
+/// Serves the metrics of an app on an address of their own, as `docs/metrics-and-logs.md` shows.
+fn serve_metrics(sender: AsyncSender, address: SocketAddrV4) -> io::Result<RunningApp> {
+    AsyncWebsocketApp::<()>::new_with_config((), 1, 1)
+        .with_address(address)
+        .with_allowed_hosts(AllowedHosts::loopback())
+        .with_allowed_origins(Origins::Same)
+        .with_shards(1)
+        .with_routes(SubApp::new().with_stateless_route("/metrics", move |_| {
+            Response::new(StatusCode::OK, sender.prometheus())
+                .with_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        }))
+        .start()
+}
+
+#[cfg(feature = "cluster")]
+fn with_cluster(app: AsyncWebsocketApp<()>, url: &str) -> AsyncWebsocketApp<()> {
+    app.with_cluster(url)
+}
+
+#[cfg(not(feature = "cluster"))]
+fn with_cluster(app: AsyncWebsocketApp<()>, _: &str) -> AsyncWebsocketApp<()> {
+    app
 }
 
 #[cfg(feature = "deflate")]

@@ -11,6 +11,9 @@ pub(crate) const PUBLISH: &str = "/publish";
 /// The path of visitors, which join and leave room 0.
 pub(crate) const VISIT: &str = "/visit";
 
+/// The path of event streams.
+pub(crate) const EVENTS: &str = "/events";
+
 /// The first message of a client in [`Job::Chat`](crate::args::Job::Chat) and
 /// [`Job::RoundRobin`](crate::args::Job::RoundRobin). The reply shows that the client has joined its room.
 pub(crate) const HELLO: &str = "hello";

@@ -47,6 +47,8 @@ pub(crate) struct ConnectionSpec {
     /// The source address, for up to [`PER_SOURCE`] connections; by default the kernel chooses it. They take no ephemeral
     /// ports, and are reset when they are closed, so that other programs still find ports to listen on.
     pub(crate) source: Option<Ipv4Addr>,
+    /// Whether it requests an event stream instead of a WebSocket.
+    pub(crate) event_stream: bool,
 }
 
 impl Default for ConnectionSpec {
@@ -57,6 +59,7 @@ impl Default for ConnectionSpec {
             offers: false,
             subprotocol: None,
             source: None,
+            event_stream: false,
         }
     }
 }
@@ -90,22 +93,26 @@ pub(crate) fn receive_once(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Op
     }
 }
 
-/// Opens `count` nonblocking connections. `from` connections were opened before and use up source ports.
+/// Opens `count` nonblocking connections. `from` connections were opened before and use up source ports. What follows the
+/// response of an event stream is dropped: it begins with a comment or with the delay of a reconnect, not with an event.
 pub(crate) fn open(
     address: SocketAddrV4,
     from: usize,
     count: usize,
     spec: impl Fn(usize) -> ConnectionSpec,
 ) -> io::Result<Vec<OwnedFd>> {
-    let opened = open_with_messages(address, from, count, spec)?;
+    let opened = open_with_messages(address, from, count, &spec)?;
     opened
         .into_iter()
-        .map(|(socket, received)| match received.is_empty() {
-            true => Ok(socket),
-            false => Err(io::Error::other(
-                "unexpected bytes follow the handshake response",
-            )),
-        })
+        .enumerate()
+        .map(
+            |(at, (socket, received))| match received.is_empty() || spec(at).event_stream {
+                true => Ok(socket),
+                false => Err(io::Error::other(
+                    "unexpected bytes follow the handshake response",
+                )),
+            },
+        )
         .collect()
 }
 
@@ -119,7 +126,7 @@ pub(crate) fn open_with_messages(
 ) -> io::Result<Vec<(OwnedFd, Vec<u8>)>> {
     let accept = accept();
     let mut opened = Vec::with_capacity(count);
-    let mut sockets: Vec<(OwnedFd, bool)> = Vec::with_capacity(count.min(BATCH));
+    let mut sockets: Vec<(OwnedFd, ConnectionSpec)> = Vec::with_capacity(count.min(BATCH));
     while opened.len() < count {
         let first = opened.len();
         for at in first..count.min(first + BATCH) {
@@ -130,10 +137,10 @@ pub(crate) fn open_with_messages(
             if send(&socket, request.as_bytes(), SendFlags::NOSIGNAL)? != request.len() {
                 return Err(io::Error::other("a request was not sent in one piece"));
             }
-            sockets.push((socket, spec.offers));
+            sockets.push((socket, spec));
         }
-        for (at, (socket, offers)) in sockets.drain(..).enumerate() {
-            let received = read_response(|answer| receive(&socket, answer), &accept, offers)
+        for (at, (socket, spec)) in sockets.drain(..).enumerate() {
+            let received = read_response(|answer| receive(&socket, answer), &accept, &spec)
                 .map_err(|e| io::Error::new(e.kind(), format!("handshake {}: {e}", first + at)))?;
             ioctl_fionbio(&socket, true)?;
             opened.push((socket, received));
@@ -160,8 +167,14 @@ pub(crate) fn request_all(
     (0..count).map(one).collect()
 }
 
-/// The request of a WebSocket handshake.
+/// The request of a WebSocket handshake, or of an event stream.
 pub(crate) fn request(address: SocketAddrV4, spec: &ConnectionSpec) -> String {
+    if spec.event_stream {
+        return format!(
+            "GET {} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n\r\n",
+            spec.path
+        );
+    }
     let subprotocol = spec.subprotocol.map_or_else(String::new, |name| {
         format!("Sec-WebSocket-Protocol: {name}\r\n")
     });
@@ -254,7 +267,7 @@ fn bind_below_ephemeral_ports(socket: &OwnedFd, source: Ipv4Addr, at: usize) -> 
 pub(super) fn read_response(
     mut read: impl FnMut(&mut Vec<u8>) -> io::Result<()>,
     accept: &str,
-    offers: bool,
+    spec: &ConnectionSpec,
 ) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     let end = loop {
@@ -267,7 +280,10 @@ pub(super) fn read_response(
             None => {}
         }
     };
-    check_response(&answer[..end], accept, offers)?;
+    match spec.event_stream {
+        true => check_event_stream(&answer[..end])?,
+        false => check_response(&answer[..end], accept, spec.offers)?,
+    }
     Ok(answer.split_off(end))
 }
 
@@ -280,6 +296,15 @@ fn receive(socket: &OwnedFd, answer: &mut Vec<u8>) -> io::Result<()> {
     }
     answer.extend_from_slice(&part[..read]);
     Ok(())
+}
+
+/// Checks the head of a response that begins an event stream.
+fn check_event_stream(head: &[u8]) -> io::Result<()> {
+    let head = String::from_utf8_lossy(head);
+    match head.split(' ').nth(1) {
+        Some("200") if wire::header(&head, "content-type") == Some("text/event-stream") => Ok(()),
+        _ => Err(io::Error::other(format!("no event stream: {head}"))),
+    }
 }
 
 /// Checks the head of a response like [`open`].

@@ -132,18 +132,21 @@ impl TlsConnection {
     }
 
     /// Reads everything that has arrived on the nonblocking socket, and passes what it has decrypted to `take` in parts.
+    /// Returns the number of bytes before the decryption.
     pub(super) fn read(
         &mut self,
         buffer: &mut [u8],
         take: &mut impl FnMut(&[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+    ) -> io::Result<u64> {
+        let mut bytes = 0;
         while let Some(read) = connect::receive_once(&self.socket, buffer)? {
+            bytes += read as u64;
             self.decrypt(&buffer[..read], take)?;
             if read < buffer.len() {
                 break;
             }
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// Receives once from the blocking socket, and passes what it has decrypted to `take`, if anything.
@@ -244,7 +247,7 @@ pub(crate) fn open(
                 };
                 connection.receive(&mut buffer, &mut take)
             };
-            let rest = connect::read_response(read, &accept, spec(at).offers);
+            let rest = connect::read_response(read, &accept, &spec(at));
             if !rest.map_err(|e| failed(at, e))?.is_empty() {
                 return Err(failed(at, unexpected()));
             }

@@ -44,23 +44,26 @@ impl Connection {
         }
     }
 
-    /// Reads everything that has arrived, and passes it to `take` in parts.
+    /// Reads everything that has arrived, and passes it to `take` in parts. Returns the number of bytes that the socket has
+    /// received, which over TLS are more than those that it passes on.
     pub(crate) fn read(
         &mut self,
         buffer: &mut [u8],
         mut take: impl FnMut(&[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+    ) -> io::Result<u64> {
         let socket = match self {
             Self::Plain(socket) => socket,
             Self::Tls(connection) => return connection.read(buffer, &mut take),
         };
+        let mut bytes = 0;
         while let Some(read) = connect::receive_once(socket, buffer)? {
+            bytes += read as u64;
             take(&buffer[..read])?;
             if read < buffer.len() {
                 break;
             }
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// Sends everything, and waits while the socket's buffer is full. The client does not read meanwhile.

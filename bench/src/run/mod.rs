@@ -9,6 +9,7 @@ mod cluster;
 mod compression;
 mod cores;
 mod cost;
+mod costs;
 mod figures;
 mod jitter;
 mod join;
@@ -19,6 +20,7 @@ mod members;
 mod node_process;
 mod peers;
 mod plot;
+mod procedure_frames;
 mod report;
 mod results;
 mod scenario;
@@ -47,6 +49,7 @@ pub(crate) use alternating::OPTIONS as ALTERNATING_OPTIONS;
 pub(crate) use cluster::{OPTIONS as CLUSTER_OPTIONS, command as cluster};
 pub(crate) use compression::command as compression;
 pub(crate) use cores::{OPTIONS as CORES_OPTIONS, command as cores};
+pub(crate) use costs::{OPTIONS as COSTS_OPTIONS, command as costs};
 pub(crate) use jitter::{OPTIONS as JITTER_OPTIONS, command as jitter};
 pub(crate) use join::{
     OPTIONS as JOIN_OPTIONS, SERVER_OPTIONS as HISTORY_OPTIONS, command as join,
@@ -318,10 +321,10 @@ fn build(what: &[&str], profile: &str, target: &Path) -> io::Result<()> {
     }
 }
 
-/// Builds the bench with a feature, in a separate directory, so that the running program is not replaced.
+/// Builds the bench with a feature, or with several that commas separate, in a separate directory, so that the running program is not replaced.
 fn featured_program(feature: &str, profile: &str, target: &Path) -> io::Result<PathBuf> {
     let features = ["-p", "humphrey_ws_bench", "--features", feature];
-    let target = target.join(feature);
+    let target = target.join(feature.replace(',', "-"));
     build(&features, profile, &target)?;
     Ok(target.join(profile).join("bench"))
 }

@@ -12,11 +12,14 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use rustls::ClientConfig;
 
-use super::stream::{Frames, Inflater, Part, Totals};
+use super::input::Input;
+use super::scenario::Receives;
+use super::stream::{Inflater, Part, Totals};
 use crate::args::Job;
 use crate::load::connect::ConnectionSpec;
 use crate::load::transport::Connection;
 use crate::poll;
+use crate::run::procedure_frames::SUBPROTOCOL;
 use crate::wire;
 
 const READ_BUFFER: usize = 256 * 1024;
@@ -47,6 +50,9 @@ pub(super) struct TrafficPlan {
     pub(super) offers: bool,
     /// The clients' configuration of TLS, if they use it.
     pub(super) tls: Option<Arc<ClientConfig>>,
+    /// Whether [`Job::Fanout`] publishes to a room, which the clients join.
+    pub(super) has_room: bool,
+    pub(super) receives: Receives,
 }
 
 impl TrafficPlan {
@@ -54,7 +60,27 @@ impl TrafficPlan {
         match self.job {
             Job::Fanout | Job::RoundRobin if client == 0 => wire::PUBLISH.into(),
             Job::RoundRobin => format!("/{}", (client - 1) % self.rooms),
+            _ if self.form(client) == Receives::Events => wire::EVENTS.into(),
             _ => "/".into(),
+        }
+    }
+
+    /// Returns the form in which a client receives messages. The publisher has to send, so it can't use an event stream.
+    fn form(&self, client: usize) -> Receives {
+        match self.receives {
+            Receives::Events if client == 0 => Receives::Messages,
+            form => form,
+        }
+    }
+
+    fn spec(&self, client: usize) -> ConnectionSpec {
+        let form = self.form(client);
+        ConnectionSpec {
+            path: self.path(client),
+            offers: self.offers,
+            subprotocol: (form == Receives::MessagesWithIds).then_some(SUBPROTOCOL),
+            event_stream: form == Receives::Events,
+            ..ConnectionSpec::default()
         }
     }
 
@@ -114,7 +140,7 @@ impl TrafficPlan {
 
     /// Whether clients join rooms. The first message must wait until they are members.
     fn joins(&self) -> bool {
-        matches!(self.job, Job::Chat | Job::RoundRobin)
+        self.has_room || matches!(self.job, Job::Chat | Job::RoundRobin)
     }
 }
 
@@ -134,18 +160,14 @@ pub(super) struct Clients {
 
 struct Client {
     connection: Connection,
-    frames: Frames,
+    input: Input,
     received: u64,
     inflater: Option<Inflater>,
 }
 
 impl Clients {
     pub(super) fn connect(address: SocketAddrV4, plan: TrafficPlan) -> io::Result<Self> {
-        let spec = |at| ConnectionSpec {
-            path: plan.path(at),
-            offers: plan.offers,
-            ..ConnectionSpec::default()
-        };
+        let spec = |at| plan.spec(at);
         let opened = Connection::open(address, plan.clients, spec, plan.tls.as_ref())?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut clients = Vec::with_capacity(opened.len());
@@ -158,7 +180,7 @@ impl Clients {
             )?;
             clients.push(Client {
                 connection,
-                frames: Frames::new(plan.opcode),
+                input: Input::new(plan.form(token), plan.opcode),
                 received: 0,
                 inflater: plan.is_checked(token).then(Inflater::new),
             });
@@ -201,6 +223,8 @@ impl Clients {
                 opcode,
                 offers,
                 tls: None,
+                has_room: false,
+                receives: Receives::Messages,
             },
         );
         let outcome = self.until_received();
@@ -208,6 +232,7 @@ impl Clients {
         (self.totals, self.expected) = (Totals::default(), 0);
         for client in &mut self.clients {
             client.received = 0;
+            client.input.has_joined();
         }
         outcome
     }
@@ -319,17 +344,17 @@ impl Client {
     ) -> io::Result<()> {
         let Self {
             connection,
-            frames,
+            input: form,
             received,
             inflater,
         } = self;
-        connection.read(input, |mut bytes| {
-            while let Part::Payload(payload, ends) = frames.next(&mut bytes, totals, plan.offers)? {
+        let socket_bytes = connection.read(input, |mut bytes| {
+            while let Part::Payload(payload, ends) = form.next(&mut bytes, totals, plan.offers)? {
                 if let Some(inflater) = inflater {
                     inflater.push(payload);
                     if ends {
                         let number = plan.number(at, *received);
-                        let text = inflater.finish(frames.is_compressed())?;
+                        let text = form.text(inflater.finish(form.is_compressed())?)?;
                         if text != plan.text(number).as_bytes() {
                             return Err(io::Error::other(format!(
                                 "message {number} is {:?}, not {:?}",
@@ -342,7 +367,9 @@ impl Client {
                 *received += u64::from(ends);
             }
             Ok(())
-        })
+        })?;
+        totals.wire += socket_bytes;
+        Ok(())
     }
 }
 
@@ -369,6 +396,8 @@ mod tests {
             opcode: wire::TEXT,
             offers: false,
             tls: None,
+            has_room: false,
+            receives: Receives::Messages,
         }
     }
 

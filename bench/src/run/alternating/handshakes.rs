@@ -39,7 +39,7 @@ impl Handshakes {
             (0..BATCH).map(client).collect()
         });
         let mut run = Self {
-            server: super::start(setup, scenario.job, side)?,
+            server: super::start(setup, scenario.job, side, &[])?,
             tls: side.tls,
             clients: clients.transpose()?.unwrap_or_default(),
             opened: 0,

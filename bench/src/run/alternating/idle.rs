@@ -22,7 +22,7 @@ pub(super) fn measure(
     messages: &Arc<Vec<String>>,
 ) -> io::Result<Figures> {
     let settle = || std::thread::sleep(Duration::from_millis(if setup.quick { 50 } else { 1_000 }));
-    let server = super::start(setup, scenario.job, side)?;
+    let server = super::start(setup, scenario.job, side, &[])?;
     let plan = TrafficPlan {
         clients: IDLE_BASE,
         ..scenario.traffic(side, messages)?

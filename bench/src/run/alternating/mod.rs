@@ -3,13 +3,16 @@
 //! delivery. A ratio compares two servers in the same round.
 
 mod client;
+mod events;
 mod handshakes;
 mod idle;
+mod input;
 mod nginx;
 pub(super) mod scenario;
+mod services;
 mod storm;
 mod stream;
-mod table;
+pub(super) mod table;
 mod turns;
 mod under_load;
 mod visitors;
@@ -24,6 +27,7 @@ use self::client::TrafficPlan;
 use self::handshakes::Handshakes;
 use self::nginx::Nginx;
 use self::scenario::{Measurement, Scenario, ServerVariant, Side};
+use self::services::BrokerSetup;
 use self::table::{Report, ScenarioReport, ServerReport};
 use self::turns::alternate;
 use self::under_load::AlternatingRun;
@@ -65,13 +69,14 @@ struct Setup {
     rounds: usize,
     cpu_seconds: f64,
     server_cpu: String,
+    broker: Option<BrokerSetup>,
 }
 
 /// What a command measures with this method.
 pub(super) struct Suite {
     /// The name of the command, and of the marks around its targets in a page.
     pub(super) name: &'static str,
-    /// The feature of the library that it measures.
+    /// The feature of the library that it measures; several are separated by commas.
     pub(super) feature: &'static str,
     /// Whether this program was built with the feature.
     pub(super) has_feature: bool,
@@ -92,12 +97,19 @@ pub(super) fn command(mut suite: Suite, options: &Options) -> io::Result<()> {
         scenarios.for_each(|scenario| println!("{:20} {}", scenario.id, scenario.title));
         return Ok(());
     }
+    let name = suite.name;
+    let report = measure_all(suite, options)?;
+    table::write(name, &report, options)
+}
+
+/// Measures all scenarios of a suite. The name of the suite and the targets serve [`command`] only.
+pub(super) fn measure_all(suite: Suite, options: &Options) -> io::Result<Report> {
     let (setup, client_cpu) = setup(&suite, options)?;
     let begun = Instant::now();
     let mut report = Report {
         head: table::head(&suite, &setup, &client_cpu, idle_share_now()?),
         peers: setup.versions(),
-        left_out: setup.peers.left_out.clone(),
+        left_out: setup.left_out(),
         ..Report::default()
     };
     machine::raise_descriptor_limit()?;
@@ -120,7 +132,7 @@ pub(super) fn command(mut suite: Suite, options: &Options) -> io::Result<()> {
         foreign * 100.0,
         begun.elapsed().as_secs_f64() / 60.0
     ));
-    table::write(suite.name, &report, options)
+    Ok(report)
 }
 
 fn setup(suite: &Suite, options: &Options) -> io::Result<(Setup, usize)> {
@@ -151,6 +163,10 @@ fn setup(suite: &Suite, options: &Options) -> io::Result<(Setup, usize)> {
         rounds: options.number("rounds", if quick { 1 } else { 3 })?,
         cpu_seconds: options.number("cpu-seconds", if quick { 0.05 } else { 1.5 })?,
         server_cpu: options.number("server-cpu", cpus[0])?.to_string(),
+        broker: match suite.sides().any(|side| side.is_node) {
+            true => Some(BrokerSetup::find(options, &program)?),
+            false => None,
+        },
         featured_program: match suite.has_feature {
             true => program.clone(),
             false => featured_program(suite.feature, &profile_of(&program), &target)?,
@@ -185,8 +201,11 @@ fn split_nginx(names: &str) -> (String, bool) {
 
 impl Suite {
     fn has(&self, server: ServerVariant) -> bool {
-        let mut sides = self.scenarios.iter().flat_map(|scenario| &scenario.sides);
-        sides.any(|side| side.server == server)
+        self.sides().any(|side| side.server == server)
+    }
+
+    fn sides(&self) -> impl Iterator<Item = &Side> {
+        self.scenarios.iter().flat_map(|scenario| &scenario.sides)
     }
 }
 
@@ -196,16 +215,30 @@ impl Setup {
         let nginx = self.nginx.iter().map(|nginx| nginx.version.clone());
         self.peers.versions().into_iter().chain(nginx).collect()
     }
+
+    /// What can't be measured, and why.
+    fn left_out(&self) -> Vec<String> {
+        let broker = self.broker.iter().filter_map(BrokerSetup::missing);
+        let peers = self.peers.left_out.iter().cloned();
+        peers.chain(broker).collect()
+    }
+
+    fn has_broker(&self) -> bool {
+        let broker = self.broker.as_ref();
+        broker.is_some_and(|broker| broker.missing().is_none())
+    }
 }
 
 impl Scenario {
-    /// Removes the peers that `--peers` excludes, and reduces the number of clients in a quick run.
+    /// Removes the peers that `--peers` excludes, and nodes without a broker, and reduces the number of clients in a quick run.
     fn adapt(&mut self, setup: &Setup) {
         let has = |id| setup.peers.picked.iter().any(|peer| peer.id == id);
         self.sides.retain(|side| match side.server {
             ServerVariant::Peer(id, _) => has(id),
             ServerVariant::Proxied => setup.nginx.is_some(),
-            ServerVariant::Plain | ServerVariant::Featured(_) => true,
+            ServerVariant::Plain | ServerVariant::Featured(_) => {
+                !side.is_node || setup.has_broker()
+            }
         });
         if setup.quick && self.clients >= 1_000 && self.job != Job::RoundRobin {
             self.clients /= 10;
@@ -233,11 +266,14 @@ impl Scenario {
             opcode: self.corpus.opcode(),
             offers: side.offers,
             tls: tls.transpose()?,
+            has_room: side.server.has_argument("--room"),
+            receives: side.receives,
         })
     }
 }
 
-fn start(setup: &Setup, job: Job, side: &Side) -> io::Result<Server> {
+/// Starts a server, with `more` arguments than its variant has.
+fn start(setup: &Setup, job: Job, side: &Side, more: &[String]) -> io::Result<Server> {
     let certificate = side.tls.map(|tls| tls.certificate);
     let cpu = &setup.server_cpu[..];
     let mut command = Command::new(match side.server {
@@ -260,7 +296,7 @@ fn start(setup: &Setup, job: Job, side: &Side) -> io::Result<Server> {
         }
     }
     if let ServerVariant::Featured(arguments) = side.server {
-        command.args(arguments);
+        command.args(arguments).args(more);
         if let Some(files) = certificate {
             command.args(["--tls-cert", files.certificate, "--tls-key", files.key]);
         }

@@ -16,6 +16,22 @@ pub(in crate::run) struct Side {
     /// Whether late joiners connect and leave during the measurement.
     pub(in crate::run) has_visitors: bool,
     pub(in crate::run) tls: Option<TlsSide>,
+    pub(in crate::run) receives: Receives,
+    /// Whether it is a node of a cluster, with a broker of its own.
+    pub(in crate::run) is_node: bool,
+    /// Whether its metrics are read once a second while it is loaded.
+    pub(in crate::run) is_scraped: bool,
+}
+
+/// The form in which clients receive messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::run) enum Receives {
+    /// As WebSocket messages.
+    Messages,
+    /// As WebSocket messages of the newer subprotocol of procedures, each with the room and the id.
+    MessagesWithIds,
+    /// As events, except the publisher.
+    Events,
 }
 
 /// TLS between a server and its clients.
@@ -39,6 +55,11 @@ pub(in crate::run) enum ServerVariant {
 }
 
 impl ServerVariant {
+    /// Whether the server is started with this argument.
+    pub(super) fn has_argument(self, name: &str) -> bool {
+        matches!(self, Self::Featured(arguments) if arguments.contains(&name))
+    }
+
     /// Whether a run continues without this server if it fails.
     pub(super) fn may_fail(self) -> bool {
         matches!(self, Self::Peer(..) | Self::Proxied)
@@ -53,13 +74,16 @@ pub(in crate::run) const fn side(name: &'static str, server: ServerVariant) -> S
         offers: false,
         has_visitors: false,
         tls: None,
+        receives: Receives::Messages,
+        is_node: false,
+        is_scraped: false,
     }
 }
 
 /// humphrey_ws without the feature that the command measures.
 pub(in crate::run) const PLAIN: Side = side("humphrey_ws", ServerVariant::Plain);
 /// A second process of [`PLAIN`]. The deviation of its ratios from 1 is the error of measurement.
-const AGAIN: Side = side("humphrey_ws, again", ServerVariant::Plain);
+pub(in crate::run) const AGAIN: Side = side("humphrey_ws, again", ServerVariant::Plain);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::run) enum Measurement {

@@ -41,7 +41,7 @@ pub(super) fn measure(
     side: &Side,
     messages: &Arc<Vec<String>>,
 ) -> io::Result<Figures> {
-    let server = super::start(setup, scenario.job, side)?;
+    let server = super::start(setup, scenario.job, side, &[])?;
     let tls = side
         .tls
         .ok_or_else(|| args::invalid("handshakes need TLS".into()))?;
@@ -249,7 +249,8 @@ impl EchoClient {
                 }
             }
             Ok(())
-        })
+        })?;
+        Ok(())
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Totals {
     pub(super) bytes: u64,
     /// Number of compressed frames.
     pub(super) compressed: u64,
+    /// Bytes that the sockets have received, which over TLS are those of its records.
+    pub(super) wire: u64,
 }
 
 impl Totals {
@@ -26,6 +28,7 @@ impl Totals {
         self.frames += other.frames;
         self.bytes += other.bytes;
         self.compressed += other.compressed;
+        self.wire += other.wire;
     }
 
     pub(super) fn since(self, earlier: Self) -> Self {
@@ -33,6 +36,7 @@ impl Totals {
             frames: self.frames - earlier.frames,
             bytes: self.bytes - earlier.bytes,
             compressed: self.compressed - earlier.compressed,
+            wire: self.wire - earlier.wire,
         }
     }
 }
@@ -66,6 +70,11 @@ impl Frames {
             missing: 0,
             in_payload: false,
         }
+    }
+
+    /// Expects frames with another opcode from now on.
+    pub(super) fn expect(&mut self, opcode: u8) {
+        self.opcode = opcode;
     }
 
     /// Removes the next part of a frame from `bytes` and adds it to `totals`.

@@ -4,7 +4,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::scenario::{Bound, Measurement, Target};
+use super::scenario::{Bound, Measurement, ServerVariant, Target};
+use super::services::BrokerSetup;
 use super::{Setup, Suite};
 use crate::args::Options;
 use crate::run::results::{Verdict, median_by};
@@ -12,56 +13,62 @@ use crate::run::{markdown, report};
 
 /// The results of a run.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Report {
+pub(in crate::run) struct Report {
     /// The machine and the method.
-    pub(super) head: Vec<String>,
-    pub(super) peers: Vec<String>,
-    pub(super) left_out: Vec<String>,
-    pub(super) scenarios: Vec<ScenarioReport>,
-    pub(super) verdicts: Vec<Verdict>,
+    pub(in crate::run) head: Vec<String>,
+    pub(in crate::run) peers: Vec<String>,
+    pub(in crate::run) left_out: Vec<String>,
+    pub(in crate::run) scenarios: Vec<ScenarioReport>,
+    pub(in crate::run) verdicts: Vec<Verdict>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct ScenarioReport {
-    pub(super) id: String,
-    pub(super) title: String,
-    pub(super) measurement: Measurement,
+pub(in crate::run) struct ScenarioReport {
+    pub(in crate::run) id: String,
+    pub(in crate::run) title: String,
+    pub(in crate::run) measurement: Measurement,
     /// The servers. All others are compared with the first.
-    pub(super) servers: Vec<ServerReport>,
+    pub(in crate::run) servers: Vec<ServerReport>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct ServerReport {
-    pub(super) server: String,
-    pub(super) rounds: Vec<Figures>,
+pub(in crate::run) struct ServerReport {
+    pub(in crate::run) server: String,
+    pub(in crate::run) rounds: Vec<Figures>,
     /// Why rounds are missing.
-    pub(super) failure: Option<String>,
+    pub(in crate::run) failure: Option<String>,
 }
 
 /// One server's figures in one round.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Figures {
+pub(in crate::run) struct Figures {
     /// Microseconds of the server's CPU time, user and system, per delivery, or per connection in a scenario that measures
     /// connecting; and per message sent.
-    pub(super) cpu: f64,
-    pub(super) cpu_per_broadcast: f64,
+    pub(in crate::run) cpu: f64,
+    pub(in crate::run) cpu_per_broadcast: f64,
     /// WebSocket bytes per delivery: payloads and frame headers, without the headers of TCP and IP.
-    pub(super) bytes: f64,
+    pub(in crate::run) bytes: f64,
+    /// Bytes per delivery that the sockets have received. Over TLS, they include its records.
+    pub(in crate::run) wire_bytes: f64,
+    /// Microseconds of CPU time per delivery of the broker, if the server is a node of a cluster.
+    pub(in crate::run) broker_cpu: Option<f64>,
+    /// How often the metrics were read.
+    pub(in crate::run) scrapes: u64,
     /// The share of deliveries that were compressed.
-    pub(super) compressed: f64,
-    pub(super) deliveries: u64,
-    pub(super) messages: u64,
+    pub(in crate::run) compressed: f64,
+    pub(in crate::run) deliveries: u64,
+    pub(in crate::run) messages: u64,
     /// Number of received messages that were compared with those sent.
-    pub(super) compared: u64,
+    pub(in crate::run) compared: u64,
     /// Number of connections, in scenarios that measure connecting.
-    pub(super) connections: u64,
+    pub(in crate::run) connections: u64,
     /// Late joiners, or handshakes, per second.
-    pub(super) joins_per_second: f64,
+    pub(in crate::run) joins_per_second: f64,
     /// Resident bytes per idle connection, in scenarios that measure memory.
-    pub(super) resident_per_connection: Option<f64>,
+    pub(in crate::run) resident_per_connection: Option<f64>,
     /// 99th percentile of latency in microseconds while others connect, and before.
-    pub(super) p99: Option<f64>,
-    pub(super) unhindered_p99: Option<f64>,
+    pub(in crate::run) p99: Option<f64>,
+    pub(in crate::run) unhindered_p99: Option<f64>,
 }
 
 impl Figures {
@@ -165,17 +172,23 @@ pub(super) fn head(
     let mut head = vec![
         report::machine_line(idle_share),
         format!(
-            "Server on CPU {}, client on CPU {client_cpu}. Rounds: {}, or five times as many shorter ones where the feature is \
-             unused; server CPU per measurement: {} s in total.",
-            setup.server_cpu, setup.rounds, setup.cpu_seconds
+            "Server on CPU {}, client on CPU {client_cpu}. Rounds: {}{}; server CPU per measurement: {} s in total.",
+            setup.server_cpu,
+            setup.rounds,
+            match suite.scenarios.iter().any(|scenario| scenario.restarts > 1) {
+                true => ", or five times as many shorter ones where the feature is unused",
+                false => "",
+            },
+            setup.cpu_seconds
         ),
     ];
-    if suite.has_feature {
+    if suite.has_feature && suite.has(ServerVariant::Plain) {
         head.push(format!(
             "The plain servers were built with the feature `{}`, too.",
             suite.feature
         ));
     }
+    head.extend(setup.broker.as_ref().and_then(BrokerSetup::description));
     if setup.quick {
         head.push("A quick run: its times mean little.".into());
     }

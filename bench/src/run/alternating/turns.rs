@@ -15,6 +15,11 @@ const TIMES_MAX: f64 = 4.0;
 pub(super) trait Turns {
     fn server(&self) -> &Server;
 
+    /// The CPU time in seconds that the server has used since its start, with the processes that serve it.
+    fn used_in_total(&self) -> io::Result<f64> {
+        self.server().cpu_seconds()
+    }
+
     /// The CPU time in seconds that the server has used since its warm-up.
     fn used(&self) -> f64;
 
@@ -58,7 +63,7 @@ pub(super) fn alternate<Run: Turns>(
     runs.into_iter()
         .map(|run| {
             let run = run?;
-            *used += run.server().cpu_seconds()?;
+            *used += run.used_in_total()?;
             run.finish()
         })
         .collect()

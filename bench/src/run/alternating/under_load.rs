@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::client::Clients;
 use super::scenario::{Scenario, Side};
+use super::services::Services;
 use super::stream::Totals;
 use super::table::Figures;
 use super::turns::{TURN, Turns};
@@ -23,6 +24,7 @@ pub(super) struct AlternatingRun {
     server: Server,
     clients: Clients,
     visitors: Option<Visitors>,
+    services: Services,
     before: Snapshot,
     seconds: f64,
 }
@@ -44,7 +46,8 @@ impl AlternatingRun {
         side: &Side,
         messages: &Arc<Vec<String>>,
     ) -> io::Result<Self> {
-        let server = super::start(setup, scenario.job, side)?;
+        let services = Services::start(setup, side)?;
+        let server = super::start(setup, scenario.job, side, &services.arguments())?;
         let plan = scenario.traffic(side, messages)?;
         let clients = Clients::connect(server.address, plan)?;
         let visitors = side
@@ -54,6 +57,7 @@ impl AlternatingRun {
             server,
             clients,
             visitors,
+            services,
             before: Snapshot::default(),
             seconds: 0.0,
         };
@@ -64,6 +68,7 @@ impl AlternatingRun {
             run.clients.run_in_large_batches(TURN / 10)?;
         }
         run.server.pause()?;
+        run.services.begin();
         run.before = run.snapshot()?;
         run.seconds = 0.0;
         Ok(run)
@@ -90,6 +95,10 @@ impl Turns for AlternatingRun {
         &self.server
     }
 
+    fn used_in_total(&self) -> io::Result<f64> {
+        Ok(self.server.cpu_seconds()? + self.services.cpu_seconds()?)
+    }
+
     fn used(&self) -> f64 {
         let used = self.server.cpu_seconds();
         used.map_or(0.0, |cpu| cpu - self.before.cpu)
@@ -101,7 +110,9 @@ impl Turns for AlternatingRun {
             visitors.set_active(true);
         }
         let start = Instant::now();
+        self.services.begin_turn(self.seconds)?;
         let outcome = self.clients.run(time);
+        self.services.end_turn()?;
         self.seconds += start.elapsed().as_secs_f64();
         if let Some(visitors) = &self.visitors {
             visitors.set_active(false);
@@ -126,6 +137,12 @@ impl Turns for AlternatingRun {
             cpu: micros / deliveries,
             cpu_per_broadcast: micros / broadcasts,
             bytes: totals.bytes as f64 / totals.frames as f64,
+            wire_bytes: totals.wire as f64 / totals.frames as f64,
+            broker_cpu: self
+                .services
+                .broker_seconds()
+                .map(|cpu| cpu * 1e6 / deliveries),
+            scrapes: self.services.scrapes(),
             compressed: totals.compressed as f64 / totals.frames as f64,
             deliveries: totals.frames + visitors,
             messages: after.sent - before.sent,

@@ -10,9 +10,9 @@ use rustix::net::sockopt::{set_socket_linger, set_tcp_nodelay};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, connect, send, socket_with};
 
 use super::account::Account;
-use super::frames::{self, Frame, SUBPROTOCOL};
 use crate::frames::MessageReader;
 use crate::load::connect::{self as handshake, ConnectionSpec};
+use crate::run::procedure_frames::{self, Frame, SUBPROTOCOL};
 use crate::wire;
 
 /// Maximum length of the response to a handshake in bytes.
@@ -124,7 +124,7 @@ impl Client {
                     [] => b"new",
                     id => id,
                 };
-                frames::put_join(&mut join, self.room.to_string().as_bytes(), since);
+                procedure_frames::put_join(&mut join, self.room.to_string().as_bytes(), since);
                 connection.send(&join)?;
                 connection.phase = Phase::Joining;
                 &rest[..]
@@ -157,7 +157,7 @@ impl Client {
         let now = Instant::now();
         let mut progress = Progress::default();
         reader.read(bytes, |payload| {
-            match frames::parse(payload) {
+            match procedure_frames::parse(payload) {
                 Some(Frame::Room {
                     room: name,
                     id,

@@ -3,7 +3,6 @@
 
 mod account;
 mod client;
-mod frames;
 mod publisher;
 mod swarm;
 
