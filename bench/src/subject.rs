@@ -56,6 +56,8 @@ pub(crate) struct Settings {
 const CHAT: &str = "chat";
 /// Number of messages that a room keeps with `--history`.
 const KEPT_MESSAGES: usize = 1_000;
+/// The interval of comments in event streams: none is sent while the bench loads other servers.
+const KEEP_ALIVE: Duration = Duration::from_secs(3_600);
 /// The rate limits of `--rate-limits`, more than a client of the bench can send.
 const MESSAGES_PER_SECOND_MAX: u32 = 100_000_000;
 const BYTES_PER_SECOND_MAX: u64 = 100_000_000_000;
@@ -268,7 +270,9 @@ impl Settings {
                 .with_join_handler(|_, _| true);
         }
         if self.events {
-            app = app.with_event_stream(EVENTS, |_, _| Ok(Subscription::broadcasts()));
+            app = app.with_event_stream(EVENTS, |_, _| {
+                Ok(Subscription::broadcasts().with_keep_alive(KEEP_ALIVE))
+            });
         }
         if self.rate_limits {
             let limits = Limits::default()

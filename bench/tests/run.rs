@@ -277,11 +277,42 @@ fn cluster_scenarios_receive_what_was_sent() {
 }
 
 #[test]
+#[cfg(all(feature = "deflate", feature = "tls", feature = "cluster"))]
+fn costs_rows_receive_what_was_sent() {
+    let Some(redis) = redis_server() else {
+        return;
+    };
+    let picked = "ids,event-streams,deflate,tls,cluster-history,metrics,echo-borrowed";
+    let args = ["costs", "--quick", "--only", picked, "--redis", &redis];
+    let (out, run) = run_with_out("costs", &args);
+    let report = json(&out);
+    let scenarios = report["scenarios"].as_array().unwrap();
+    assert_eq!(scenarios.len(), 4, "{report}");
+    for scenario in scenarios {
+        for server in scenario["servers"].as_array().unwrap() {
+            let of = |figure: &str| server["rounds"][0][figure].as_f64().unwrap_or_default();
+            assert!(of("cpu") > 0.0 && of("compared") > 0.0, "{server}");
+            let name = server["server"].as_str().unwrap();
+            let is_plain = name.contains("nothing") || name.contains("metrics");
+            assert_eq!(
+                of("wire_bytes") == 106.0,
+                is_plain || of("broker_cpu") > 0.0 || name.contains("borrows")
+            );
+            assert_eq!(of("scrapes") > 0.0, name.contains("metrics"), "{server}");
+            assert_eq!(of("broker_cpu") > 0.0, name.contains("cluster"), "{server}");
+        }
+    }
+    let table = fs::read_to_string(out.with_extension("md")).unwrap();
+    assert_eq!(table, String::from_utf8_lossy(&run.stdout));
+}
+
+#[test]
 fn unknown_scenario_name_is_an_error() {
     for args in [
         ["run", "--only", "nothing"],
         ["run", "--peers", "nobody"],
         ["cluster", "--only", "nothing"],
+        ["costs", "--only", "nothing"],
     ] {
         let run = bench(&args).output().unwrap();
         assert!(!run.status.success());

@@ -102,7 +102,7 @@ pub(super) fn command(mut suite: Suite, options: &Options) -> io::Result<()> {
     table::write(name, &report, options)
 }
 
-/// Measures all scenarios of a suite. The name of the suite and the targets serve [`command`] only.
+/// Measures all scenarios of a suite.
 pub(super) fn measure_all(suite: Suite, options: &Options) -> io::Result<Report> {
     let (setup, client_cpu) = setup(&suite, options)?;
     let begun = Instant::now();

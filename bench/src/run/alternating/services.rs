@@ -12,7 +12,7 @@ use crate::machine;
 use crate::run::broker::{self, Broker, BrokerKind};
 use crate::run::server;
 
-/// Seconds of load between two reads of the metrics.
+/// Seconds of load between two reads of the metrics. In a quick run, they are read in each turn.
 const SCRAPE_INTERVAL: f64 = 1.0;
 /// Maximum time for a read of the metrics.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -74,6 +74,8 @@ pub(super) struct Services {
     broker_before: f64,
     broker_seconds: f64,
     metrics: Option<SocketAddrV4>,
+    /// Seconds of load between two reads of the metrics.
+    interval: f64,
     scrapes: u64,
 }
 
@@ -85,6 +87,7 @@ impl Services {
         Ok(Self {
             broker: broker.transpose()?,
             metrics: metrics.transpose()?,
+            interval: if setup.quick { 0.0 } else { SCRAPE_INTERVAL },
             ..Self::default()
         })
     }
@@ -111,7 +114,7 @@ impl Services {
         if let Some(broker) = &self.broker {
             self.broker_before = broker.cpu_seconds()?;
         }
-        let due = (self.scrapes as f64 + 0.5) * SCRAPE_INTERVAL;
+        let due = (self.scrapes as f64 + 0.5) * self.interval;
         match self.metrics {
             Some(address) if seconds >= due => {
                 scrape(address)?;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::Clients;
@@ -26,13 +27,17 @@ pub(super) struct AlternatingRun {
     visitors: Option<Visitors>,
     services: Services,
     before: Snapshot,
+    /// Duration of all turns in seconds, and the server's CPU time in them.
     seconds: f64,
+    cpu_seconds: f64,
 }
+
+/// Time in which a server finishes what follows its last delivery.
+const EPILOGUE: Duration = Duration::from_millis(2);
 
 /// The cumulative counts of a server at one moment.
 #[derive(Clone, Copy, Default)]
 struct Snapshot {
-    cpu: f64,
     totals: Totals,
     sent: u64,
     visits: u64,
@@ -60,6 +65,7 @@ impl AlternatingRun {
             services,
             before: Snapshot::default(),
             seconds: 0.0,
+            cpu_seconds: 0.0,
         };
         run.turn(if setup.quick { TURN / 10 } else { WARM_UP })?;
         run.server.go_on()?;
@@ -70,7 +76,7 @@ impl AlternatingRun {
         run.server.pause()?;
         run.services.begin();
         run.before = run.snapshot()?;
-        run.seconds = 0.0;
+        (run.seconds, run.cpu_seconds) = (0.0, 0.0);
         Ok(run)
     }
 
@@ -81,7 +87,6 @@ impl AlternatingRun {
             .map(Visitors::seen)
             .unwrap_or_default();
         Ok(Snapshot {
-            cpu: self.server.cpu_seconds()?,
             totals: self.clients.totals,
             sent: self.clients.sent,
             visits: visits.count,
@@ -100,8 +105,7 @@ impl Turns for AlternatingRun {
     }
 
     fn used(&self) -> f64 {
-        let used = self.server.cpu_seconds();
-        used.map_or(0.0, |cpu| cpu - self.before.cpu)
+        self.cpu_seconds
     }
 
     fn turn(&mut self, time: Duration) -> io::Result<()> {
@@ -109,11 +113,15 @@ impl Turns for AlternatingRun {
         if let Some(visitors) = &self.visitors {
             visitors.set_active(true);
         }
+        // What it uses in the turns of the others, such as for keep-alives, is no cost of its deliveries.
+        let cpu_before = self.server.cpu_seconds()?;
         let start = Instant::now();
         self.services.begin_turn(self.seconds)?;
         let outcome = self.clients.run(time);
-        self.services.end_turn()?;
         self.seconds += start.elapsed().as_secs_f64();
+        thread::sleep(EPILOGUE);
+        self.services.end_turn()?;
+        self.cpu_seconds += self.server.cpu_seconds()? - cpu_before;
         if let Some(visitors) = &self.visitors {
             visitors.set_active(false);
         }
@@ -131,7 +139,7 @@ impl Turns for AlternatingRun {
         let totals = after.totals.since(before.totals);
         let visitors = after.visitor_deliveries - before.visitor_deliveries;
         let deliveries = (totals.frames + visitors) as f64;
-        let micros = (after.cpu - before.cpu) * 1e6;
+        let micros = self.cpu_seconds * 1e6;
         let broadcasts = (after.sent - before.sent) as f64;
         Ok(Figures {
             cpu: micros / deliveries,

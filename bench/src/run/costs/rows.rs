@@ -74,7 +74,7 @@ const fn echo(id: &'static str, side: Side) -> Row {
 }
 
 /// The rows in the order of the table. The first one of each load is the baseline of the others.
-pub(super) const ALL: [Row; 20] = [
+pub(super) const ALL: [Row; 19] = [
     fan_out("plain", on("fan-out to everyone, nothing switched on", &[])),
     fan_out(
         "plain-again",
@@ -153,7 +153,6 @@ pub(super) const ALL: [Row; 20] = [
         "echo-rate-limits",
         on("echo, rate limits", &["--rate-limits"]),
     ),
-    echo("echo-deflate", compressing("echo, compression")),
     echo("echo-tls", over_tls("echo, TLS")),
 ];
 
