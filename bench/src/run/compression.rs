@@ -5,6 +5,7 @@ use std::io;
 use super::alternating::scenario::{
     BASE, Bound, Measurement, PLAIN, Scenario, ServerVariant, Side, side, target, unused,
 };
+use super::alternating::turns::TurnOrder;
 use super::alternating::{self, Suite};
 use crate::args::{Job, Options};
 use crate::corpus::Corpus;
@@ -16,6 +17,7 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
         feature: "deflate",
         has_feature: cfg!(feature = "deflate"),
         peers: "bun,ws",
+        order: TurnOrder::Reversed,
         scenarios: all(),
     };
     alternating::command(suite, options)

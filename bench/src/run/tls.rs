@@ -6,6 +6,7 @@ use super::alternating::scenario::{
     BASE, Bound, ECHO, Measurement, PLAIN, Scenario, ServerVariant, Side, TlsSide, side, target,
     unused,
 };
+use super::alternating::turns::TurnOrder;
 use super::alternating::{self, Suite};
 use crate::args::{Job, Options};
 use crate::corpus::Corpus;
@@ -17,6 +18,7 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
         feature: "tls",
         has_feature: cfg!(feature = "tls"),
         peers: "bun,axum,nginx",
+        order: TurnOrder::Reversed,
         scenarios: all(),
     };
     alternating::command(suite, options)

@@ -13,7 +13,7 @@ mod services;
 mod storm;
 mod stream;
 pub(super) mod table;
-mod turns;
+pub(super) mod turns;
 mod under_load;
 mod visitors;
 
@@ -29,7 +29,7 @@ use self::nginx::Nginx;
 use self::scenario::{Measurement, Scenario, ServerVariant, Side};
 use self::services::BrokerSetup;
 use self::table::{Report, ScenarioReport, ServerReport};
-use self::turns::alternate;
+use self::turns::{TurnOrder, alternate};
 use self::under_load::AlternatingRun;
 use super::peers::Peers;
 use super::server::{AddressOutput, Server};
@@ -69,6 +69,7 @@ struct Setup {
     rounds: usize,
     cpu_seconds: f64,
     server_cpu: String,
+    order: TurnOrder,
     broker: Option<BrokerSetup>,
 }
 
@@ -82,6 +83,7 @@ pub(super) struct Suite {
     pub(super) has_feature: bool,
     /// The default of `--peers`.
     pub(super) peers: &'static str,
+    pub(super) order: TurnOrder,
     pub(super) scenarios: Vec<Scenario>,
 }
 
@@ -163,6 +165,7 @@ fn setup(suite: &Suite, options: &Options) -> io::Result<(Setup, usize)> {
         rounds: options.number("rounds", if quick { 1 } else { 3 })?,
         cpu_seconds: options.number("cpu-seconds", if quick { 0.05 } else { 1.5 })?,
         server_cpu: options.number("server-cpu", cpus[0])?.to_string(),
+        order: suite.order,
         broker: match suite.sides().any(|side| side.is_node) {
             true => Some(BrokerSetup::find(options, &program)?),
             false => None,
@@ -331,11 +334,11 @@ fn measure(setup: &Setup, scenario: &Scenario, used: &mut f64) -> io::Result<Sce
         let results = match scenario.measurement {
             Measurement::Load => {
                 let run = |side: &&Side| AlternatingRun::start(setup, scenario, side, &messages);
-                alternate(sides.iter().map(run).collect(), enough, used)
+                alternate(sides.iter().map(run).collect(), enough, setup.order, used)
             }
             Measurement::Handshakes => {
                 let run = |side: &&Side| Handshakes::start(setup, scenario, side);
-                alternate(sides.iter().map(run).collect(), enough, used)
+                alternate(sides.iter().map(run).collect(), enough, setup.order, used)
             }
             Measurement::Idle => {
                 let measure = |side: &&Side| idle::measure(setup, scenario, side, &messages);

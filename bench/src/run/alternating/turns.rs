@@ -11,6 +11,16 @@ pub(super) const TURN: Duration = Duration::from_millis(250);
 /// Maximum duration of a measurement, as a multiple of the requested CPU time.
 const TIMES_MAX: f64 = 4.0;
 
+/// The order of the servers in the passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::run) enum TurnOrder {
+    /// Each pass reverses it, so that a steady slowdown of the machine affects all servers alike. The first and the last server
+    /// then have two turns in succession, the second of which finds the caches filled.
+    Reversed,
+    /// Each pass repeats it. Every server finds the caches filled by another one.
+    Repeated,
+}
+
 /// A server that is loaded in turn with others.
 pub(super) trait Turns {
     fn server(&self) -> &Server;
@@ -34,19 +44,20 @@ pub(super) trait Turns {
 pub(super) fn alternate<Run: Turns>(
     mut runs: Vec<io::Result<Run>>,
     enough: f64,
+    order: TurnOrder,
     used: &mut f64,
 ) -> Vec<io::Result<Figures>> {
     let turn = TURN.min(Duration::from_secs_f64(enough / 2.0));
     let end = Instant::now() + Duration::from_secs_f64(enough * TIMES_MAX * runs.len() as f64);
     let mut is_forward = true;
     loop {
-        let mut order: Vec<&mut io::Result<Run>> = runs.iter_mut().collect();
+        let mut pass: Vec<&mut io::Result<Run>> = runs.iter_mut().collect();
         if !is_forward {
-            order.reverse();
+            pass.reverse();
         }
-        is_forward = !is_forward;
+        is_forward = !is_forward || order == TurnOrder::Repeated;
         let mut all_done = true;
-        for run in order {
+        for run in pass {
             if let Ok(under_load) = run
                 && under_load.used() < enough
             {

@@ -7,6 +7,7 @@ use std::io;
 
 use self::rows::Row;
 use super::alternating::scenario::Scenario;
+use super::alternating::turns::TurnOrder;
 use super::alternating::{self, Suite};
 use crate::args::{self, OptionSpec, Options};
 use crate::machine;
@@ -57,6 +58,7 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
         feature: FEATURES,
         has_feature: HAS_ALL,
         peers: "none",
+        order: TurnOrder::Repeated,
         scenarios,
     };
     let mut results = alternating::measure_all(suite, options)?;
