@@ -10,8 +10,6 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-pub(super) use self::frames::{Frame, SUBPROTOCOL, parse};
-
 use self::account::Totals;
 use self::publisher::Publisher;
 use self::swarm::{CutPlan, Swarm};

@@ -13,7 +13,7 @@ use super::server::{EVENTS, number_of};
 use crate::frames::MessageReader;
 use crate::load::connect::{self, ConnectionSpec};
 use crate::poll;
-use crate::run::jitter::{Frame, SUBPROTOCOL, parse};
+use crate::run::procedure_frames::{Frame, SUBPROTOCOL, parse};
 use crate::wire;
 
 /// Bytes that a client reads at a time.
