@@ -22,6 +22,8 @@ mod machine;
 mod random;
 mod scenarios;
 mod server;
+mod soak;
+mod text;
 
 use std::process::ExitCode;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -41,6 +43,11 @@ Tests humphrey_ws with hostile and faulty peers, on 127.0.0.0/8 only.
       and --long is --scale 10; --quick runs scenarios of a cluster with fewer
       clients; --seed repeats the random choices of an earlier run; the exit
       status is 1 if a check failed
+  stress soak [--minutes N] [--seed N]
+      puts a server under a moderate load for N minutes (60 by default), prints a
+      line each minute and a summary, and checks that memory and descriptors stay
+      flat and that each message arrives or is counted; the exit status is 1 if a
+      check failed
   stress --list
       lists the scenarios";
 
@@ -58,8 +65,11 @@ struct Options {
 type Serve = fn(Vec<String>) -> Outcome;
 
 /// The hidden commands of the processes that scenarios start.
-const SERVERS: [(&str, Serve); 3] = [
+const SERVERS: [(&str, Serve); 4] = [
     (server::COMMAND, |args| server::serve(args.into_iter())),
+    (server::pair::COMMAND, |args| {
+        server::pair::serve(args.into_iter())
+    }),
     (cluster::node::COMMAND, |args| {
         cluster::node::serve(args.into_iter())
     }),
@@ -80,6 +90,15 @@ fn main() -> ExitCode {
                 }
             };
         }
+    }
+    if args.next_if(|arg| arg == soak::COMMAND).is_some() {
+        return match soak::run(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("stress, soak: {failure}");
+                ExitCode::FAILURE
+            }
+        };
     }
     match options(args) {
         Ok(Some(options)) => run(&options),

@@ -1,8 +1,11 @@
 //! Frames as a client writes and reads them (RFC 6455 §5.2), and checks of the rules for servers.
 
+use super::inflater::Inflater;
 use crate::check::{Outcome, ensure};
 
 pub(crate) const FIN: u8 = 0x80;
+/// The bit of a compressed message (RFC 7692 §6).
+pub(crate) const RSV1: u8 = 0x40;
 pub(crate) const CONTINUATION: u8 = 0;
 pub(crate) const TEXT: u8 = 1;
 pub(crate) const BINARY: u8 = 2;
@@ -49,12 +52,19 @@ pub(crate) struct Frames {
     bytes: Vec<u8>,
     at: usize,
     closed: bool,
+    /// Inflates messages, if compression was negotiated.
+    inflater: Option<Box<Inflater>>,
 }
 
 /// One frame: its opcode and its payload.
 pub(crate) type Frame<'a> = (u8, &'a [u8]);
 
 impl Frames {
+    /// Allows the server to send compressed messages.
+    pub(crate) fn inflate(&mut self) {
+        self.inflater = Some(Box::default());
+    }
+
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         if self.at > 0 {
             self.bytes.drain(..self.at);
@@ -68,7 +78,7 @@ impl Frames {
         self.at == self.bytes.len()
     }
 
-    /// Returns the next complete frame.
+    /// Returns the next complete frame. The payload of a compressed one is inflated.
     pub(crate) fn next(&mut self) -> Outcome<Option<Frame<'_>>> {
         let rest = &self.bytes[self.at..];
         let &[first, second, ..] = rest else {
@@ -76,8 +86,13 @@ impl Frames {
         };
         ensure!(!self.closed, "a frame follows the close frame");
         let opcode = first & 0x0f;
+        let is_compressed = first & RSV1 != 0;
         ensure!(
-            first & 0xf0 == FIN && matches!(opcode, TEXT | BINARY | CLOSE | PING | PONG),
+            !is_compressed || self.inflater.is_some() && opcode < CLOSE,
+            "a frame begins with {first:#04x}, though no compression was negotiated for it"
+        );
+        ensure!(
+            first & !RSV1 & 0xf0 == FIN && matches!(opcode, TEXT | BINARY | CLOSE | PING | PONG),
             "a frame begins with {first:#04x}, which a server must not send"
         );
         ensure!(second & 0x80 == 0, "a frame from the server is masked");
@@ -110,7 +125,11 @@ impl Frames {
         self.closed = opcode == CLOSE;
         let payload = self.at + header;
         self.at = payload + len;
-        Ok(Some((opcode, &self.bytes[payload..self.at])))
+        let payload = &self.bytes[payload..self.at];
+        match &mut self.inflater {
+            Some(inflater) if is_compressed => Ok(Some((opcode, inflater.inflate(payload)?))),
+            _ => Ok(Some((opcode, payload))),
+        }
     }
 }
 
@@ -141,6 +160,18 @@ mod tests {
             (CLOSE, vec![3, 0xe9]),
         ];
         assert_eq!(read(&bytes).unwrap(), expected);
+    }
+
+    #[test]
+    fn compressed_frame_is_inflated_or_refused_without_negotiation() {
+        let payload = miniz_oxide::deflate::compress_to_vec(&[b'a'; 500], 9);
+        let mut bytes = vec![FIN | RSV1 | TEXT, payload.len() as u8];
+        bytes.extend(payload);
+        let mut frames = Frames::default();
+        frames.inflate();
+        frames.feed(&bytes);
+        assert_eq!(frames.next().unwrap(), Some((TEXT, &[b'a'; 500][..])));
+        assert!(read(&bytes).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Hand-written clients, which can violate the protocol where libraries cannot.
 
 pub(crate) mod frames;
+mod inflater;
 pub(crate) mod tls;
 mod transport;
 
@@ -142,12 +143,7 @@ impl Peer {
         path: &str,
     ) -> Outcome<Self> {
         let stream = tcp(server, source).during("connecting")?;
-        let offer = "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
-        Self::handshake(
-            stream,
-            &request(path).replace("\r\n\r\n", offer),
-            ACCEPTED_OFFER,
-        )
+        Self::upgrade_compressing(stream, path)
     }
 
     /// Reads the response to a handshake that was sent.
@@ -160,6 +156,15 @@ impl<T: Transport> Peer<T> {
     /// Completes the WebSocket handshake on a connection.
     pub(crate) fn upgrade(stream: T, path: &str) -> Outcome<Self> {
         Self::handshake(stream, &request(path), ACCEPT)
+    }
+
+    /// Completes a handshake that offers compression, which the server must accept.
+    pub(crate) fn upgrade_compressing(stream: T, path: &str) -> Outcome<Self> {
+        let offer = "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+        let request = request(path).replace("\r\n\r\n", offer);
+        let mut peer = Self::handshake(stream, &request, ACCEPTED_OFFER)?;
+        peer.frames.inflate();
+        Ok(peer)
     }
 
     fn handshake(mut stream: T, request: &str, expected: &str) -> Outcome<Self> {

@@ -13,15 +13,13 @@ use super::memory::{CONNECTION_BYTES, KIB, check_peak, share_of_sum};
 use super::{Context, Report, eviction, mib};
 use crate::body::ReceiveLog;
 use crate::check::{During, Failure, Outcome, ensure, join};
-use crate::client::frames::{self, FIN, TEXT};
+use crate::client::frames::{self, FIN, RSV1, TEXT};
 use crate::client::{self, Incoming, Peer};
 use crate::machine;
 use crate::server::program::{BLOCK, ECHO, SILENT};
 use crate::server::{ProducerPlan, Server, Setup};
 
 const MIB: usize = 1 << 20;
-/// The bit of a compressed message (RFC 7692 §6).
-const RSV1: u8 = 0x40;
 
 /// Number of clients in a short run.
 const CLIENTS: u64 = 1_000;

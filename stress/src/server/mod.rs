@@ -2,7 +2,9 @@
 //! line of counters.
 
 mod child;
+pub(crate) mod pair;
 pub(crate) mod program;
+pub(crate) mod rooms;
 pub(crate) mod setup;
 
 use std::fmt::Write as _;
@@ -110,10 +112,14 @@ fn figures(shared: &ServerState, metrics: &Metrics) -> String {
         ("violations", of_shared(&shared.violations)),
         ("sends", of_shared(&shared.sends)),
         ("offered", of_shared(&shared.offered)),
+        ("due", of_shared(&shared.due)),
+        ("replayed", of_shared(&shared.replayed)),
         ("refused_broadcasts", of_shared(&shared.refused)),
         ("producing", of_shared(&shared.producing)),
         ("connections", metrics.connections),
         ("connections_opened", metrics.connections_opened),
+        ("rooms", metrics.rooms),
+        ("room_members", metrics.room_members),
         ("accepted", metrics.accepted),
         ("refused", metrics.refused.total()),
         ("handshake_failures", metrics.handshake_failures.total()),
@@ -132,6 +138,8 @@ fn figures(shared: &ServerState, metrics: &Metrics) -> String {
         ("closed_over_rate", metrics.closed_over_rate),
         ("reads_delayed", metrics.reads_delayed),
         ("bombs", metrics.compression.bombs),
+        ("compressed_out", metrics.compression.sent_bytes),
+        ("plain_out", metrics.compression.plain_bytes),
         ("compressed_in", metrics.compression.received_bytes),
         ("inflated_in", metrics.compression.inflated_bytes),
         ("tls_handshakes", tls.handshakes),

@@ -10,9 +10,10 @@ use std::time::Duration;
 use humphrey::SubApp;
 use humphrey::http::{Request, Response, StatusCode};
 use humphrey_ws::{
-    AsyncSender, AsyncStream, AsyncWebsocketApp, Compression, Message, Subscription,
+    AsyncSender, AsyncStream, AsyncWebsocketApp, Compression, HistoryLimits, Message, Subscription,
 };
 
+use super::rooms::{self, KEPT, KEPT_BYTES, KEPT_MESSAGES, RoomNumbers};
 use super::setup::Setup;
 use crate::body::MessageCodec;
 
@@ -48,6 +49,8 @@ pub(crate) const BIG: &str = "/big";
 pub(crate) const BIG_BYTES: usize = 8 << 20;
 /// An event stream of the broadcasts.
 pub(crate) const EVENTS: &str = "/events";
+/// Executes the commands of [`rooms`].
+pub(crate) const ROOMS: &str = "/rooms";
 /// Answers each message with the server's process id.
 pub(crate) const WHO: &str = "/who";
 
@@ -59,6 +62,7 @@ const ASKED_FOR: &str = "asked for";
 
 /// State that the handlers of all connections share.
 pub(crate) struct ServerState {
+    pub(super) seed: u64,
     pub(super) codec: MessageCodec,
     pub(super) opened: AtomicU64,
     pub(super) closed: AtomicU64,
@@ -73,12 +77,17 @@ pub(crate) struct ServerState {
     /// The last message number of each producer.
     pub(super) sent: Mutex<BTreeMap<u32, u64>>,
     late: Mutex<u64>,
+    pub(super) rooms: RoomNumbers,
+    /// Recipients of the broadcasts of [`rooms`] when they were made, and messages of histories that were replayed.
+    pub(super) due: AtomicU64,
+    pub(super) replayed: AtomicU64,
     pub(super) sender: OnceLock<AsyncSender>,
 }
 
 impl ServerState {
     pub(super) fn new(seed: u64) -> Self {
         Self {
+            seed,
             codec: MessageCodec::new(seed),
             opened: AtomicU64::default(),
             closed: AtomicU64::default(),
@@ -89,6 +98,9 @@ impl ServerState {
             producing: AtomicU64::default(),
             sent: Mutex::default(),
             late: Mutex::default(),
+            rooms: RoomNumbers::default(),
+            due: AtomicU64::default(),
+            replayed: AtomicU64::default(),
             sender: OnceLock::new(),
         }
     }
@@ -103,7 +115,7 @@ impl ServerState {
         }
     }
 
-    fn send(&self, stream: &AsyncStream<HandlerOrder>, message: Message) {
+    pub(super) fn send(&self, stream: &AsyncStream<HandlerOrder>, message: Message) {
         self.sends.fetch_add(1, SeqCst);
         stream.send(message);
     }
@@ -156,6 +168,10 @@ pub(super) fn app(setup: &Setup) -> AsyncWebsocketApp<ServerState, HandlerOrder>
             .with_message_handler(received)
             .with_disconnect_handler(disconnected)
             .with_routes(routes())
+            .with_history(
+                &format!("{KEPT}*"),
+                HistoryLimits::messages(KEPT_MESSAGES).bytes(KEPT_BYTES),
+            )
             .with_event_stream(EVENTS, |_, _| Ok(Subscription::broadcasts()));
     let app = match setup.compression {
         0 => app,
@@ -212,6 +228,7 @@ fn received(stream: AsyncStream<HandlerOrder>, message: Message, shared: Arc<Ser
     }
     match stream.path() {
         ECHO => shared.send(&stream, message),
+        ROOMS => rooms::received(&stream, message.text().unwrap_or_default(), &shared),
         SLEEP => {
             thread::sleep(Duration::from_millis(100));
             shared.send(&stream, message);

@@ -1,0 +1,151 @@
+//! Rooms of the server under test, whose messages are numbered. One lock orders the broadcasts to a room and its joins and
+//! leaves, so that the server can tell each member exactly which messages it must receive.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Mutex, MutexGuard};
+
+use humphrey_ws::{AsyncStream, HistoryId, JoinErrorReason, Message};
+
+use super::program::{HandlerOrder, ServerState};
+use crate::text;
+
+/// Rooms whose names begin so keep a history.
+pub(crate) const KEPT: &str = "kept/";
+/// How many messages these rooms keep, and how many bytes of them.
+pub(crate) const KEPT_MESSAGES: usize = 32;
+pub(crate) const KEPT_BYTES: usize = 8 << 10;
+/// The room that gets more than slow readers read.
+pub(crate) const FIRE: &str = "fire";
+/// Messages to [`FIRE`] in a round; every other room gets one.
+pub(crate) const FIRE_MESSAGES: u64 = 4;
+/// The origin of the messages to everyone.
+pub(crate) const EVERYONE: &str = "*";
+/// Messages that the command "greet" is answered with.
+pub(crate) const GREETINGS: u64 = 8;
+
+/// The longest message to a room.
+pub(crate) fn bytes_max(room: &str) -> usize {
+    match room {
+        FIRE => 8_000,
+        _ => 300,
+    }
+}
+
+/// The number of the next message to each room that has ever had a member, and has not been found empty since.
+#[derive(Default)]
+pub(super) struct RoomNumbers(Mutex<BTreeMap<String, u64>>);
+
+impl RoomNumbers {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Executes a client's command, and answers it.
+pub(super) fn received(stream: &AsyncStream<HandlerOrder>, text: &str, shared: &ServerState) {
+    let mut words = text.split(' ');
+    let verb = words.next().unwrap_or_default();
+    let room = words.next().unwrap_or_default();
+    let answer = match verb {
+        "join" => join(stream, room, shared),
+        "leave" => leave(stream, room, shared),
+        "since" => match words.next().map(str::parse::<HistoryId>).transpose() {
+            Ok(id) => join_since(stream, room, id, shared),
+            Err(error) => {
+                shared.violated(&format!("{text:?}: {error}"));
+                return;
+            }
+        },
+        "echo" => text.to_owned(),
+        "greet" => {
+            for number in 0..GREETINGS {
+                let greeting = text::numbered(shared.seed, verb, number, 2_000);
+                shared.send(stream, Message::new(greeting));
+            }
+            return;
+        }
+        _ => return shared.violated(&format!("an unknown command: {text:?}")),
+    };
+    shared.send(stream, Message::new(answer));
+}
+
+/// Tells the client the number of the first message that it receives.
+fn join(stream: &AsyncStream<HandlerOrder>, room: &str, shared: &ServerState) -> String {
+    let mut numbers = shared.rooms.lock();
+    let next = *numbers.entry(room.to_owned()).or_insert(1);
+    if let Err(error) = stream.try_join(room) {
+        shared.violated(&error.to_string());
+    }
+    format!("joined {room} {next} 0")
+}
+
+/// Tells the client the number after the last message that it receives.
+fn leave(stream: &AsyncStream<HandlerOrder>, room: &str, shared: &ServerState) -> String {
+    let numbers = shared.rooms.lock();
+    let next = numbers.get(room).copied().unwrap_or_default();
+    stream.leave(room);
+    format!("left {room} {next}")
+}
+
+/// Tells the client the number of the first message that is not replayed, and how many are.
+fn join_since(
+    stream: &AsyncStream<HandlerOrder>,
+    room: &str,
+    id: Option<HistoryId>,
+    shared: &ServerState,
+) -> String {
+    let mut numbers = shared.rooms.lock();
+    let next = *numbers.entry(room.to_owned()).or_insert(1);
+    match stream.join_since(room, id) {
+        Ok(replayed) => {
+            shared.replayed.fetch_add(replayed as u64, SeqCst);
+            format!("joined {room} {next} {replayed}")
+        }
+        Err(error) if error.reason == JoinErrorReason::HistoryGone => format!("gone {room}"),
+        Err(error) => {
+            shared.violated(&error.to_string());
+            format!("gone {room}")
+        }
+    }
+}
+
+/// Sends a round of messages: to each room, and then to everyone.
+pub(super) fn broadcast_round(shared: &ServerState, round: u64) {
+    let Some(sender) = shared.sender.get() else {
+        return shared.violated("a round began before the app");
+    };
+    let names: Vec<String> = shared.rooms.lock().keys().cloned().collect();
+    for name in names {
+        let room = sender.room(&name);
+        let count = if name == FIRE { FIRE_MESSAGES } else { 1 };
+        for _ in 0..count {
+            let mut numbers = shared.rooms.lock();
+            let Some(next) = numbers.get_mut(&name) else {
+                break;
+            };
+            let number = *next;
+            *next += 1;
+            let text = text::numbered(shared.seed, &name, number, bytes_max(&name));
+            let recipients = room.len() as u64;
+            if name.starts_with(KEPT) {
+                room.broadcast_with(|id| match id {
+                    Some(id) => Message::new(format!("{id} {text}")),
+                    None => Message::new(&text),
+                });
+            } else if recipients == 0 {
+                numbers.remove(&name);
+                break;
+            } else {
+                room.broadcast(Message::new(text));
+            }
+            shared.due.fetch_add(recipients, SeqCst);
+        }
+    }
+    let everyone = sender.everyone();
+    shared.due.fetch_add(everyone.len() as u64, SeqCst);
+    let text = text::numbered(shared.seed, EVERYONE, round, bytes_max(EVERYONE));
+    everyone.broadcast(Message::new(text));
+}
