@@ -42,7 +42,7 @@ const KEPT_ROOMS: u64 = 12;
 /// One of so many clients joins the busiest room.
 const IN_FIRE: u64 = 20;
 /// How many positions are remembered for resumes. The oldest are too old for the history.
-const POSITIONS: usize = 128;
+const POSITIONS: usize = 512;
 
 /// How a client ends.
 #[derive(Clone, Copy, Debug)]
