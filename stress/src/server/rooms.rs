@@ -21,8 +21,6 @@ pub(crate) const FIRE: &str = "fire";
 pub(crate) const FIRE_MESSAGES: u64 = 4;
 /// The origin of the messages to everyone.
 pub(crate) const EVERYONE: &str = "*";
-/// Messages that the command "greet" is answered with.
-pub(crate) const GREETINGS: u64 = 8;
 
 /// The longest message to a room.
 pub(crate) fn bytes_max(room: &str) -> usize {
@@ -60,13 +58,6 @@ pub(super) fn received(stream: &AsyncStream<HandlerOrder>, text: &str, shared: &
             }
         },
         "echo" => text.to_owned(),
-        "greet" => {
-            for number in 0..GREETINGS {
-                let greeting = text::numbered(shared.seed, verb, number, 2_000);
-                shared.send(stream, Message::new(greeting));
-            }
-            return;
-        }
         _ => return shared.violated(&format!("an unknown command: {text:?}")),
     };
     shared.send(stream, Message::new(answer));

@@ -11,13 +11,13 @@ use super::connection::Doors;
 use super::member::{Counts, Member, Pace, Position, Since};
 use crate::certificates::Certificates;
 use crate::check::{DEADLINE, During, Outcome, ensure, eventually};
+use crate::client;
 use crate::client::frames::{self, BINARY, FIN};
-use crate::client::{self, Incoming};
 use crate::machine;
 use crate::random::Random;
 use crate::scenarios::mib;
 use crate::server::program::ROOMS;
-use crate::server::rooms::{FIRE, GREETINGS, KEPT};
+use crate::server::rooms::{FIRE, KEPT};
 use crate::server::{Figures, Policy, Server, Setup, pair};
 use crate::text;
 
@@ -31,7 +31,7 @@ const SLOW_BUFFER: usize = 16 << 10;
 const OUTBOX_BYTES_MAX: usize = 64 << 10;
 
 /// Clients that end in a step, change a room, and get an echo.
-const ENDS: u64 = 4;
+const ENDS: usize = 4;
 const CHANGES: u64 = 8;
 const ECHOES: u64 = 10;
 const ECHO_BYTES_MAX: usize = 4_000;
@@ -55,19 +55,16 @@ enum Route {
     Reset,
     /// A half-closed stream, read until the server closes its side.
     HalfClose,
-    /// Closed with unread messages.
-    Unread,
     MidFrame,
 }
 
-const ROUTES: [Route; 8] = [
+const ROUTES: [Route; 7] = [
     Route::Close,
     Route::Close,
     Route::Slam,
     Route::Fin,
     Route::Reset,
     Route::HalfClose,
-    Route::Unread,
     Route::MidFrame,
 ];
 
@@ -179,12 +176,18 @@ impl Day {
 
     /// Runs one step.
     pub(super) fn step(&mut self) -> Outcome {
+        let deaf = self.take_deaf();
         self.send_commands()?;
         self.server.ask(&format!("round {}", self.round))?;
         self.round += 1;
         self.read()?;
         let mut ended = Vec::new();
-        for _ in 0..ENDS {
+        if let Some(deaf) = deaf {
+            // It has not read the round. The others have, so the server has sent it.
+            ended.push((deaf.app, false));
+            self.done[deaf.app].add(deaf.into_counts()?);
+        }
+        while ended.len() < ENDS {
             let at = self.random.below(self.members.len() as u64) as usize;
             let member = self.members.swap_remove(at);
             ended.push((member.app, member.pace != Pace::KeepsUp));
@@ -197,6 +200,14 @@ impl Day {
         }
         self.steps += 1;
         Ok(())
+    }
+
+    /// In every other step, a client that is going to end without reading the round.
+    fn take_deaf(&mut self) -> Option<Member> {
+        let at = self.random.below(2 * self.members.len() as u64) as usize;
+        let member = self.members.get(at)?;
+        let is_fit = member.is_idle() && member.pace == Pace::KeepsUp;
+        is_fit.then(|| self.members.swap_remove(at))
     }
 
     fn send_commands(&mut self) -> Outcome {
@@ -273,16 +284,12 @@ impl Day {
         }
         remember(&mut self.positions[app], member.positions());
         let route = self.random.pick(&ROUTES);
-        if let Route::Unread = route {
-            member.send("greet")?;
-        }
         self.done[app].add(member.take_counts(self.round)?);
         self.leave(route, member)
             .during(format!("{route:?}, {}", NAMES[app]))
     }
 
     fn leave(&mut self, route: Route, member: Member) -> Outcome {
-        let app = member.app;
         let mut peer = member.peer;
         match route {
             Route::Close => peer.close()?,
@@ -299,15 +306,6 @@ impl Day {
                 if self.random.below(2) == 0 {
                     client::reset_on_drop(peer.stream.socket())?;
                 }
-            }
-            Route::Unread => {
-                // Now the server has received the command.
-                let first = peer.receive()?;
-                ensure!(
-                    matches!(first, Incoming::Message(_)),
-                    "received {first:?} instead of a greeting"
-                );
-                self.done[app].unread += GREETINGS;
             }
             Route::Fin => {}
         }
@@ -433,10 +431,11 @@ impl Day {
         let figures = self.server.ask(&format!("figures {app}"))?;
         let done = self.done[app];
         let due = figures.get("due") + figures.get("sends") + figures.get("replayed");
+        // A shard that a member has just left may still get the room's next message, and counts it as one without a recipient.
+        let accounted = figures.accounted() - figures.get("dropped_no_recipient");
         ensure!(
-            figures.accounted() == due,
-            "{} messages are delivered or dropped, and {due} were accepted: {figures:?}",
-            figures.accounted()
+            accounted == due,
+            "{accounted} messages are delivered or dropped, and {due} were accepted: {figures:?}"
         );
         let out = figures.get("messages_out");
         ensure!(

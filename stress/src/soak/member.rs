@@ -9,7 +9,7 @@ use super::connection::Connection;
 use crate::check::{During, Failure, Outcome, ensure};
 use crate::client::Peer;
 use crate::client::frames::{FIN, RSV1, TEXT};
-use crate::server::rooms::{EVERYONE, KEPT, bytes_max};
+use crate::server::rooms::{EVERYONE, FIRE_MESSAGES, KEPT, bytes_max};
 use crate::text;
 
 /// How much a client reads.
@@ -69,7 +69,7 @@ pub(super) struct Counts {
     /// Resumes, and how many of them came too late.
     pub(super) resumes: u64,
     pub(super) gone: u64,
-    /// Messages that may be on their way to a client that has ended.
+    /// Messages that were sent to clients and may not have been read.
     pub(super) unread: u64,
 }
 
@@ -189,7 +189,7 @@ impl Member {
         self.send(command)
     }
 
-    pub(super) fn send(&mut self, text: &str) -> Outcome {
+    fn send(&mut self, text: &str) -> Outcome {
         self.record.counts.sent += 1;
         let sent = match self.compresses {
             true => {
@@ -241,7 +241,16 @@ impl Member {
         Ok(())
     }
 
-    /// Takes the counts of a client that ends, or has ended, before `round`.
+    /// Returns the counts of a client that ends without reading a round: at most one message of each audience, and more of the
+    /// busiest.
+    pub(super) fn into_counts(mut self) -> Outcome<Counts> {
+        let unread = self.record.rooms.len() as u64 + FIRE_MESSAGES;
+        let mut counts = self.take_counts(self.record.round)?;
+        counts.unread += unread;
+        Ok(counts)
+    }
+
+    /// Takes the counts of a client that ends before `round`.
     pub(super) fn take_counts(&mut self, round: u64) -> Outcome<Counts> {
         let record = &mut self.record;
         ensure!(record.asked.is_empty(), "answers are missing: {record:?}");
