@@ -19,7 +19,7 @@ use crate::engine::parts::encoding::Encoding;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::small_set::Members;
 use crate::engine::reactor::websocket::WebSocket;
-use crate::engine::reactor::{ConnCx, Core};
+use crate::engine::reactor::{ConnCx, Core, ShardCx};
 use crate::sync::lock;
 use crate::transport::{ShardTransport, UnsentLimit};
 
@@ -62,7 +62,8 @@ impl LocalRooms {
         self.0.entry(number).or_default().members.insert(key.slot);
     }
 
-    fn remove(&mut self, number: u64, key: Key) {
+    /// Returns whether the shard has no member of the room any more.
+    fn remove(&mut self, number: u64, key: Key) -> bool {
         if let Some(room) = self.0.get_mut(&number) {
             room.members.remove(key.slot);
             if room.members.is_empty() {
@@ -72,6 +73,7 @@ impl LocalRooms {
         if self.0.capacity() > 64 && self.0.len() < self.0.capacity() / 8 {
             self.0.shrink_to_fit();
         }
+        !self.0.contains_key(&number)
     }
 
     #[cfg(all(any(test, fuzzing), not(loom)))]
@@ -87,6 +89,21 @@ impl LocalRooms {
             .held()
             .filter_map(|room| self.0.get(&room.channel_for(session.history_form()))?.batch)
             .collect()
+    }
+}
+
+impl<T: ShardTransport> ShardCx<T> {
+    /// Removes a member from a room, and what the shard keeps for the room, if this was its last member here.
+    fn remove_member(&mut self, number: u64, key: Key) {
+        let is_empty = self.fanout.rooms.remove(number, key);
+        #[cfg(feature = "deflate")]
+        if is_empty {
+            self.fanout
+                .shared_compression
+                .emptied(Audience::Room(number));
+        }
+        #[cfg(not(feature = "deflate"))]
+        let _ = is_empty;
     }
 }
 
@@ -157,7 +174,6 @@ impl WebSocket {
             return;
         }
         let number = room.channel_for(self.session.history_form());
-        cx.shard.fanout.rooms.remove(number, cx.key);
         #[cfg(feature = "deflate")]
         {
             // The connection may join again after it has missed compressed messages.
@@ -170,6 +186,7 @@ impl WebSocket {
                 self.compression.leave_epoch();
             }
         }
+        cx.shard.remove_member(number, cx.key);
         if room.is_keyed() && !lock(&self.session.rooms).held().any(|room| room.is_keyed()) {
             let limit = match cx.shard.hub.settings.slow_consumer.prefers_new() {
                 true => UnsentLimit::PrefersNew,
@@ -213,7 +230,7 @@ impl WebSocket {
             let Membership { room, wanted, .. } = membership;
             if held {
                 let number = room.channel_for(self.session.history_form());
-                shard.fanout.rooms.remove(number, cx.key);
+                shard.remove_member(number, cx.key);
                 room.unreach(shard.index);
             }
             if wanted {

@@ -277,3 +277,42 @@ fn members_of_two_audiences_follow_only_one() {
     );
     game.world.run_handlers();
 }
+
+#[test]
+fn history_of_a_room_is_dropped_with_its_last_member() {
+    let mut game = CompressionGame::new(Dice::from_seed(3));
+    game.connect_until(3, |player| player.can_follow);
+    let histories = |game: &mut CompressionGame| {
+        let fanout = &game.world.core().cx.fanout;
+        fanout.shared_compression.histories_len()
+    };
+    // The third client stays, so that the shard goes on compressing.
+    for index in 0..2 {
+        game.join_room(index, index);
+        game.join_room(index, 2);
+    }
+    game.world.settle();
+    for room in 0..3 {
+        for n in 0..20 {
+            let to = Destination {
+                room: Some(&game.rooms[room]),
+                ..Destination::default()
+            };
+            let frame = Message::new(tick(n)).frame().clone();
+            game.world.hub.try_broadcast(&frame, to).unwrap();
+            game.world.settle();
+        }
+    }
+    assert!(game.world.metrics().compression.epochs > 0);
+    assert_eq!(histories(&mut game), 3);
+    game.leave_room(0, 0);
+    game.world.settle();
+    assert_eq!(histories(&mut game), 2);
+    let ended = game.players[1].client;
+    game.world.client_resets(ended);
+    game.world.run_handlers();
+    assert_eq!(histories(&mut game), 1);
+    game.leave_room(0, 2);
+    game.world.settle();
+    assert_eq!(histories(&mut game), 0);
+}

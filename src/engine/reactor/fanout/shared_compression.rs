@@ -253,6 +253,22 @@ impl SharedCompression {
         }
     }
 
+    /// Drops the history of an audience without members. It may never have any again: the number of a room is not reused.
+    pub(crate) fn emptied(&mut self, audience: Audience) {
+        if let Some(epoch) = self
+            .histories
+            .remove(&audience)
+            .and_then(|history| history.epoch)
+        {
+            self.epochs.remove(&epoch.number());
+        }
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn histories_len(&self) -> usize {
+        self.histories.len()
+    }
+
     /// Returns the kind and payload of a message, if it can be compressed for an audience.
     fn candidate<'a>(&self, frame: &'a [u8]) -> Option<(MessageKind, &'a [u8])> {
         let compression = self.compression.as_ref()?;

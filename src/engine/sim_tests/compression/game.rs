@@ -256,7 +256,7 @@ impl CompressionGame {
         self.leave_room(index, room);
     }
 
-    fn leave_room(&mut self, index: usize, room: usize) {
+    pub(super) fn leave_room(&mut self, index: usize, room: usize) {
         let session = self.world.session(self.players[index].client);
         self.world.hub.leave(&self.rooms[room], &session).unwrap();
         self.players[index].rooms.remove(&room);
