@@ -34,6 +34,9 @@ const OUTBOX_BYTES_MAX: usize = 64 << 10;
 const ENDS: usize = 4;
 const CHANGES: u64 = 8;
 const ECHOES: u64 = 10;
+/// In the first steps most clients get one, so that handlers compress replies at the same time as often as they ever will.
+const FIRST_ECHOES: u64 = 200;
+const FIRST_STEPS: u64 = 900;
 const ECHO_BYTES_MAX: usize = 4_000;
 /// The names of rooms without a history change every minute, so that rooms come and go.
 const STEPS_OF_NAMES: u64 = 240;
@@ -174,6 +177,11 @@ impl Day {
         Ok(())
     }
 
+    /// Whether it is among its first steps, which do more.
+    pub(super) fn begins(&self) -> bool {
+        self.steps < FIRST_STEPS
+    }
+
     /// Runs one step.
     pub(super) fn step(&mut self) -> Outcome {
         let deaf = self.take_deaf();
@@ -211,8 +219,9 @@ impl Day {
     }
 
     fn send_commands(&mut self) -> Outcome {
+        let echoes = if self.begins() { FIRST_ECHOES } else { ECHOES };
         let random = &mut self.random;
-        for number in 0..CHANGES + ECHOES {
+        for number in 0..CHANGES + echoes {
             let at = random.below(self.members.len() as u64) as usize;
             let member = &mut self.members[at];
             if !member.is_idle() || member.pace != Pace::KeepsUp {
@@ -345,15 +354,12 @@ impl Day {
     /// Waits until the server has noticed all that clients have done. Its connections, memberships and descriptors are exactly
     /// those of the clients then.
     fn wait_for_server(&mut self) -> Outcome {
-        for app in 0..2 {
+        for (app, name) in NAMES.into_iter().enumerate() {
             let of_app = || self.members.iter().filter(|member| member.app == app);
             let open = of_app().count() as u64;
             let memberships = of_app().flat_map(Member::rooms).count() as u64;
             let connected = self.connected[app];
-            let what = format!(
-                "{open} clients and {memberships} memberships are left, {}",
-                NAMES[app]
-            );
+            let what = format!("{open} clients and {memberships} memberships are left, {name}");
             let server = &mut self.server;
             let mut last = Figures::default();
             let outcome = eventually(&what, || {

@@ -63,20 +63,23 @@ impl Trend {
 
     /// Fails unless memory is flat: by its slope in a run of at least half an hour, otherwise by the ratio.
     pub(super) fn check(&self, seconds: f64) -> Outcome {
-        match self.slope {
-            Some(slope) if seconds >= LONG => ensure!(
-                slope < SLOPE_MAX,
+        if let Some(slope) = self.slope.filter(|_| seconds >= LONG) {
+            let is_flat = slope < SLOPE_MAX;
+            ensure!(
+                is_flat,
                 "resident memory grew by {slope:.2} MiB per hour after the first ten minutes; less than {SLOPE_MAX} is allowed"
-            ),
-            _ => ensure!(
-                self.ratio() <= RATIO_MAX,
-                "resident memory was {:.2} MiB after two minutes and {:.2} MiB at the end, {:.3} times as much; at most \
-                 {RATIO_MAX} times is allowed",
-                self.early,
-                self.late,
-                self.ratio()
-            ),
+            );
+            return Ok(());
         }
+        let is_flat = self.ratio() <= RATIO_MAX;
+        ensure!(
+            is_flat,
+            "resident memory was {:.2} MiB after two minutes and {:.2} MiB at the end, {:.3} times as much; at most \
+             {RATIO_MAX} times is allowed",
+            self.early,
+            self.late,
+            self.ratio()
+        );
         Ok(())
     }
 }
