@@ -6,6 +6,7 @@ pub(crate) mod pair;
 pub(crate) mod program;
 pub(crate) mod rooms;
 pub(crate) mod setup;
+mod state;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -21,9 +22,9 @@ use crate::certificates;
 use crate::check::{During, Failure, Outcome};
 use crate::machine;
 pub(crate) use child::{Figures, Server};
-use program::ServerState;
 pub(crate) use setup::next;
 pub(crate) use setup::{Policy, Setup};
+use state::ServerState;
 
 /// The hidden command that starts the server.
 pub(crate) const COMMAND: &str = "serve";

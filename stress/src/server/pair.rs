@@ -6,8 +6,9 @@ use std::sync::Arc;
 use humphrey_ws::tls::Tls;
 use humphrey_ws::{AsyncSender, RunningApp};
 
-use super::program::{self, ServerState};
+use super::program;
 use super::setup::next;
+use super::state::ServerState;
 use super::{Server, Setup, figures, rooms, say};
 use crate::certificates;
 use crate::check::{During, Failure, Outcome};

@@ -1,21 +1,20 @@
 //! The handlers of the server under test. The path of a connection selects what they do.
 
-use std::collections::BTreeMap;
 use std::panic;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
 
 use humphrey::SubApp;
 use humphrey::http::{Request, Response, StatusCode};
 use humphrey_ws::{
-    AsyncSender, AsyncStream, AsyncWebsocketApp, Compression, HistoryLimits, Message, Subscription,
+    AsyncStream, AsyncWebsocketApp, Compression, HistoryLimits, Message, Subscription,
 };
 
-use super::rooms::{self, KEPT, KEPT_BYTES, KEPT_MESSAGES, RoomNumbers};
+use super::rooms::{self, KEPT, KEPT_BYTES, KEPT_MESSAGES};
 use super::setup::Setup;
-use crate::body::MessageCodec;
+use super::state::{HandlerOrder, ServerState};
 
 /// Echoes each message; messages must be numbered without gaps.
 pub(crate) const ECHO: &str = "/echo";
@@ -59,76 +58,6 @@ pub(crate) const LATE_SENDER: u32 = 9_000_000;
 
 /// The payload of panics that a client has requested.
 const ASKED_FOR: &str = "asked for";
-
-/// State that the handlers of all connections share.
-pub(crate) struct ServerState {
-    pub(super) seed: u64,
-    pub(super) codec: MessageCodec,
-    pub(super) opened: AtomicU64,
-    pub(super) closed: AtomicU64,
-    /// Violated invariants that handlers have detected.
-    pub(super) violations: AtomicU64,
-    /// Messages that handlers have sent.
-    pub(super) sends: AtomicU64,
-    /// Broadcasts of producers and handlers that were accepted, and that were refused because the app stops.
-    pub(super) offered: AtomicU64,
-    pub(super) refused: AtomicU64,
-    pub(super) producing: AtomicU64,
-    /// The last message number of each producer.
-    pub(super) sent: Mutex<BTreeMap<u32, u64>>,
-    late: Mutex<u64>,
-    pub(super) rooms: RoomNumbers,
-    /// Recipients of the broadcasts of [`rooms`] when they were made, and messages of histories that were replayed.
-    pub(super) due: AtomicU64,
-    pub(super) replayed: AtomicU64,
-    pub(super) sender: OnceLock<AsyncSender>,
-}
-
-impl ServerState {
-    pub(super) fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            codec: MessageCodec::new(seed),
-            opened: AtomicU64::default(),
-            closed: AtomicU64::default(),
-            violations: AtomicU64::default(),
-            sends: AtomicU64::default(),
-            offered: AtomicU64::default(),
-            refused: AtomicU64::default(),
-            producing: AtomicU64::default(),
-            sent: Mutex::default(),
-            late: Mutex::default(),
-            rooms: RoomNumbers::default(),
-            due: AtomicU64::default(),
-            replayed: AtomicU64::default(),
-            sender: OnceLock::new(),
-        }
-    }
-
-    #[allow(
-        clippy::print_stderr,
-        reason = "standard output carries the protocol with the parent"
-    )]
-    pub(super) fn violated(&self, what: &str) {
-        if self.violations.fetch_add(1, SeqCst) < 10 {
-            eprintln!("stress, server: invariant violated: {what}");
-        }
-    }
-
-    pub(super) fn send(&self, stream: &AsyncStream<HandlerOrder>, message: Message) {
-        self.sends.fetch_add(1, SeqCst);
-        stream.send(message);
-    }
-}
-
-/// Tracks the handlers of one connection, to check that they run in order and one at a time.
-#[derive(Default)]
-pub(super) struct HandlerOrder {
-    stage: AtomicU8,
-    is_running: AtomicBool,
-    /// Number of numbered messages received so far.
-    messages: AtomicU64,
-}
 
 const NEW: u8 = 0;
 const OPEN: u8 = 1;

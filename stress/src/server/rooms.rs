@@ -1,13 +1,11 @@
 //! Rooms of the server under test, whose messages are numbered. One lock orders the broadcasts to a room and its joins and
 //! leaves, so that the server can tell each member exactly which messages it must receive.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Mutex, MutexGuard};
 
 use humphrey_ws::{AsyncStream, HistoryId, JoinErrorReason, Message};
 
-use super::program::{HandlerOrder, ServerState};
+use super::state::{HandlerOrder, ServerState};
 use crate::text;
 
 /// Rooms whose names begin so keep a history.
@@ -27,18 +25,6 @@ pub(crate) fn bytes_max(room: &str) -> usize {
     match room {
         FIRE => 8_000,
         _ => 300,
-    }
-}
-
-/// The number of the next message to each room that has ever had a member, and has not been found empty since.
-#[derive(Default)]
-pub(super) struct RoomNumbers(Mutex<BTreeMap<String, u64>>);
-
-impl RoomNumbers {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

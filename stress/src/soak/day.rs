@@ -112,11 +112,11 @@ impl Day {
             policy: Policy::DropOldest,
             outbox_bytes_max: OUTBOX_BYTES_MAX,
             compression: 1,
-            // Timers are removed when they expire: those of all connections do so early in the run.
-            handshake_timeout: 20_000,
+            handshake_timeout: 60_000,
             heartbeat_interval: 10_000,
-            heartbeat_timeout: 60_000,
-            write_timeout: 60_000,
+            // A ping reaches a slow reader behind all that it has not read, which takes minutes if the machine is busy.
+            heartbeat_timeout: 1_200_000,
+            write_timeout: 600_000,
             ..Setup::new(seed)
         };
         let with_tls = Setup {
