@@ -300,10 +300,11 @@ impl Program {
     /// Limits the open files of the process. Only Linux can limit another process.
     #[cfg(target_os = "linux")]
     pub(crate) fn limit_descriptors(&self, max: u64) {
-        use rustix::process::{Resource, Rlimit, prlimit};
+        use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+        // The process has inherited the maximum, and can't be given a higher one again.
         let limit = Rlimit {
             current: Some(max),
-            maximum: Some(max),
+            maximum: getrlimit(Resource::Nofile).maximum,
         };
         prlimit(Some(Pid::from_child(&self.child)), Resource::Nofile, limit).unwrap();
     }
