@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use humphrey_ws::tls::Tls;
-use humphrey_ws::{AsyncSender, Message, Metrics, RunningApp, SendErrorReason};
+use humphrey_ws::{AsyncSender, Message, Metrics, RunningApp, SendErrorReason, TlsMetrics};
 
 use crate::certificates;
 use crate::check::{During, Failure, Outcome};
@@ -95,18 +95,20 @@ pub(crate) fn say(line: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Handshakes and connections that failed by the client's fault, for any cause.
+fn tls_failures(tls: &TlsMetrics) -> u64 {
+    tls.plain_http
+        + tls.incompatible
+        + tls.client_certificates
+        + tls.untrusted
+        + tls.alerts
+        + tls.malformed
+}
+
 fn figures(shared: &ServerState, metrics: &Metrics) -> String {
     let of_shared = |counter: &AtomicU64| counter.load(SeqCst);
     let dropped = &metrics.dropped;
     let tls = &metrics.tls;
-    let tls_failures = [
-        tls.plain_http,
-        tls.incompatible,
-        tls.client_certificates,
-        tls.untrusted,
-        tls.alerts,
-        tls.malformed,
-    ];
     let figures = [
         ("opened", of_shared(&shared.opened)),
         ("closed", of_shared(&shared.closed)),
@@ -146,7 +148,7 @@ fn figures(shared: &ServerState, metrics: &Metrics) -> String {
         ("tls_handshakes", tls.handshakes),
         ("tls_resumed", tls.resumed),
         ("tls_aborted", tls.aborted),
-        ("tls_failures", tls_failures.iter().sum()),
+        ("tls_failures", tls_failures(tls)),
         ("tls_truncated", tls.truncated),
         ("tls_reloads", tls.reloads),
         ("handlers_blocked", metrics.handlers_blocked),
