@@ -262,6 +262,37 @@ fn resume_from_an_id_of_each_room_repeats_and_loses_nothing() {
 }
 
 #[test]
+fn stream_begins_while_each_new_message_displaces_one() {
+    let (running, address) = start(
+        app()
+            .with_history("news", HistoryLimits::messages(5))
+            .with_event_stream("/events", |_, _| {
+                Ok(Subscription::room("news").with_history())
+            }),
+    );
+    let stop = Arc::new(AtomicBool::new(false));
+    let publishers: Vec<_> = (0..2)
+        .map(|_| {
+            let (room, stop) = (running.sender().room("news"), stop.clone());
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    room.broadcast(text("x".repeat(5_000)));
+                }
+            })
+        })
+        .collect();
+    for _ in 0..20 {
+        let event = EventSource::open(address, "/events").next();
+        assert_eq!(event.kind, "message", "{event:?}");
+    }
+    stop.store(true, Ordering::SeqCst);
+    for publisher in publishers {
+        publisher.join().unwrap();
+    }
+    running.shutdown(DEADLINE);
+}
+
+#[test]
 fn resume_during_publishing_loses_and_repeats_nothing() {
     const ROOMS: usize = 3;
     const ROUNDS: usize = 100;

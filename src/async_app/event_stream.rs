@@ -309,9 +309,11 @@ impl<'a> ReplayEvents<'a> {
     ) -> usize {
         match self {
             Self::Shared(kept, events) => loop {
-                let start = plan(&[kept.history()]).starts[0];
-                events.begin_after(start);
-                // It fails if the history no longer contains the next message: the plan is another one then.
+                let histories = [kept.history()];
+                begin(events, &plan(&histories), &histories[0]);
+                drop(histories);
+                // It fails if the history no longer contains the next message: the plan is another one then, at most to
+                // begin with the oldest message.
                 if events.render(kept).is_ok()
                     && let Ok((pieces, bytes)) = events.measure(&kept.history())
                 {
@@ -340,7 +342,7 @@ impl<'a> ReplayEvents<'a> {
     ) -> Result<engine::Replay, HistoryGone> {
         match self {
             Self::Shared(_, events) => {
-                events.begin_after(plan.starts[0]);
+                begin(events, plan, &histories[0]);
                 // The program renders no events, so there is always a replay.
                 Ok(events.frames(&histories[0])?.unwrap_or_default())
             }
@@ -354,6 +356,14 @@ impl<'a> ReplayEvents<'a> {
             }
         }
     }
+}
+
+/// Begins a replay of one history where it is planned. One that begins with the oldest message does so whichever that is in the
+/// end: otherwise, it would never be ready while others are published, if each of them displaces one.
+fn begin(events: &mut ReplayFrames<'_>, plan: &ReplayPlan, history: &History) {
+    let start = plan.starts[0];
+    let is_whole = start.sequence() < history.oldest_kept();
+    events.begin_after((!is_whole).then_some(start));
 }
 
 /// Returns the stamp up to which a client has seen each room, or `None` if some of the messages it has missed are no
@@ -629,4 +639,59 @@ fn lock_all(rooms: &[Followed]) -> Vec<MutexGuard<'_, History>> {
 fn lock_keyed(rooms: &[Followed]) -> Vec<MutexGuard<'_, KeyedMessages>> {
     let keyed = rooms.iter().map(|followed| followed.room.keyed_messages());
     keyed.flatten().collect()
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::super::replay_cache::ReplayMemory;
+    use super::*;
+    use crate::metrics::Counters;
+
+    /// Plans the replay of a stream, publishes while it is being rendered, and returns whether it is ready then.
+    fn is_ready(messages_max: usize, seen: Option<u64>, published_meanwhile: u64) -> bool {
+        let kept = RoomHistory::new(History::new(messages_max, 1 << 20));
+        let push = |count| {
+            for _ in 0..count {
+                let mut history = kept.history();
+                let stamp = history.last_stamp() + 1;
+                history.push(Message::new(format!("rain {stamp}")), stamp);
+            }
+        };
+        push(10);
+        let (renderers, counters) = (OnceLock::new(), Counters::default());
+        let memory = Arc::<ReplayMemory>::default();
+        let budget = ReplayBudget {
+            memory: &memory,
+            bytes_max: 1 << 20,
+        };
+        let via = (Renderer::new(&renderers, &counters, 1_000), budget);
+        let mut events = ReplayFrames::new(("news", &kept), None, ReplayForm::Events, via);
+        let histories = [kept.history()];
+        let seen = seen.map(|sequence| HistoryId::new(histories[0].epoch(), sequence));
+        let seen: Vec<_> = seen.map(Some).into_iter().collect();
+        let plan = ReplayPlan::new(&histories, &seen, true);
+        begin(&mut events, &plan, &histories[0]);
+        drop(histories);
+        push(published_meanwhile);
+        events.render(&kept).is_ok()
+    }
+
+    #[test]
+    fn replay_from_the_oldest_message_is_ready_whatever_is_displaced() {
+        for published in [0, 1, 5, 100] {
+            assert!(is_ready(5, None, published));
+            assert!(
+                is_ready(5, Some(2), published),
+                "the client has missed some"
+            );
+        }
+    }
+
+    #[test]
+    fn replay_after_a_message_is_planned_again_once_the_next_one_is_displaced() {
+        assert!(is_ready(5, Some(7), 2));
+        assert!(!is_ready(5, Some(7), 3));
+    }
 }

@@ -107,7 +107,7 @@ impl BlockList {
     ) -> Result<Option<BlockOrder>, HistoryGone> {
         let from = history.first_after(since)?;
         let Some((first, last)) = self.range_in(history) else {
-            return Ok(self.order(history, (from, end), None));
+            return Ok(self.order(history, from, (from, end), None));
         };
         if from < first {
             // Whole blocks, so that clients that resume a little earlier one after the other don't get a block each.
@@ -127,20 +127,23 @@ impl BlockList {
         }
         let newest = self.blocks.back();
         let grown = newest.filter(|newest| newest.bytes.len() < GROWS_BELOW_BYTES);
-        Ok(self.order(history, (last + 1, end), grown.cloned()))
+        Ok(self.order(history, from, (last + 1, end), grown.cloned()))
     }
 
     fn order(
         &self,
         history: &History,
+        needed_from: u64,
         (from, end): (u64, u64),
         grown: Option<Arc<Block>>,
     ) -> Option<BlockOrder> {
-        if from > end {
+        // A list may be far behind what this client needs.
+        let needed_from = needed_from.max(from);
+        if needed_from > end {
             return None;
         }
-        if end - from < FEW_MESSAGES {
-            let missing = history.entries_between(from, end);
+        if end - needed_from < FEW_MESSAGES {
+            let missing = history.entries_between(needed_from, end);
             let bytes = missing.map(|(_, entry)| entry.sent.message.frame().len());
             if bytes.sum::<usize>() <= FEW_BYTES {
                 return None;

@@ -216,6 +216,23 @@ fn resuming_client_gets_blocks_of_what_it_missed_alone() {
 }
 
 #[test]
+fn client_that_has_missed_little_makes_no_block_of_other_messages() {
+    let mut scenario = Scenario::new(100_000);
+    scenario.push(100, 100);
+    scenario.share(None);
+    scenario.push(9_900, 100);
+    let epoch = scenario.history.epoch();
+    let before = scenario.rendered.get();
+    for sequence in [9_995, 10_000] {
+        scenario.share(Some(id(epoch, sequence)));
+        scenario.assert_replay(Some(id(epoch, sequence)));
+    }
+    assert_eq!(scenario.rendered.get(), before);
+    scenario.share(Some(id(epoch, 50)));
+    assert_eq!(scenario.assert_replay(Some(id(epoch, 50))), 0);
+}
+
+#[test]
 fn long_message_has_a_block_of_its_own_without_a_copy() {
     let mut scenario = Scenario::new(100);
     scenario.push(3, 100);

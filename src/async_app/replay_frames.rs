@@ -55,9 +55,9 @@ impl<'a> ReplayFrames<'a> {
         }
     }
 
-    /// Changes the message after which the replay begins.
-    pub(super) fn begin_after(&mut self, since: HistoryId) {
-        self.since = Some(since);
+    /// Changes the message after which the replay begins; `None`: with the oldest.
+    pub(super) fn begin_after(&mut self, since: Option<HistoryId>) {
+        self.since = since;
     }
 
     /// The pieces of blocks, and the messages after them.
