@@ -58,6 +58,27 @@ fn costly_reads_of_a_turn_are_bounded_and_delay_nobody() {
 }
 
 #[test]
+fn requests_that_arrived_in_time_are_answered_although_they_wait_for_their_turn() {
+    let timeout = Duration::from_secs(10);
+    let mut world = World::echoing(Limits::default().handshake_timeout(timeout));
+    let clients: Vec<usize> = (0..200).map(|_| world.connect()).collect();
+    world.settle();
+    world.advance(timeout - Duration::from_millis(20));
+    for &client in &clients {
+        world.pipe(client).client_sends(UPGRADE);
+    }
+    // The time of all of them is over before the turn after this one.
+    world.turn();
+    world.skip_ms(40);
+    world.turn();
+    world.run_handlers();
+    for client in clients {
+        assert!(world.head(client).starts_with("HTTP/1.1 101 "));
+    }
+    assert_eq!(world.metrics().handshake_failures.timeout, 0);
+}
+
+#[test]
 fn pending_bytes_are_sent_before_the_connection_ends() {
     let mut world = World::echoing(Limits::default());
     let client = world.join();

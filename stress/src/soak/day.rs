@@ -256,20 +256,22 @@ impl Day {
     /// Reads until all answers have come, and to all clients but slow ones all broadcasts. Slow ones read a little then.
     fn read(&mut self) -> Outcome {
         let round = self.round;
-        let mut progress = Instant::now();
+        let (mut progress, mut waiting) = (Instant::now(), usize::MAX);
         loop {
             let late = |member: &&mut Member| !member.is_up_to_date(round);
             let mut late: Vec<_> = self.members.iter_mut().filter(late).collect();
             if late.is_empty() {
                 break;
             }
+            // Bytes alone are no progress: a client that waits in vain gets pings.
+            if late.len() < waiting {
+                (progress, waiting) = (Instant::now(), late.len());
+            }
             let mut read = 0;
             for member in &mut late {
                 read += member.read()?;
             }
-            if read > 0 {
-                progress = Instant::now();
-            } else {
+            if read == 0 || progress.elapsed() >= DEADLINE {
                 ensure!(
                     progress.elapsed() < DEADLINE,
                     "{} clients wait for messages since {DEADLINE:?}, such as {:?}",

@@ -374,7 +374,8 @@ impl Http {
         // Before the verdict, process the input that has arrived since the poll, or write what the socket now accepts.
         if !self.wants_input() {
             self.write(cx);
-        } else if cx.may_read_before_verdict() {
+        } else if cx.may_read_before_verdict() || cx.socket.queued {
+            // Requests that wait for their turn (`read_budget`) have arrived in time.
             self.read(cx);
         }
         if !cx.is_over() && self.deadline() <= tick {
