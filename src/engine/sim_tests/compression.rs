@@ -6,7 +6,9 @@ mod game;
 
 use super::wire::client_frame;
 use crate::engine::hub::Destination;
+use crate::engine::model::command::{Command, Form, Publication};
 use crate::engine::model::replay::Replay;
+use crate::engine::parts::mailbox::When;
 use crate::limits::SlowConsumer;
 use crate::message::Message;
 use crate::protocol::fuzz::dice::{Dice, for_seeds};
@@ -313,6 +315,22 @@ fn history_of_a_room_is_dropped_with_its_last_member() {
     game.world.run_handlers();
     assert_eq!(histories(&mut game), 1);
     game.leave_room(0, 2);
+    game.world.settle();
+    assert_eq!(histories(&mut game), 0);
+    // A message that was on its way when the last member left.
+    let late = Publication {
+        room: Some(game.rooms[2].clone()),
+        frame: Some(Message::new(tick(20)).frame().clone()),
+        form: Form::Any,
+        key: None,
+        except: None,
+        with_ids: None,
+        rendered: None,
+        event: None,
+    };
+    let late = Command::Publish(Box::new(late));
+    let mailbox = &game.world.hub.shards[0].mailbox;
+    assert!(mailbox.push(late, When::Now).is_ok());
     game.world.settle();
     assert_eq!(histories(&mut game), 0);
 }

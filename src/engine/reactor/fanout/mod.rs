@@ -536,6 +536,8 @@ impl<T: ShardTransport> Core<T> {
         }
         #[cfg(feature = "deflate")]
         let compressed = match form {
+            // It would begin a history for a room that may never have a member again.
+            _ if self.cx.fanout.audience_len(audience) == 0 => None,
             Form::Any if !stands_alone => self.compress(audience, &frame),
             Form::Compressed(compressed) if stands_alone => {
                 self.begin_epoch_with(audience, &frame, compressed)
