@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::history::History;
+use super::history::{History, HistoryEntry};
 use crate::engine::ReplayPiece;
 use crate::history_id::{HistoryGone, HistoryId};
-use crate::message::SentMessage;
+use crate::message::{Message, SentMessage};
 
 /// The length up to which messages are joined in one block. A longer message has a block of its own.
 pub(super) const BLOCK_BYTES: usize = 64 << 10;
@@ -97,17 +97,19 @@ impl BlockList {
         }
     }
 
-    /// Returns what to render next, so that the blocks contain the messages after `since` up to the sequence `end`. `None` if
-    /// they do, or if few are missing.
+    /// Returns the next block to render, until the blocks contain the messages after `since` up to the sequence `end`. `None` if
+    /// they do, or if few are missing. `len` is the most bytes of a rendered message.
     pub(super) fn missing(
         &self,
         history: &History,
         since: Option<HistoryId>,
         end: u64,
+        len: impl Fn(&Message) -> usize,
     ) -> Result<Option<BlockOrder>, HistoryGone> {
+        let len = |entry: &HistoryEntry| len(&entry.sent.message);
         let from = history.first_after(since)?;
         let Some((first, last)) = self.range_in(history) else {
-            return Ok(self.order(history, from, (from, end), None));
+            return Ok(self.order(history, from, (from, end), None, len));
         };
         if from < first {
             // Whole blocks, so that clients that resume a little earlier one after the other don't get a block each.
@@ -116,18 +118,18 @@ impl BlockList {
                 .entries_between(history.oldest_kept(), first - 1)
                 .rev()
                 .take_while(|(_, entry)| {
-                    bytes += entry.sent.message.frame().len();
+                    bytes += len(entry);
                     bytes <= BLOCK_BYTES
                 })
                 .last()
                 .map_or(first - 1, |(id, _)| id.sequence());
-            let mut order = BlockOrder::new(history, Position::Before, None);
-            order.take(history, start, first - 1);
+            let mut order = BlockOrder::new(history, BlockPosition::Before, None);
+            order.take(history, (start, first - 1), len);
             return Ok(Some(order));
         }
         let newest = self.blocks.back();
         let grown = newest.filter(|newest| newest.bytes.len() < GROWS_BELOW_BYTES);
-        Ok(self.order(history, from, (last + 1, end), grown.cloned()))
+        Ok(self.order(history, from, (last + 1, end), grown.cloned(), len))
     }
 
     fn order(
@@ -136,6 +138,7 @@ impl BlockList {
         needed_from: u64,
         (from, end): (u64, u64),
         grown: Option<Arc<Block>>,
+        len: impl Fn(&HistoryEntry) -> usize,
     ) -> Option<BlockOrder> {
         // A list may be far behind what this client needs.
         let needed_from = needed_from.max(from);
@@ -144,17 +147,17 @@ impl BlockList {
         }
         if end - needed_from < FEW_MESSAGES {
             let missing = history.entries_between(needed_from, end);
-            let bytes = missing.map(|(_, entry)| entry.sent.message.frame().len());
+            let bytes = missing.map(|(_, entry)| len(entry));
             if bytes.sum::<usize>() <= FEW_BYTES {
                 return None;
             }
         }
         let position = match self.range_in(history) {
-            Some(_) => Position::After,
-            None => Position::Only,
+            Some(_) => BlockPosition::After,
+            None => BlockPosition::Only,
         };
         let mut order = BlockOrder::new(history, position, grown);
-        order.take(history, from, end);
+        order.take(history, (from, end), len);
         Some(order)
     }
 
@@ -162,15 +165,15 @@ impl BlockList {
     pub(super) fn fits(&self, order: &BlockOrder, block: &Block) -> bool {
         let is_same_epoch = self.epoch == order.epoch;
         match order.position {
-            Position::Only => {
+            BlockPosition::Only => {
                 let newest = self.blocks.back();
                 !is_same_epoch || newest.is_none_or(|newest| newest.last < order.dropped)
             }
-            Position::Before => {
+            BlockPosition::Before => {
                 let oldest = self.blocks.front();
                 is_same_epoch && oldest.is_some_and(|oldest| oldest.first == block.last + 1)
             }
-            Position::After => {
+            BlockPosition::After => {
                 let newest = self.blocks.back();
                 is_same_epoch
                     && newest.is_some_and(|newest| match &order.grown {
@@ -185,9 +188,9 @@ impl BlockList {
     pub(super) fn insert(&mut self, order: &BlockOrder, block: Block) {
         self.epoch = order.epoch;
         match order.position {
-            Position::Only => self.blocks = VecDeque::from([Arc::new(block)]),
-            Position::Before => self.blocks.push_front(Arc::new(block)),
-            Position::After => {
+            BlockPosition::Only => self.blocks = VecDeque::from([Arc::new(block)]),
+            BlockPosition::Before => self.blocks.push_front(Arc::new(block)),
+            BlockPosition::After => {
                 if order.grown.is_some() {
                     self.blocks.pop_back();
                 }
@@ -223,7 +226,7 @@ impl BlockList {
 
 /// Where a new block belongs in the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Position {
+enum BlockPosition {
     /// The list is empty, or its blocks are of no use.
     Only,
     Before,
@@ -235,7 +238,7 @@ pub(super) struct BlockOrder {
     epoch: u64,
     /// The last sequence that the history has dropped.
     dropped: u64,
-    position: Position,
+    position: BlockPosition,
     /// The block that the new one begins with, and replaces.
     grown: Option<Arc<Block>>,
     messages: Vec<(HistoryId, SentMessage)>,
@@ -243,7 +246,7 @@ pub(super) struct BlockOrder {
 }
 
 impl BlockOrder {
-    fn new(history: &History, position: Position, grown: Option<Arc<Block>>) -> Self {
+    fn new(history: &History, position: BlockPosition, grown: Option<Arc<Block>>) -> Self {
         Self {
             epoch: history.epoch(),
             dropped: history.oldest_kept() - 1,
@@ -254,15 +257,20 @@ impl BlockOrder {
         }
     }
 
-    /// The length of the block, if rendering adds nothing.
+    /// The most bytes of the block.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Takes as many messages as fit into the block, at least one.
-    fn take(&mut self, history: &History, from: u64, to: u64) {
+    fn take(
+        &mut self,
+        history: &History,
+        (from, to): (u64, u64),
+        len: impl Fn(&HistoryEntry) -> usize,
+    ) {
         for (id, entry) in history.entries_between(from, to) {
-            let len = entry.sent.message.frame().len();
+            let len = len(entry);
             if !self.messages.is_empty() && self.bytes + len > BLOCK_BYTES {
                 break;
             }
@@ -276,8 +284,8 @@ impl BlockOrder {
         }
     }
 
-    /// Renders the block, without holding a lock. `keep` keeps its bytes, and is told how many are needed beside them. Returns
-    /// `None` if it keeps none.
+    /// Renders the block, without holding a lock. `keep` takes its bytes, and the number of bytes that the block takes beside them.
+    /// If `keep` refuses, there is no block.
     pub(super) fn render(
         &self,
         frame: impl Fn(HistoryId, &SentMessage) -> Option<Bytes>,

@@ -20,6 +20,10 @@ fn frame(id: HistoryId, sent: &SentMessage, leaves_out: bool) -> Option<Bytes> {
     Some(frame.into())
 }
 
+fn plain_len(message: &Message) -> usize {
+    message.frame().len()
+}
+
 struct Scenario {
     history: History,
     list: BlockList,
@@ -55,7 +59,11 @@ impl Scenario {
     /// Adds blocks for a client that resumes after an id.
     fn share(&mut self, since: Option<HistoryId>) {
         let end = self.history.last_sequence();
-        while let Some(order) = self.list.missing(&self.history, since, end).unwrap() {
+        while let Some(order) = self
+            .list
+            .missing(&self.history, since, end, plain_len)
+            .unwrap()
+        {
             let block = self.make(&order);
             assert!(self.list.fits(&order, &block), "it would be made again");
             self.list.insert(&order, block);
@@ -240,7 +248,11 @@ fn long_message_has_a_block_of_its_own_without_a_copy() {
     scenario.push(3, 100);
     let orders = std::cell::RefCell::new(Vec::new());
     let end = scenario.history.last_sequence();
-    while let Some(order) = scenario.list.missing(&scenario.history, None, end).unwrap() {
+    while let Some(order) = scenario
+        .list
+        .missing(&scenario.history, None, end, plain_len)
+        .unwrap()
+    {
         let render = |_, sent: &SentMessage| Some(sent.message.frame().clone());
         let block = order.render(render, |bytes, _| Some(bytes)).unwrap();
         orders.borrow_mut().push(order.messages.len());
@@ -277,7 +289,9 @@ fn block_that_another_thread_was_quicker_with_does_not_fit() {
     scenario.push(100, 100);
     let order = |scenario: &Scenario| {
         let end = scenario.history.last_sequence();
-        let order = scenario.list.missing(&scenario.history, None, end);
+        let order = scenario
+            .list
+            .missing(&scenario.history, None, end, plain_len);
         order.unwrap().unwrap()
     };
     let first = order(&scenario);
@@ -336,4 +350,23 @@ fn random_changes_of_the_history_never_change_a_replay() {
             scenario.assert_every_nth_replay(1 + dice.below(7));
         }
     }
+}
+
+#[test]
+fn block_is_no_longer_than_its_bound_however_much_rendering_adds() {
+    let mut scenario = Scenario::new(10_000);
+    scenario.push(5_000, 1);
+    let end = scenario.history.last_sequence();
+    let rendered = Bytes::from(vec![b'x'; 1_000]);
+    while let Some(order) = scenario
+        .list
+        .missing(&scenario.history, None, end, |_| 1_000)
+        .unwrap()
+    {
+        let block = order.render(|_, _| Some(rendered.clone()), |bytes, _| Some(bytes));
+        scenario.list.insert(&order, block.unwrap());
+    }
+    let longest = scenario.list.blocks.iter().map(|block| block.bytes.len());
+    assert!(longest.max() <= Some(BLOCK_BYTES));
+    assert_eq!(scenario.list.bytes(), 5_000 * 1_000);
 }

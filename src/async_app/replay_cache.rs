@@ -131,9 +131,10 @@ impl ReplayCache {
     /// Drops all blocks.
     #[cfg(feature = "cluster")]
     pub(super) fn clear(&self) {
-        let state = lock(&self.state).take();
+        let mut state = lock(&self.state);
         self.oldest.store(0, Relaxed);
-        drop(state);
+        let blocks = state.take();
+        drop((state, blocks));
     }
 
     /// Drops all blocks if no client has joined lately. Returns whether some are left.
@@ -235,7 +236,12 @@ impl ReplayBudget<'_> {
 impl ReplayMemory {
     fn register(&self, cache: &Arc<ReplayCache>) {
         if !cache.is_registered.swap(true, Relaxed) {
-            lock(&self.caches).caches.push(Arc::downgrade(cache));
+            let caches = &mut lock(&self.caches).caches;
+            if caches.len() == caches.capacity() {
+                // Before the list grows: those of rooms that no longer exist.
+                caches.retain(|cache| cache.strong_count() > 0);
+            }
+            caches.push(Arc::downgrade(cache));
         }
     }
 

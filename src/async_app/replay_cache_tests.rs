@@ -32,7 +32,9 @@ impl Room {
         let end = self.history.last_sequence();
         loop {
             let list = self.cache.blocks(form);
-            let order = list.missing(&self.history, None, end).unwrap();
+            let order = list
+                .missing(&self.history, None, end, |message| message.frame().len())
+                .unwrap();
             let frame = |_: HistoryId, sent: &SentMessage| Some(sent.message.frame().clone());
             if order.is_none_or(|order| !budget.make(&self.cache, form, &order, frame)) {
                 return self.pieces(form).iter().map(messages_of).sum();
@@ -166,4 +168,18 @@ fn sweep_drops_blocks_of_idle_rooms_once_in_an_interval() {
     drop(rooms);
     memory.sweep(Duration::ZERO);
     assert_eq!(lock(&memory.caches).caches.len(), 0);
+}
+
+#[test]
+fn rooms_that_have_gone_take_no_place_in_the_registry() {
+    let memory = Arc::<ReplayMemory>::default();
+    for _ in 0..1_000 {
+        memory.register(&Arc::default());
+    }
+    assert!(lock(&memory.caches).caches.len() < 10);
+    let living: Vec<Arc<ReplayCache>> = (0..100).map(|_| Arc::default()).collect();
+    living.iter().for_each(|cache| memory.register(cache));
+    let registry = lock(&memory.caches);
+    let is_living = |cache: &&Weak<ReplayCache>| cache.strong_count() > 0;
+    assert_eq!(registry.caches.iter().filter(is_living).count(), 100);
 }

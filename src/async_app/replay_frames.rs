@@ -129,7 +129,8 @@ impl<'a> ReplayFrames<'a> {
     fn share(&mut self, kept: &RoomHistory) -> Result<(), HistoryGone> {
         let end = kept.history().last_sequence();
         loop {
-            let order = self.blocks.missing(&kept.history(), self.since, end)?;
+            let len = |message: &Message| self.bytes_max(message);
+            let order = self.blocks.missing(&kept.history(), self.since, end, len)?;
             let Some(order) = order else {
                 return Ok(());
             };
