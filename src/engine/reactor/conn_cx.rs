@@ -218,7 +218,7 @@ impl<T: ShardTransport> ConnCx<'_, T> {
 
     /// Whether to read the socket before its client is judged for silence: bytes may have arrived after the poll, or
     /// their readiness may be among the events that one poll did not return. A socket that is queued for reading is
-    /// known to have some.
+    /// known to have some, which only a full budget of the shard has kept it from reading.
     pub(crate) fn may_read_before_verdict(&mut self) -> bool {
         if self.socket.queued {
             return false;

@@ -56,6 +56,7 @@ use std::time::{Duration, Instant};
 pub(crate) use self::conn::{Conn, Stage};
 pub(crate) use self::conn_cx::{ConnCx, Reader, Readiness};
 use self::draining::Draining;
+use self::read_budget::ReadBudget;
 pub(crate) use self::stop::Stop;
 use crate::engine::hub::{Hub, ShardHandle};
 use crate::engine::model::command::{Control, NewConnection, Upgraded};
@@ -143,10 +144,7 @@ pub(crate) struct ShardCx<T: ShardTransport> {
     pub(crate) inflations: Inflations,
     pub(crate) requests: Requests,
     pub(crate) handshake_queue: HandshakeQueue,
-    /// The work for TLS handshakes that is left in this turn (`ShardTransport::read_cost`).
-    handshake_budget: u32,
-    /// Reads of requests and handshakes that are left of this turn.
-    request_reads: u32,
+    read_budget: ReadBudget,
     pub(crate) read_buffer: Box<[u8]>,
     pub(crate) scratch: Vec<u8>,
     pub(crate) stop: Stop,
@@ -190,8 +188,7 @@ impl<T: ShardTransport> Core<T> {
             inflations: Inflations::new(),
             requests: Requests::new(limits, shards),
             handshake_queue: HandshakeQueue::new(limits, shards),
-            handshake_budget: read_budget::HANDSHAKE_COST_MAX,
-            request_reads: read_budget::REQUEST_READS_MAX,
+            read_budget: ReadBudget::default(),
             read_buffer: vec![0; READ_BYTES].into(),
             scratch: Vec::new(),
             stop: Stop::Running,
@@ -284,8 +281,7 @@ impl<T: ShardTransport> Core<T> {
             arrivals.begin_turn(now);
         }
         cx.count_pace();
-        cx.handshake_budget = read_budget::HANDSHAKE_COST_MAX;
-        cx.request_reads = read_budget::REQUEST_READS_MAX;
+        cx.read_budget = ReadBudget::default();
         #[cfg(feature = "deflate")]
         cx.inflations.begin_turn();
     }

@@ -6,10 +6,27 @@ use crate::transport::ShardTransport;
 
 /// The maximum work for TLS handshakes in a turn, in units of `ShardTransport::read_cost`: about a quarter of a
 /// millisecond, or one handshake with RSA.
-pub(super) const HANDSHAKE_COST_MAX: u32 = 2;
+const HANDSHAKE_COST_MAX: u32 = 2;
 
 /// The most reads of requests, among them handshakes of WebSocket, in a turn: about a millisecond.
-pub(super) const REQUEST_READS_MAX: u32 = 64;
+const REQUEST_READS_MAX: u32 = 64;
+
+/// The reads of clients that are not connected yet, as many as are left in this turn.
+pub(super) struct ReadBudget {
+    /// The work for TLS handshakes.
+    handshake_cost: u32,
+    /// Reads of requests, among them handshakes of WebSocket.
+    requests: u32,
+}
+
+impl Default for ReadBudget {
+    fn default() -> Self {
+        Self {
+            handshake_cost: HANDSHAKE_COST_MAX,
+            requests: REQUEST_READS_MAX,
+        }
+    }
+}
 
 impl<T: ShardTransport> ConnCx<'_, T> {
     /// Whether a read fits into the budgets of this turn. If it does not, the connection stays queued for reading in the next
@@ -25,13 +42,13 @@ impl<T: ShardTransport> ConnCx<'_, T> {
 
     #[cold]
     fn affords_request(&mut self, handshake_cost: u32) -> bool {
-        let shard = &mut *self.shard;
-        if shard.request_reads == 0 || (handshake_cost > 0 && shard.handshake_budget == 0) {
-            shard.readable.push(self.key);
+        let left = &mut self.shard.read_budget;
+        if left.requests == 0 || (handshake_cost > 0 && left.handshake_cost == 0) {
+            self.shard.readable.push(self.key);
             return false;
         }
-        shard.request_reads -= 1;
-        shard.handshake_budget = shard.handshake_budget.saturating_sub(handshake_cost);
+        left.requests -= 1;
+        left.handshake_cost = left.handshake_cost.saturating_sub(handshake_cost);
         true
     }
 }

@@ -374,8 +374,9 @@ impl Http {
         // Before the verdict, process the input that has arrived since the poll, or write what the socket now accepts.
         if !self.wants_input() {
             self.write(cx);
-        } else if cx.may_read_before_verdict() || cx.socket.queued {
-            // Requests that wait for their turn (`read_budget`) have arrived in time.
+        } else {
+            // Also if the request waits for its turn (`read_budget`): it has arrived in time.
+            cx.socket.readable = true;
             self.read(cx);
         }
         if !cx.is_over() && self.deadline() <= tick {
