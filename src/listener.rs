@@ -119,9 +119,9 @@ impl From<UnixListener> for Listener {
     }
 }
 
-/// The most connections that wait to be accepted. The kernel has a limit of its own (`net.core.somaxconn`, 4,096 by default), which
-/// is to be the one that applies. If all clients of a server reconnect at once, those beyond it send their first packet again after
-/// one second, then after three, seven and fifteen. The standard library's listeners have 128.
+/// The most connections that wait to be accepted: more than the kernel's own limit (`net.core.somaxconn`, 4,096 by default on Linux),
+/// so that an operator sets the limit. When a queue is full, the kernel drops the packets of further clients, which send them again
+/// after one, three, seven and fifteen seconds. The standard library asks for a queue of 128.
 #[cfg(unix)]
 const BACKLOG: i32 = 65_535;
 

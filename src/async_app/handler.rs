@@ -83,7 +83,7 @@ impl<T, S, S2: Send + Sync + Default + 'static> MessageHandlerRef<S, S2> for T w
 }
 
 /// The app's message handler.
-pub(super) enum OnMessage<S, S2: Send + Sync + Default + 'static> {
+pub(super) enum AnyMessageHandler<S, S2: Send + Sync + Default + 'static> {
     Owning(Box<dyn MessageHandler<S, S2>>),
     Borrowing(Box<dyn MessageHandlerRef<S, S2>>),
 }

@@ -4,17 +4,17 @@ use std::any::{Any, TypeId, type_name};
 use std::sync::Arc;
 
 use super::event_stream::EventStreams;
-use super::handler::{BodyGuard, EventHandler, HandshakeHandler, OnMessage, RoomHandler};
+use super::handler::{AnyMessageHandler, BodyGuard, EventHandler, HandshakeHandler, RoomHandler};
 use super::history::matches;
 use super::presence::PresentConnection;
 use super::procedures::{self, Serving};
 use super::publish::AppShared;
 use super::room::Room;
 use super::stream::AsyncStream;
-use super::stream_link::Batch;
+use super::stream_link::MessageBatch;
 use crate::engine::{
-    self, Encoding, Expiry, HandshakeAccept, MessageVerdict, Messages, PeerEnd, Presence, Program,
-    Request, Response, Session, Subscriptions,
+    self, Encoding, Expiry, HandshakeAccept, MessageRun, MessageVerdict, PeerEnd, Presence,
+    Program, Request, Response, Session, Subscriptions,
 };
 use crate::host::Routes;
 use crate::message::Message;
@@ -30,7 +30,7 @@ where
     pub(super) shared: Arc<AppShared>,
     pub(super) on_handshake: Option<Box<dyn HandshakeHandler<State, StreamState>>>,
     pub(super) on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
-    pub(super) on_message: Option<OnMessage<State, StreamState>>,
+    pub(super) on_message: Option<AnyMessageHandler<State, StreamState>>,
     pub(super) on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
     pub(super) on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
     pub(super) serving: Option<Serving<State, StreamState>>,
@@ -217,8 +217,8 @@ where
         }
     }
 
-    fn messages(&self, session: &Arc<Session>, messages: &mut Messages<'_, '_>) {
-        let _batch = Batch::begin(session);
+    fn messages(&self, session: &Arc<Session>, messages: &mut MessageRun<'_, '_>) {
+        let _batch = MessageBatch::begin(session);
         let mut lent = None;
         for message in messages {
             if let Some(serving) = &self.serving
@@ -229,10 +229,10 @@ where
                 continue;
             }
             match &self.on_message {
-                Some(OnMessage::Owning(handler)) => {
+                Some(AnyMessageHandler::Owning(handler)) => {
                     handler(self.stream(session), message, self.state.clone());
                 }
-                Some(OnMessage::Borrowing(handler)) => {
+                Some(AnyMessageHandler::Borrowing(handler)) => {
                     let stream = lent.get_or_insert_with(|| self.stream(session));
                     handler(stream, message, &self.state);
                 }

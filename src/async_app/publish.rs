@@ -133,7 +133,7 @@ impl AppShared {
         Renderer::new(&self.renderers, &self.counters, hub.message_bytes_max())
     }
 
-    /// What replays that clients share may take: as much as what waits for clients and is not shared.
+    /// The memory that shared replays may take: as much as the messages that wait for single clients.
     pub(super) fn replay_budget(&self, hub: &Hub) -> ReplayBudget<'_> {
         ReplayBudget {
             memory: &self.replay_memory,

@@ -1,4 +1,4 @@
-//! The link of a stream to its session and its app, which the streams of one batch of messages pass on to each other.
+//! The link of a stream to its session and its app. The streams of one batch of messages pass it on to each other.
 //!
 //! Every message handler gets a stream of its own. Most drop it before they return, so its link is kept for the next message
 //! of the batch: otherwise each message would cost four changes of reference counts, two of which all shards share.
@@ -10,29 +10,29 @@ use std::sync::Arc;
 use super::publish::AppShared;
 use crate::engine::Session;
 
-/// What a stream refers to.
-pub(super) struct Link {
+/// The session and the app of a stream.
+pub(super) struct LinkTarget {
     pub(super) session: Arc<Session>,
     pub(super) shared: Arc<AppShared>,
 }
 
 /// The link of one stream. It goes back to the batch that runs on this thread, if it is one of its session's.
-pub(super) struct StreamLink(Option<Link>);
+pub(super) struct StreamLink(Option<LinkTarget>);
 
 thread_local! {
     /// The address of the session whose batch this thread handles; 0 outside of batches.
     static BATCH_OF: Cell<usize> = const { Cell::new(0) };
     /// A link of that session, for its next stream.
-    static SPARE: Cell<Option<Link>> = const { Cell::new(None) };
+    static SPARE: Cell<Option<LinkTarget>> = const { Cell::new(None) };
 }
 
 /// While it lives, this thread handles a batch of messages of one session.
-pub(super) struct Batch {
+pub(super) struct MessageBatch {
     /// The batch that goes on afterwards.
     outer: usize,
 }
 
-impl Batch {
+impl MessageBatch {
     pub(super) fn begin(session: &Arc<Session>) -> Self {
         let outer = BATCH_OF.replace(Arc::as_ptr(session).addr());
         drop(SPARE.take());
@@ -40,7 +40,7 @@ impl Batch {
     }
 }
 
-impl Drop for Batch {
+impl Drop for MessageBatch {
     fn drop(&mut self) {
         BATCH_OF.set(self.outer);
         drop(SPARE.take());
@@ -50,8 +50,8 @@ impl Drop for Batch {
 impl StreamLink {
     #[inline]
     pub(super) fn new(session: &Arc<Session>, shared: &Arc<AppShared>) -> Self {
-        let is_same = |spare: &Link| Arc::ptr_eq(&spare.session, session);
-        let link = SPARE.take().filter(is_same).unwrap_or_else(|| Link {
+        let is_same = |spare: &LinkTarget| Arc::ptr_eq(&spare.session, session);
+        let link = SPARE.take().filter(is_same).unwrap_or_else(|| LinkTarget {
             session: session.clone(),
             shared: shared.clone(),
         });
@@ -62,7 +62,7 @@ impl StreamLink {
 impl Drop for StreamLink {
     #[inline]
     fn drop(&mut self) {
-        let is_spare = |link: &mut Link| BATCH_OF.get() == Arc::as_ptr(&link.session).addr();
+        let is_spare = |link: &mut LinkTarget| BATCH_OF.get() == Arc::as_ptr(&link.session).addr();
         if let Some(link) = self.0.take_if(is_spare) {
             drop(SPARE.replace(Some(link)));
         }
@@ -70,10 +70,10 @@ impl Drop for StreamLink {
 }
 
 impl Deref for StreamLink {
-    type Target = Link;
+    type Target = LinkTarget;
 
     #[inline]
-    fn deref(&self) -> &Link {
+    fn deref(&self) -> &LinkTarget {
         match &self.0 {
             Some(link) => link,
             None => unreachable!("only dropping takes it"),

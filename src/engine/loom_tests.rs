@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::engine::hub::Hub;
-use crate::engine::model::job::Messages;
+use crate::engine::model::job::MessageRun;
 use crate::engine::model::program::{HandshakeAccept, Program, Subscriptions};
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::room::{Presence, SharedRoom};
@@ -154,7 +154,7 @@ impl Program for Silent {
     fn emptied(&self, _: &SharedRoom) {}
     fn room(&self, _: &Arc<Session>, _: &Arc<SharedRoom>, _: Presence) {}
     fn open(&self, _: &Arc<Session>, _: Option<&Arc<RequestHead>>) {}
-    fn messages(&self, _: &Arc<Session>, _: &mut Messages<'_, '_>) {}
+    fn messages(&self, _: &Arc<Session>, _: &mut MessageRun<'_, '_>) {}
     fn close(&self, _: &Arc<Session>) {}
 
     fn handshake(&self, _: &RequestHead) -> Result<HandshakeAccept, Reject> {

@@ -39,7 +39,7 @@ pub(crate) use self::model::command::{
     Command, KeyedSnapshot, NewConnection, Received, RenderedFrames, Upgraded, snapshot_weight,
 };
 pub(crate) use self::model::inspection::{Answers, ConnectionReport};
-pub(crate) use self::model::job::Messages;
+pub(crate) use self::model::job::MessageRun;
 #[cfg(feature = "deflate")]
 pub(crate) use self::model::negotiation::negotiate;
 pub(crate) use self::model::program::{

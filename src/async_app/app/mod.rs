@@ -15,8 +15,8 @@ use humphrey::{App, SubApp};
 
 use super::event_stream::EventStreams;
 use super::handler::{
-    BodyGuard, EventHandler, HandshakeHandler, MessageHandler, MessageHandlerRef, OnMessage,
-    RoomHandler,
+    AnyMessageHandler, BodyGuard, EventHandler, HandshakeHandler, MessageHandler,
+    MessageHandlerRef, RoomHandler,
 };
 use super::history::HistoryPatterns;
 use super::keyed::KeyedPatterns;
@@ -117,7 +117,7 @@ where
     on_body: Option<Box<dyn BodyGuard<State>>>,
     on_connect: Option<Box<dyn EventHandler<State, StreamState>>>,
     on_disconnect: Option<Box<dyn EventHandler<State, StreamState>>>,
-    on_message: Option<OnMessage<State, StreamState>>,
+    on_message: Option<AnyMessageHandler<State, StreamState>>,
     on_room: Option<Box<dyn RoomHandler<State, StreamState>>>,
     procedures: Option<Procedures<State, StreamState>>,
     on_join: Option<Box<dyn JoinHandler<StreamState>>>,
@@ -296,13 +296,13 @@ where
 
     /// Sets the handler for messages.
     pub fn on_message(&mut self, handler: impl MessageHandler<State, StreamState>) {
-        self.on_message = Some(OnMessage::Owning(Box::new(handler)));
+        self.on_message = Some(AnyMessageHandler::Owning(Box::new(handler)));
     }
 
     /// Sets the handler for messages, as one that borrows the stream and the app's state. It replaces that of
     /// [`on_message`](Self::on_message).
     pub fn on_message_ref(&mut self, handler: impl MessageHandlerRef<State, StreamState>) {
-        self.on_message = Some(OnMessage::Borrowing(Box::new(handler)));
+        self.on_message = Some(AnyMessageHandler::Borrowing(Box::new(handler)));
     }
 
     /// Sets the handshake handler, which accepts or rejects each client: by path, query, headers, cookies, origin,

@@ -8,7 +8,7 @@ use crate::engine::hub::Hub;
 use crate::engine::hub::admission::{AdmissionRefused, quoted};
 use crate::engine::hub::job_port::HandlersOf;
 use crate::engine::model::command::Control;
-use crate::engine::model::job::{Done, Job, Messages, SessionEvent, Work};
+use crate::engine::model::job::{Done, Job, MessageRun, SessionEvent, Work};
 use crate::engine::model::program::{HandshakeAccept, Program};
 use crate::engine::model::request::{Charge, PieceTicket, Request, Response};
 use crate::engine::model::room::Presence;
@@ -95,7 +95,7 @@ fn handle_session(
         counting_panics(hub, || {
             loop {
                 if let Some(SessionEvent::Message(_)) = events.as_slice().first() {
-                    program.messages(&session, &mut Messages(&mut events));
+                    program.messages(&session, &mut MessageRun(&mut events));
                 }
                 match events.next() {
                     None => break,

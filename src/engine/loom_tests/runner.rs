@@ -14,7 +14,7 @@ use crate::engine::handlers::inline::run_inline;
 use crate::engine::handlers::run_queued;
 use crate::engine::hub::Hub;
 use crate::engine::model::command::Upgraded;
-use crate::engine::model::job::Messages;
+use crate::engine::model::job::MessageRun;
 use crate::engine::model::program::{HandshakeAccept, Program, Subscriptions};
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::room::{Presence, SharedRoom};
@@ -100,7 +100,7 @@ impl Program for CallLog {
         self.note("open ");
     }
 
-    fn messages(&self, _: &Arc<Session>, messages: &mut Messages<'_, '_>) {
+    fn messages(&self, _: &Arc<Session>, messages: &mut MessageRun<'_, '_>) {
         messages.for_each(|message| self.note(message.text().unwrap()));
     }
 

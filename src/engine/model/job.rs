@@ -47,10 +47,10 @@ pub(crate) enum SessionEvent {
     Close,
 }
 
-/// The messages that follow each other at the front of a batch. What is not taken stays in the batch.
-pub(crate) struct Messages<'a, 'b>(pub(crate) &'a mut Drain<'b, SessionEvent>);
+/// The consecutive messages at the front of a batch. A message that the program does not take stays in the batch.
+pub(crate) struct MessageRun<'a, 'b>(pub(crate) &'a mut Drain<'b, SessionEvent>);
 
-impl Iterator for Messages<'_, '_> {
+impl Iterator for MessageRun<'_, '_> {
     type Item = Message;
 
     #[inline]

@@ -5,7 +5,7 @@
 use std::any::{Any, TypeId};
 use std::sync::Arc;
 
-use crate::engine::model::job::Messages;
+use crate::engine::model::job::MessageRun;
 use crate::engine::model::request::{Request, Response};
 use crate::engine::model::room::{Presence, SharedRoom};
 use crate::engine::model::session::Session;
@@ -122,7 +122,7 @@ pub(crate) trait Program: Send + Sync + 'static {
     /// Called when a session begins, with its request if that is known.
     fn open(&self, session: &Arc<Session>, request: Option<&Arc<RequestHead>>);
     /// Called with messages that were received, to handle each of them in order.
-    fn messages(&self, session: &Arc<Session>, messages: &mut Messages<'_, '_>);
+    fn messages(&self, session: &Arc<Session>, messages: &mut MessageRun<'_, '_>);
     fn room(&self, session: &Arc<Session>, room: &Arc<SharedRoom>, change: Presence);
     /// Called after the program asked for it with `Hub::nudge`.
     fn nudged(&self, _session: &Arc<Session>) {}

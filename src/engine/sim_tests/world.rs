@@ -14,7 +14,7 @@ use crate::engine::handlers::inline::JobSource;
 use crate::engine::handlers::pool::{RunOn, simulate};
 use crate::engine::hub::{Destination, Hub};
 use crate::engine::model::command::{Command, Control, Upgraded};
-use crate::engine::model::job::{Job, Messages, Work};
+use crate::engine::model::job::{Job, MessageRun, Work};
 use crate::engine::model::program::{HandshakeAccept, Program, Subscriptions};
 use crate::engine::model::request::{PieceTicket, Request, Response, Ticket};
 use crate::engine::model::room::{Presence, SharedRoom};
@@ -215,7 +215,7 @@ impl Program for TestProgram {
         self.handle(session, Told::Open);
     }
 
-    fn messages(&self, session: &Arc<Session>, messages: &mut Messages<'_, '_>) {
+    fn messages(&self, session: &Arc<Session>, messages: &mut MessageRun<'_, '_>) {
         for message in messages {
             self.handle(session, Told::message(message.bytes()));
         }
