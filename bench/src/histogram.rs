@@ -20,6 +20,23 @@ pub(crate) struct Summary {
     pub(crate) max: Duration,
 }
 
+impl Summary {
+    /// The times in nanoseconds: p50, p99, p99.9 and the maximum.
+    pub(crate) fn nanos(self) -> [u64; 4] {
+        [self.p50, self.p99, self.p999, self.max].map(|time| time.as_nanos() as u64)
+    }
+
+    pub(crate) fn of_nanos(nanos: [u64; 4]) -> Self {
+        let [p50, p99, p999, max] = nanos.map(Duration::from_nanos);
+        Self {
+            p50,
+            p99,
+            p999,
+            max,
+        }
+    }
+}
+
 impl Histogram {
     pub(crate) fn new() -> Self {
         let size = bucket(u64::MAX) + 1;

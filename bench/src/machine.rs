@@ -33,9 +33,46 @@ pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
         .collect())
 }
 
+/// The numbers of CPUs, separated by commas, as `--cpu` takes them.
+pub(crate) fn cpu_list(cpus: &[usize]) -> String {
+    let numbers: Vec<String> = cpus.iter().map(usize::to_string).collect();
+    numbers.join(",")
+}
+
 /// Has the kernel kill this process when its parent ends, so that no server outlives the bench.
 pub(crate) fn die_with_parent() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
+/// Whether a process has a TCP socket that listens on this port of any address.
+pub(crate) fn listens(pid: u32, port: u16) -> io::Result<bool> {
+    let mut wanted = Vec::new();
+    // A server may listen on [::], which includes the addresses of IPv4. The file is missing where IPv6 is off.
+    for table in ["tcp", "tcp6"] {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        wanted.extend(listening_inodes(&text, port).map(|inode| format!("socket:[{inode}]")));
+    }
+    for descriptor in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // It may be closed meanwhile.
+        let target = fs::read_link(descriptor?.path()).unwrap_or_default();
+        if wanted.iter().any(|socket| target.as_os_str() == &**socket) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The inodes of the sockets in a table of the kernel that listen on this port.
+fn listening_inodes(table: &str, port: u16) -> impl Iterator<Item = &str> {
+    /// The state of a socket that listens (`TCP_LISTEN`).
+    const LISTENING: &str = "0A";
+    table.lines().skip(1).filter_map(move |line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, _remote, state) = (fields.next()?, fields.next()?, fields.next()?);
+        let (_, hex) = local.rsplit_once(':')?;
+        let is_wanted = state == LISTENING && u16::from_str_radix(hex, 16) == Ok(port);
+        is_wanted.then(|| fields.nth(5)).flatten()
+    })
 }
 
 /// Raises the soft limit of file descriptors to the hard limit; returns that limit.
@@ -295,6 +332,16 @@ pub(crate) fn describe() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn listener_is_found_by_its_process_and_port() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let this = std::process::id();
+        assert!(listens(this, port).unwrap());
+        drop(listener);
+        assert!(!listens(this, port).unwrap());
+    }
 
     #[test]
     fn stat_line_with_odd_process_name_is_parsed() {

@@ -219,11 +219,14 @@ fn main() -> ExitCode {
 
 /// Runs the floor; returns only on failure.
 fn serve_floor(options: &Options) -> io::Result<()> {
-    let mode = match () {
-        () if options.flag("ring") => floor::FloorMode::Ring,
-        () if options.flag("joined") => floor::FloorMode::Joined,
-        () if options.flag("two-threads") => floor::FloorMode::TwoThreads,
-        () => floor::FloorMode::Single,
+    let mode = if options.flag("ring") {
+        floor::FloorMode::Ring
+    } else if options.flag("joined") {
+        floor::FloorMode::Joined
+    } else if options.flag("two-threads") {
+        floor::FloorMode::TwoThreads
+    } else {
+        floor::FloorMode::Single
     };
     let job = Job::of(options)?;
     floor::serve(job, settle(options)?, mode)

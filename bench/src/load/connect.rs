@@ -132,11 +132,7 @@ pub(crate) fn open_with_messages(
         for at in first..count.min(first + BATCH) {
             let spec = spec(at);
             let socket = socket(address, from + at, &spec)?;
-            let request = request(address, &spec);
-            // The send buffer of a new socket is many times larger.
-            if send(&socket, request.as_bytes(), SendFlags::NOSIGNAL)? != request.len() {
-                return Err(io::Error::other("a request was not sent in one piece"));
-            }
+            send_in_one_piece(&socket, request(address, &spec).as_bytes())?;
             sockets.push((socket, spec));
         }
         for (at, (socket, spec)) in sockets.drain(..).enumerate() {
@@ -147,24 +143,6 @@ pub(crate) fn open_with_messages(
         }
     }
     Ok(opened)
-}
-
-/// Opens connections that request the path of an event stream. None has read its response.
-pub(crate) fn request_all(
-    address: SocketAddrV4,
-    from: usize,
-    count: usize,
-    spec: impl Fn(usize) -> ConnectionSpec,
-) -> io::Result<Vec<OwnedFd>> {
-    let one = |at| {
-        let spec = spec(at);
-        let socket = socket(address, from + at, &spec)?;
-        let request = format!("GET {} HTTP/1.1\r\nHost: {address}\r\n\r\n", spec.path);
-        send_all(&socket, request.as_bytes())?;
-        ioctl_fionbio(&socket, true)?;
-        Ok(socket)
-    };
-    (0..count).map(one).collect()
 }
 
 /// The request of a WebSocket handshake, or of an event stream.
@@ -220,9 +198,13 @@ pub(crate) fn socket(
     Ok(socket)
 }
 
-/// Starts to connect from this source address, as [`ConnectionSpec::source`], and does not wait. `at` connections were
-/// opened from there before.
-pub(crate) fn begin(address: SocketAddrV4, at: usize, source: Ipv4Addr) -> io::Result<OwnedFd> {
+/// Starts to connect, and does not wait. The connection is reset when it is closed, so that it leaves no port occupied.
+/// `source` is a source address as [`ConnectionSpec::source`], and the number of connections that were opened from there
+/// before.
+pub(crate) fn begin(
+    address: SocketAddrV4,
+    source: Option<(Ipv4Addr, usize)>,
+) -> io::Result<OwnedFd> {
     let socket = socket_with(
         AddressFamily::INET,
         SocketType::STREAM,
@@ -231,7 +213,9 @@ pub(crate) fn begin(address: SocketAddrV4, at: usize, source: Ipv4Addr) -> io::R
     )?;
     set_socket_linger(&socket, Some(Duration::ZERO))?;
     set_tcp_nodelay(&socket, true)?;
-    bind_below_ephemeral_ports(&socket, source, at)?;
+    if let Some((source, at)) = source {
+        bind_below_ephemeral_ports(&socket, source, at)?;
+    }
     match connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error.into()),
@@ -241,8 +225,12 @@ pub(crate) fn begin(address: SocketAddrV4, at: usize, source: Ipv4Addr) -> io::R
 /// Sends the request through a socket of [`begin`] that has become writable, or returns why it has not connected.
 pub(crate) fn send_request(socket: &OwnedFd, request: &str) -> io::Result<()> {
     sockopt::socket_error(socket)??;
-    // The send buffer of a new socket is many times larger.
-    match send(socket, request.as_bytes(), SendFlags::NOSIGNAL)? == request.len() {
+    send_in_one_piece(socket, request.as_bytes())
+}
+
+/// Sends a request through a new socket, whose send buffer is many times larger.
+pub(crate) fn send_in_one_piece(socket: &OwnedFd, request: &[u8]) -> io::Result<()> {
+    match send(socket, request, SendFlags::NOSIGNAL)? == request.len() {
         true => Ok(()),
         false => Err(io::Error::other("a request was not sent in one piece")),
     }

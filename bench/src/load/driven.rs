@@ -16,19 +16,10 @@ pub(crate) fn run_commands(mut load: Load) -> io::Result<()> {
     let mut answer = |load: &mut Load, summary: Summary| {
         let (expected, received) = load.counts();
         let visits = load.visits();
-        let Summary {
-            p50,
-            p99,
-            p999,
-            max,
-        } = summary;
+        let [p50, p99, p999, max] = summary.nanos();
         writeln!(
             out,
-            "{expected} {received} {visits} {} {} {} {}",
-            p50.as_nanos(),
-            p99.as_nanos(),
-            p999.as_nanos(),
-            max.as_nanos()
+            "{expected} {received} {visits} {p50} {p99} {p999} {max}"
         )?;
         out.flush()
     };
@@ -199,12 +190,7 @@ impl LoadProcess {
             expected,
             received,
             visits,
-            latency: Summary {
-                p50: Duration::from_nanos(p50),
-                p99: Duration::from_nanos(p99),
-                p999: Duration::from_nanos(p999),
-                max: Duration::from_nanos(max),
-            },
+            latency: Summary::of_nanos([p50, p99, p999, max]),
         };
         Ok(())
     }

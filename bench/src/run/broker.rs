@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::server::free_address;
 use crate::args::Options;
 use crate::machine;
 
@@ -70,7 +71,7 @@ impl Broker {
             io::Error::new(error.kind(), text)
         })?;
         for _ in 0..PORTS {
-            let port = free_port()?;
+            let port = free_address()?.port();
             let name = format!("humphrey_ws-bench-broker-{}-{port}", std::process::id());
             let directory = std::env::temp_dir().join(name);
             fs::create_dir_all(&directory)?;
@@ -218,9 +219,4 @@ fn spawn(
             BrokerKind::Nats => Stdio::null(),
         })
         .spawn()
-}
-
-fn free_port() -> io::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?.port())
 }

@@ -11,8 +11,6 @@ use crate::subject::HandlerDelay;
 /// Each broadcast may cost 5 µs, and 1 µs for each shard with members: the subject has one.
 const EXCESS: f64 = 5.0 + 1.0;
 
-/// The name that `--peer` gives to a uWebSockets server, if somebody has built one.
-const UWS: &str = "uWebSockets";
 const JOINED: ServerKind = ServerKind::Floor(FloorMode::Joined);
 const POOL: ServerKind = ServerKind::Subject(SubjectVariant {
     pool: true,
@@ -137,10 +135,8 @@ fn fan_outs() -> Vec<Scenario> {
         fan_out_cost(100, 32, 16),
         fan_out_cost(1_000, 32, 1)
             .target("fan-out, N 1,000, 32 B, W 1", Bound::Ratio(1.04))
-            .target_of(
+            .target_beside_uws(
                 "fan-out, N 1,000, 32 B, W 1, beside uWebSockets",
-                OURS,
-                UWS,
                 Bound::Ratio(0.97),
             )
             .rings("with io_uring: fan-out, N 1,000, W 1", Bound::Ratio(0.92))
@@ -150,10 +146,8 @@ fn fan_outs() -> Vec<Scenario> {
             .beside(JOINED)
             .peers()
             .target("fan-out, N 1,000, 32 B, W 16", Bound::Ratio(0.065))
-            .target_of(
+            .target_beside_uws(
                 "fan-out, N 1,000, 32 B, W 16, beside uWebSockets",
-                OURS,
-                UWS,
                 Bound::Ratio(0.85),
             ),
         fan_out_cost(1_000, 512, 1),
@@ -217,10 +211,8 @@ fn echoes() -> Vec<Scenario> {
         plain(100, 1)
             .and(BORROWING)
             .target("echo, 100 clients, W 1", Bound::Ratio(1.0))
-            .target_of(
+            .target_beside_uws(
                 "echo, 100 clients, W 1, beside uWebSockets",
-                OURS,
-                UWS,
                 Bound::Ratio(0.97),
             )
             .rings("with io_uring: echo, 100 clients, W 1", Bound::Ratio(0.93))
@@ -229,10 +221,8 @@ fn echoes() -> Vec<Scenario> {
             .and(BORROWING)
             .peers()
             .target("echo, 100 clients, W 16", Bound::Ratio(1.15))
-            .target_of(
+            .target_beside_uws(
                 "echo, 100 clients, W 16, beside uWebSockets",
-                OURS,
-                UWS,
                 Bound::Ratio(1.0),
             ),
         plain(1_000, 1),
@@ -439,10 +429,8 @@ fn others() -> Vec<Scenario> {
             pair(fan_out(1_000, 1_024, 16)),
         )
         .peers()
-        .target_of(
+        .target_beside_uws(
             "latency under load, p99.9, beside uWebSockets",
-            OURS,
-            UWS,
             Bound::Ratio(1.0),
         ),
         scenario(
@@ -474,7 +462,7 @@ fn others() -> Vec<Scenario> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scenario::Side;
+    use super::super::scenario::{Side, UWS};
     use super::super::target::Target;
     use super::*;
 

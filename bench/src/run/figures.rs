@@ -34,13 +34,18 @@ pub(super) fn table<'a>(figures: impl Iterator<Item = &'a FigureReport>) -> Stri
 
 /// Renders a figure; `None` if it was not measured.
 fn row(figure: &FigureReport) -> Option<String> {
-    let (least, middle, most) = spread(&figure.rounds)?;
-    let range = match least == most {
-        true => String::new(),
-        false => format!(" ({}–{})", number(least), number(most)),
-    };
     let (what, unit) = (&figure.what, &figure.unit);
-    Some(format!("| {what} | {}{range} | {unit} |\n", number(middle)))
+    let value = median_and_range(&figure.rounds, number)?;
+    Some(format!("| {what} | {value} | {unit} |\n"))
+}
+
+/// Renders the median of the rounds, and their range if they differ; `None` without rounds.
+pub(super) fn median_and_range(rounds: &[f64], number: fn(f64) -> String) -> Option<String> {
+    let (least, middle, most) = spread(rounds)?;
+    Some(match least == most {
+        true => number(middle),
+        false => format!("{} ({}–{})", number(middle), number(least), number(most)),
+    })
 }
 
 #[cfg(test)]

@@ -240,12 +240,6 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
         Some(text) => text.to_owned(),
         None => default.to_string(),
     };
-    let names_of = |cpus: &[usize]| {
-        cpus.iter()
-            .map(usize::to_string)
-            .collect::<Vec<_>>()
-            .join(",")
-    };
     let has = |wanted: fn(ServerKind) -> bool| {
         let mut sides = scenarios.iter().flat_map(|scenario| &scenario.sides);
         sides.any(|side| wanted(side.kind))
@@ -260,7 +254,7 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
         cpu_seconds: options.number("cpu-seconds", if quick { 0.1 } else { 1.0 })?,
         server_cpu: cpu("server-cpu", cpus[0]),
         client_cpu: cpu("client-cpu", *cpus.get(1).unwrap_or(&cpus[0])),
-        all_cpus: names_of(&cpus),
+        all_cpus: machine::cpu_list(&cpus),
         peers: Peers::get(names, options.texts("peer"), &target)?,
         ring_program: with_ring.then(|| target.join("io-uring").join(&profile).join("bench")),
         program,
@@ -321,7 +315,8 @@ fn build(what: &[&str], profile: &str, target: &Path) -> io::Result<()> {
     }
 }
 
-/// Builds the bench with a feature, or with several that commas separate, in a separate directory, so that the running program is not replaced.
+/// Builds the bench with a feature, or with several that commas separate, in a separate directory, so that the running
+/// program is not replaced.
 fn featured_program(feature: &str, profile: &str, target: &Path) -> io::Result<PathBuf> {
     let features = ["-p", "humphrey_ws_bench", "--features", feature];
     let target = target.join(feature.replace(',', "-"));

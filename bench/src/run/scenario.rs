@@ -62,6 +62,8 @@ impl Side {
 }
 
 pub(super) const OURS: &str = "humphrey_ws";
+/// The name of the peer that `--peer` adds for a uWebSockets server.
+pub(super) const UWS: &str = "uWebSockets";
 const OURS_WITH_RING: &str = "humphrey_ws, io_uring";
 const FLOOR: &str = "floor";
 const RING: ServerKind = ServerKind::Floor(FloorMode::Ring);
@@ -164,6 +166,11 @@ impl Scenario {
     /// Adds a target for humphrey_ws relative to the floor.
     pub(super) fn target(self, what: &'static str, bound: Bound) -> Self {
         self.target_of(what, OURS, FLOOR, bound)
+    }
+
+    /// Adds a target for humphrey_ws relative to uWebSockets. It is judged only if there is a peer of that name.
+    pub(super) fn target_beside_uws(self, what: &'static str, bound: Bound) -> Self {
+        self.target_of(what, OURS, UWS, bound)
     }
 
     pub(super) fn target_of(

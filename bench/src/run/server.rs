@@ -215,21 +215,27 @@ fn ready(out: impl Read + std::os::fd::AsFd, word: &str) -> io::Result<SocketAdd
     address_in(&line, word).ok_or_else(|| io::Error::other(format!("it said {line:?}")))
 }
 
-/// A free port of this machine.
+/// An address of this machine that nothing listens on, for servers that can't report a port that the kernel chose.
 pub(super) fn free_address() -> io::Result<SocketAddrV4> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(SocketAddrV4::new(
-        Ipv4Addr::LOCALHOST,
-        listener.local_addr()?.port(),
-    ))
+    let port = listener.local_addr()?.port();
+    Ok(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
 }
 
-/// Waits until the server accepts connections at its address.
+/// Waits until the server accepts connections at its address. Fails if another process does, since the bench measures only
+/// the one that it has started.
 fn accepts(address: SocketAddrV4, child: &mut Child) -> io::Result<SocketAddrV4> {
     let end = Instant::now() + Duration::from_secs(PATIENCE.tv_sec as u64);
     loop {
         match TcpStream::connect(address) {
-            Ok(_) => return Ok(address),
+            Ok(_) if machine::listens(child.id(), address.port())? => return Ok(address),
+            Ok(_) => {
+                let text = format!(
+                    "another process than the one that the bench has started listens at {address}, and only the CPU time of \
+                     the latter is measured; if it is a script, start the server in it with exec"
+                );
+                return Err(io::Error::other(text));
+            }
             Err(error) if Instant::now() >= end => return Err(error),
             Err(_) => {}
         }
@@ -248,6 +254,8 @@ fn address_in(line: &str, word: &str) -> Option<SocketAddrV4> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
@@ -257,5 +265,17 @@ mod tests {
         let line = "open http://127.0.0.1:80/ in a browser, or connect to ws://127.0.0.1:80/\n";
         assert_eq!(address_in(line, "ws://"), "127.0.0.1:80".parse().ok());
         assert_eq!(address_in("listen EADDRINUSE", "READY "), None);
+    }
+    #[test]
+    fn server_of_another_process_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let Ok(SocketAddr::V4(address)) = listener.local_addr() else {
+            panic!("no address of IPv4");
+        };
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let outcome = accepts(address, &mut child);
+        end(&mut child);
+        let text = outcome.unwrap_err().to_string();
+        assert!(text.contains("another process"), "{text}");
     }
 }

@@ -210,23 +210,13 @@ impl Clients {
             self.clients[at].connection.send(&self.output)?;
         }
         self.expected = self.clients.len() as u64;
-        let (offers, opcode) = (self.plan.offers, self.plan.opcode);
-        let plan = std::mem::replace(
-            &mut self.plan,
-            TrafficPlan {
-                job: Job::Fanout,
-                clients: self.clients.len(),
-                rooms: 0,
-                speakers: 0,
-                window: 1,
-                messages: Arc::new(vec![wire::HELLO.into()]),
-                opcode,
-                offers,
-                tls: None,
-                has_room: false,
-                receives: Receives::Messages,
-            },
-        );
+        // Each client receives one hello, as in a fan-out.
+        let hello = TrafficPlan {
+            job: Job::Fanout,
+            messages: Arc::new(vec![wire::HELLO.into()]),
+            ..self.plan.clone()
+        };
+        let plan = std::mem::replace(&mut self.plan, hello);
         let outcome = self.until_received();
         self.plan = plan;
         (self.totals, self.expected) = (Totals::default(), 0);

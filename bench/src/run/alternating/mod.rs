@@ -1,4 +1,4 @@
-//! The method of the commands `compression` and `tls`: in each round, the bench starts and warms up all servers of a scenario,
+//! The method of the commands `compression`, `tls` and `costs`: in each round, the bench starts and warms up all servers of a scenario,
 //! then loads them in turn and reverses the order after each pass. The figures are the server's CPU time and the bytes per
 //! delivery. A ratio compares two servers in the same round.
 
@@ -219,7 +219,7 @@ impl Setup {
         self.peers.versions().into_iter().chain(nginx).collect()
     }
 
-    /// What can't be measured, and why.
+    /// The servers that can't be started, each with the reason: peers, and the broker of the nodes.
     fn left_out(&self) -> Vec<String> {
         let broker = self.broker.iter().filter_map(BrokerSetup::missing);
         let peers = self.peers.left_out.iter().cloned();

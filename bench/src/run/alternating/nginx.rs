@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{SocketAddrV4, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::Setup;
 use crate::load::tls::Certificate;
-use crate::run::server::Server;
+use crate::run::server::{Server, free_address};
 
 /// Timeout for nginx to start listening.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,15 +63,6 @@ impl Nginx {
         // nginx has read it.
         fs::remove_file(&file)?;
         outcome.map(|()| server)
-    }
-}
-
-/// Returns an address that nothing listens on, since nginx can't report a port that the kernel chose.
-fn free_address() -> io::Result<SocketAddrV4> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    match listener.local_addr()? {
-        SocketAddr::V4(address) => Ok(address),
-        SocketAddr::V6(address) => Err(io::Error::other(format!("{address} is not IPv4"))),
     }
 }
 
@@ -134,6 +125,8 @@ http {{
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::load::tls::P256;
 

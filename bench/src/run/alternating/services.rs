@@ -22,9 +22,9 @@ pub(super) struct BrokerSetup {
     kind: BrokerKind,
     /// The server to start.
     server: String,
-    /// Those that it shares with everything else.
+    /// The CPUs of the broker, which it shares with all other processes.
     cpus: String,
-    /// The name and the version; or why it can't be started.
+    /// The name and the version, or the reason why the broker can't be started.
     version: Result<String, String>,
 }
 
@@ -32,14 +32,10 @@ impl BrokerSetup {
     /// Finds out whether the broker that the options name can be started.
     pub(super) fn find(options: &Options, bench: &Path) -> io::Result<Self> {
         let (kind, server) = broker::chosen(options);
-        let cpus: Vec<String> = machine::allowed_cpus()?
-            .iter()
-            .map(usize::to_string)
-            .collect();
         let mut setup = Self {
             kind,
             server,
-            cpus: cpus.join(","),
+            cpus: machine::cpu_list(&machine::allowed_cpus()?),
             version: Err(String::new()),
         };
         let version = setup.start(bench).and_then(|broker| broker.version());

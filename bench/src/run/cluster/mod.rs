@@ -85,7 +85,6 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
 fn setup(options: &Options) -> io::Result<Setup> {
     let quick = options.flag("quick");
     let cpus = machine::allowed_cpus()?;
-    let names: Vec<String> = cpus.iter().map(usize::to_string).collect();
     let (broker, server) = broker::chosen(options);
     let setup = Setup {
         quick,
@@ -98,7 +97,7 @@ fn setup(options: &Options) -> io::Result<Setup> {
         client_cpu: options
             .number("client-cpu", *cpus.get(1).unwrap_or(&cpus[0]))?
             .to_string(),
-        all_cpus: names.join(","),
+        all_cpus: machine::cpu_list(&cpus),
     };
     if !(1..=100).contains(&setup.rounds) {
         return Err(args::bad("rounds", &setup.rounds.to_string()));

@@ -70,7 +70,7 @@ pub(super) fn usable_cpus() -> std::io::Result<Vec<usize>> {
     Ok(cpus)
 }
 
-/// Says that nothing can be measured, and why.
+/// The message that nothing was measured because the process may use too few CPUs.
 pub(super) fn refusal(cpus: &[usize]) -> String {
     format!(
         "NOT MEASURED: how the server scales with the number of its CPUs.\n\
@@ -79,14 +79,8 @@ pub(super) fn refusal(cpus: &[usize]) -> String {
          No server was started, no figure exists, and no file was written. Run the command on a machine with more CPUs. To \
          test only the command itself here, add --share: its figures mean nothing.\n",
         cpus.len(),
-        list(cpus)
+        machine::cpu_list(cpus)
     )
-}
-
-/// The numbers of CPUs, separated by commas.
-pub(super) fn list(cpus: &[usize]) -> String {
-    let names: Vec<String> = cpus.iter().map(usize::to_string).collect();
-    names.join(",")
 }
 
 /// The CPUs that are threads of the same core as this one, if the kernel says so.
@@ -96,7 +90,7 @@ pub(super) fn siblings(cpu: usize) -> Vec<usize> {
     text.map_or_else(|_| vec![cpu], |text| parse_list(text.trim()))
 }
 
-/// Parses a list as `0-2,8`; what is not a number is left out.
+/// Parses a list such as `0-2,8`. Parts that are no numbers are left out.
 fn parse_list(text: &str) -> Vec<usize> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

@@ -155,8 +155,8 @@ impl Setup {
         head.push(format!(
             "The server has the first n of the CPUs {} for n shards, and n processes of clients have the first n of the CPUs \
              {}. Rounds: {}, each of {} s.",
-            layout::list(server),
-            layout::list(clients),
+            machine::cpu_list(server),
+            machine::cpu_list(clients),
             self.rounds,
             self.time.as_secs_f64()
         ));
@@ -213,7 +213,7 @@ impl Setup {
             job: scenario.job,
             ..Workload::NONE
         };
-        let cpus = layout::list(&self.layout.server[..shards]);
+        let cpus = machine::cpu_list(&self.layout.server[..shards]);
         let mut command = Command::new(&self.program);
         command.args(kind.arguments(&work));
         command.args(["--child", "--cpu", &cpus]);

@@ -5,9 +5,9 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use crate::args::Options;
+use crate::run::figures::median_and_range;
 use crate::run::markdown::{number, put};
 use crate::run::report;
-use crate::run::results::spread;
 
 /// The results of a run.
 #[derive(Debug, Serialize, Deserialize)]
@@ -104,13 +104,7 @@ fn complete(report: &CoresReport) -> String {
 }
 
 fn cell(rounds: &[f64]) -> String {
-    match spread(rounds) {
-        None => "–".into(),
-        Some((least, middle, most)) if least == most => number(middle),
-        Some((least, middle, most)) => {
-            format!("{} ({}–{})", number(middle), number(least), number(most))
-        }
-    }
+    median_and_range(rounds, number).unwrap_or("–".into())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `bench costs` measures what each feature of the library costs a server that has it switched on.
+//! `bench costs` measures the CPU time of a server's deliveries with each feature of the library switched on.
 
 mod report;
 mod rows;
@@ -66,8 +66,8 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
     report::write(&results, options)
 }
 
-/// Removes the rows that this program can't measure: it has no build without the features if it was built with one of them.
-/// Returns why.
+/// Removes the rows of a build without the features if this program was built with one of them. Returns a note about the
+/// removed rows.
 fn buildable(mut rows: Vec<Row>) -> (Vec<Row>, Option<String>) {
     let count = rows.len();
     rows.retain(|row| !(HAS_ANY && row.is_built_without()));

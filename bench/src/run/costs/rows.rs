@@ -1,4 +1,4 @@
-//! The rows of the table: servers that differ only in what is switched on.
+//! The rows of the table. Their servers differ only in the features that are switched on.
 
 use std::io;
 

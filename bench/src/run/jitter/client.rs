@@ -5,10 +5,6 @@ use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::net::sockopt::{set_socket_linger, set_tcp_nodelay};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, connect, send, socket_with};
-
 use super::account::Account;
 use crate::frames::MessageReader;
 use crate::load::connect::{self as handshake, ConnectionSpec};
@@ -198,38 +194,22 @@ impl Client {
 
 impl Connection {
     fn open(address: SocketAddrV4) -> io::Result<Self> {
-        let socket = socket_with(
-            AddressFamily::INET,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )?;
-        set_tcp_nodelay(&socket, true)?;
-        // Dropping the socket resets the connection. Otherwise thousands of closed connections would occupy ports.
-        set_socket_linger(&socket, Some(Duration::ZERO))?;
         let begun = Instant::now();
-        match connect(&socket, &address) {
-            Ok(()) | Err(Errno::INPROGRESS) => Ok(Self {
-                socket,
-                phase: Phase::Connecting,
-                reader: MessageReader::default(),
-                begun,
-                replayed: 0,
-                last_replayed: None,
-            }),
-            Err(error) => {
-                let text = format!("connecting to {address}: {error}");
-                Err(io::Error::new(io::Error::from(error).kind(), text))
-            }
-        }
+        let socket = handshake::begin(address, None).map_err(|error| {
+            io::Error::new(error.kind(), format!("connecting to {address}: {error}"))
+        })?;
+        Ok(Self {
+            socket,
+            phase: Phase::Connecting,
+            reader: MessageReader::default(),
+            begun,
+            replayed: 0,
+            last_replayed: None,
+        })
     }
 
-    fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        // The send buffer of a new socket is many times larger.
-        match send(&self.socket, bytes, SendFlags::NOSIGNAL)? == bytes.len() {
-            true => Ok(()),
-            false => Err(io::Error::other("a request was not sent in one piece")),
-        }
+    fn send(&self, request: &[u8]) -> io::Result<()> {
+        handshake::send_in_one_piece(&self.socket, request)
     }
 }
 

@@ -103,7 +103,6 @@ fn setup(options: &Options) -> io::Result<Setup> {
         false => rooms as f64 / offline.as_secs_f64(),
     };
     let cpus = machine::allowed_cpus()?;
-    let cpus: Vec<String> = cpus.iter().map(usize::to_string).collect();
     let setup = Setup {
         clients,
         rooms,
@@ -123,7 +122,7 @@ fn setup(options: &Options) -> io::Result<Setup> {
             _ => super::cluster_program()?,
         },
         redis: options.text("redis").unwrap_or(broker::REDIS).into(),
-        cpus: cpus.join(","),
+        cpus: machine::cpu_list(&cpus),
     };
     if setup.clients == 0 {
         return Err(args::bad("clients", "0"));

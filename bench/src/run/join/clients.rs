@@ -14,7 +14,6 @@ use crate::frames::MessageReader;
 use crate::load::connect::{self, ConnectionSpec};
 use crate::poll;
 use crate::run::procedure_frames::{Frame, SUBPROTOCOL, parse};
-use crate::wire;
 
 /// Bytes that a client reads at a time.
 const READ_BYTES: usize = 256 << 10;
@@ -25,7 +24,7 @@ pub(super) struct Joining {
     pub(super) kind: Kind,
     pub(super) address: SocketAddrV4,
     pub(super) size: usize,
-    /// Whether receive buffers are small, so that the server has to keep what clients do not read.
+    /// Whether receive buffers are small, so that the server has to queue the messages that clients do not read.
     pub(super) small: bool,
 }
 
@@ -39,14 +38,11 @@ struct Client {
 /// The bytes of a client that are not parsed yet.
 enum Stream {
     Messages(MessageReader),
-    /// An event stream, with the bytes of an incomplete event, or of the head of the response.
-    Events {
-        rest: Vec<u8>,
-        has_begun: bool,
-    },
+    /// An event stream, with the bytes of an incomplete event.
+    Events(Vec<u8>),
 }
 
-/// All clients that have joined. None has received a message that it should not have.
+/// All clients that have joined. Each has received its messages in order, and no other ones.
 pub(super) struct Clients {
     joining: Joining,
     epoll: OwnedFd,
@@ -64,7 +60,7 @@ impl Clients {
         })
     }
 
-    /// Lets more clients join, whose first message has to be the one with this number.
+    /// Lets more clients join. Each must receive the message with the number `first` as its first one.
     pub(super) fn join(&mut self, count: usize, first: u64) -> io::Result<()> {
         let joining = self.joining;
         let from = self.clients.len();
@@ -75,27 +71,18 @@ impl Clients {
                 Kind::Events => EVENTS.into(),
                 Kind::Frames | Kind::Ids => "/".into(),
             },
+            event_stream: joining.kind == Kind::Events,
             ..ConnectionSpec::default()
         };
-        let opened = match joining.kind {
-            Kind::Events => connect::request_all(joining.address, from, count, spec)?
-                .into_iter()
-                .map(|socket| (socket, Vec::new()))
-                .collect(),
-            _ => connect::open_with_messages(joining.address, from, count, spec)?,
-        };
-        for (socket, received) in opened {
+        for (socket, received) in connect::open_with_messages(joining.address, from, count, spec)? {
             let flags = EventFlags::IN | EventFlags::RDHUP;
             let at = EventData::new_u64(self.clients.len() as u64);
             epoll::add(&self.epoll, &socket, at, flags)?;
             let mut client = Client {
                 socket,
                 stream: match joining.kind {
-                    Kind::Events => Stream::Events {
-                        rest: Vec::new(),
-                        has_begun: false,
-                    },
-                    _ => Stream::Messages(MessageReader::default()),
+                    Kind::Events => Stream::Events(Vec::new()),
+                    Kind::Frames | Kind::Ids => Stream::Messages(MessageReader::default()),
                 },
                 next: first,
             };
@@ -105,7 +92,8 @@ impl Clients {
         Ok(())
     }
 
-    /// Reads until every client has received all messages before this number, and no more.
+    /// Reads until every client has received all messages with numbers below `end`. Fails if a client receives more, or if
+    /// the server disconnects one.
     pub(super) fn read_until(&mut self, end: u64) -> io::Result<()> {
         match self.read_rest(end)? {
             0 => Ok(()),
@@ -116,8 +104,8 @@ impl Clients {
         }
     }
 
-    /// Reads until every client has received all messages before this number, and no more, or is cut off by the server.
-    /// Returns how many are.
+    /// Reads until every client that the server does not disconnect has received all messages with numbers below `end`.
+    /// Returns the number of clients that the server has disconnected. Fails if a client receives more.
     pub(super) fn read_rest(&mut self, end: u64) -> io::Result<usize> {
         let since = Instant::now();
         let is_missing = |client: &&Client| client.next < end;
@@ -139,15 +127,17 @@ impl Clients {
                         cut_off += 1;
                         missing -= usize::from(was_missing);
                     }
-                    read => {
-                        read?;
+                    outcome => {
+                        outcome?;
                         missing -= usize::from(was_missing && client.next >= end);
                     }
                 }
             }
         }
         match self.clients.iter().any(|client| client.next > end) {
-            true => Err(io::Error::other("a client has received too much")),
+            true => Err(io::Error::other(
+                "a client has received more messages than were due",
+            )),
             false => Ok(cut_off),
         }
     }
@@ -183,18 +173,8 @@ impl Client {
                 })
             }
             Stream::Messages(reader) => reader.read(bytes, take),
-            Stream::Events { rest, has_begun } => {
+            Stream::Events(rest) => {
                 rest.extend_from_slice(bytes);
-                if !*has_begun {
-                    let Some(end) = wire::head_end(rest) else {
-                        return Ok(());
-                    };
-                    if !rest.starts_with(b"HTTP/1.1 200 ") {
-                        return Err(io::Error::other("the event stream is refused"));
-                    }
-                    rest.drain(..end);
-                    *has_begun = true;
-                }
                 let used = read_events(rest, take)?;
                 rest.drain(..used);
                 Ok(())
@@ -203,7 +183,7 @@ impl Client {
     }
 }
 
-/// Passes the data of each whole event to `take`. Returns the bytes that whole events take.
+/// Passes the data of each complete event to `take`. Returns the number of bytes of the complete events.
 fn read_events(bytes: &[u8], mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<usize> {
     let mut used = 0;
     while let Some(len) = bytes[used..].windows(2).position(|two| two == b"\n\n") {

@@ -1,6 +1,6 @@
-//! `bench join`: clients join a room with a history, and read everything. Measures the server's CPU time of a join, and the
-//! memory that clients hold that do not read. Fails if a client does not receive the history in order, and then each live
-//! message once.
+//! `bench join`: clients join a room with a history, and read everything. The command measures the server's CPU time of a
+//! join, and the server's memory per client that does not read. It fails if a client does not receive the history in order,
+//! and then each live message once.
 
 mod clients;
 mod server;
@@ -15,8 +15,9 @@ use self::clients::{Clients, Joining};
 use super::cost::ForeignLoad;
 use super::line_process::LineProcess;
 use super::markdown::number;
+use super::results::median_by;
 use crate::args::{self, OptionSpec, Options};
-use crate::machine::{self, CpuTime};
+use crate::machine;
 
 pub(crate) use server::{OPTIONS as SERVER_OPTIONS, serve};
 
@@ -33,9 +34,9 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("client-cpu"),
 ];
 
-/// Maximum time for the clients to receive what is due.
+/// Maximum time for the clients to receive all messages that were published.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Clients that join before the measurement, so that code that is used for the first time does not count.
+/// Clients that join before the measurement, so that it does not include code that runs for the first time.
 const FIRST_CLIENTS: usize = 8;
 /// Live messages after all clients have joined.
 const LIVE_MESSAGES: u64 = 10;
@@ -76,12 +77,15 @@ struct Setup {
 /// The figures of one server.
 #[derive(Debug, Clone, Copy, Default)]
 struct Measured {
-    /// CPU time of all joins together.
-    cpu: CpuTime,
+    /// CPU time of all joins together, in seconds: user and system.
+    cpu: f64,
+    /// User time of all joins together, in seconds.
+    user: f64,
     /// Most resident bytes of the server while clients joined and read everything.
     peak: f64,
     /// Resident bytes that the stalled clients have added.
     stalled: f64,
+    /// Stalled clients that the server has disconnected.
     cut_off: usize,
 }
 
@@ -92,7 +96,7 @@ struct HistoryServer {
 }
 
 impl HistoryServer {
-    /// Starts a server. With `keeps_unread`, the kernel takes little of what clients do not read.
+    /// Starts a server. With `keeps_unread`, it queues most messages that clients do not read itself, and the kernel few.
     fn start(setup: &Setup, program: &Path, keeps_unread: bool) -> io::Result<Self> {
         let mut command = Command::new(program);
         command.args(["history", "--child", "--cpu", &setup.server_cpu]);
@@ -152,7 +156,7 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
     machine::raise_descriptor_limit()?;
     println!("\n{}\n", setup.line());
     println!(
-        "| clients | server | CPU of a join: user, system, both | ratio: both, user | most resident memory | of a client that reads nothing | cut off |"
+        "| clients | server | CPU of a join, its user time | ratio: CPU, user time | most resident memory | of a client that reads nothing | cut off |"
     );
     println!("|---|---|---|---|---|---|---|");
     let foreign = ForeignLoad::begin()?;
@@ -186,66 +190,87 @@ impl Setup {
     }
 }
 
-/// Measures a new server.
-fn measure(setup: &Setup, kind: Kind, program: &Path) -> io::Result<Measured> {
-    let mut server = HistoryServer::start(setup, program, false)?;
-    let pid = server.process.pid();
-    let joining = Joining {
-        kind,
-        address: server.address,
-        size: setup.size,
-        small: false,
-    };
-    let kept = setup.history as u64;
-    let mut published = server.publish(kept + 1)?;
-    let mut first = Clients::new(joining)?;
-    first.join(FIRST_CLIENTS, published - kept)?;
-    first.read_until(published)?;
-    drop(first);
-    let mut clients = Clients::new(joining)?;
-    let before = machine::cpu_time(pid)?;
-    let mut joined = 0;
-    while joined < setup.clients {
-        // The history changes between two groups of clients.
-        published = server.publish(1)?;
-        let count = setup.at_once.min(setup.clients - joined);
-        clients.join(count, published - kept)?;
-        clients.read_until(published)?;
-        joined += count;
-    }
-    let cpu = machine::cpu_time(pid)? - before;
-    let peak = machine::peak_resident(pid)? as f64;
-    published = server.publish(LIVE_MESSAGES)?;
-    clients.read_until(published)?;
-    drop((clients, server));
-    let (stalled, cut_off) = measure_stalled(setup, kind, program)?;
-    Ok(Measured {
-        cpu,
-        peak,
-        stalled,
-        cut_off,
-    })
+/// A server with a full history, whose first clients have joined and read everything.
+struct WarmServer {
+    server: HistoryServer,
+    joining: Joining,
+    first: Clients,
+    published: u64,
 }
 
-/// Lets clients join that read nothing at first. Returns the memory that they have added, and how many were cut off.
-fn measure_stalled(setup: &Setup, kind: Kind, program: &Path) -> io::Result<(f64, usize)> {
-    let mut server = HistoryServer::start(setup, program, true)?;
+impl WarmServer {
+    fn start(setup: &Setup, kind: Kind, program: &Path, keeps_unread: bool) -> io::Result<Self> {
+        let mut server = HistoryServer::start(setup, program, keeps_unread)?;
+        let joining = Joining {
+            kind,
+            address: server.address,
+            size: setup.size,
+            small: false,
+        };
+        let kept = setup.history as u64;
+        let published = server.publish(kept + 1)?;
+        let mut first = Clients::new(joining)?;
+        first.join(FIRST_CLIENTS, published - kept)?;
+        first.read_until(published)?;
+        Ok(Self {
+            server,
+            joining,
+            first,
+            published,
+        })
+    }
+}
+
+/// Measures new servers.
+fn measure(setup: &Setup, kind: Kind, program: &Path) -> io::Result<Measured> {
+    let mut measured = measure_joins(setup, kind, program)?;
+    (measured.stalled, measured.cut_off) = measure_stalled(setup, kind, program)?;
+    Ok(measured)
+}
+
+/// Lets clients join in groups, and read everything.
+fn measure_joins(setup: &Setup, kind: Kind, program: &Path) -> io::Result<Measured> {
+    let WarmServer {
+        mut server,
+        joining,
+        first,
+        ..
+    } = WarmServer::start(setup, kind, program, false)?;
+    drop(first);
     let pid = server.process.pid();
-    let kept = setup.history as u64;
-    let published = server.publish(kept + 1)?;
-    let mut joining = Joining {
-        kind,
-        address: server.address,
-        size: setup.size,
-        small: false,
-    };
-    let mut first = Clients::new(joining)?;
-    first.join(FIRST_CLIENTS, published - kept)?;
-    first.read_until(published)?;
-    let before = machine::resident(pid)? as f64;
-    joining.small = true;
     let mut clients = Clients::new(joining)?;
-    clients.join(setup.stalled, published - kept)?;
+    let mut measured = Measured::default();
+    let mut joined = 0;
+    while joined < setup.clients {
+        // The history changes between two groups of clients. The earlier groups receive this message live, which is no
+        // part of a join, so the measurement begins when they have it.
+        let published = server.publish(1)?;
+        clients.read_until(published)?;
+        let (cpu, user) = (machine::cpu_seconds(pid)?, machine::cpu_time(pid)?.user);
+        let count = setup.at_once.min(setup.clients - joined);
+        clients.join(count, published - setup.history as u64)?;
+        clients.read_until(published)?;
+        measured.cpu += machine::cpu_seconds(pid)? - cpu;
+        measured.user += machine::cpu_time(pid)?.user - user;
+        joined += count;
+    }
+    measured.peak = machine::peak_resident(pid)? as f64;
+    let published = server.publish(LIVE_MESSAGES)?;
+    clients.read_until(published)?;
+    Ok(measured)
+}
+
+/// Lets clients join that read nothing at first. Returns the memory that they have added, and the number of those that the
+/// server has disconnected.
+fn measure_stalled(setup: &Setup, kind: Kind, program: &Path) -> io::Result<(f64, usize)> {
+    let warm = WarmServer::start(setup, kind, program, true)?;
+    let (pid, published) = (warm.server.process.pid(), warm.published);
+    let before = machine::resident(pid)? as f64;
+    let mut clients = Clients::new(Joining {
+        small: true,
+        ..warm.joining
+    })?;
+    clients.join(setup.stalled, published - setup.history as u64)?;
     let mut resident = before;
     // Wait until the server has queued everything: until its memory no longer changes.
     loop {
@@ -261,13 +286,7 @@ fn measure_stalled(setup: &Setup, kind: Kind, program: &Path) -> io::Result<(f64
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => 0.0,
-        count if count % 2 == 1 => values[count / 2],
-        count => (values[count / 2 - 1] + values[count / 2]) / 2.0,
-    }
+    median_by(values, |value| *value).unwrap_or(0.0)
 }
 
 fn row(
@@ -287,27 +306,14 @@ fn row(
     let stalled = median(measured.iter().map(|one| one.stalled)) / setup.stalled.max(1) as f64;
     let cut_off = measured.iter().map(|one| one.cut_off).max();
     format!(
-        "| {} | {name} | {} µs, {} µs, {} µs | {:.2}, {:.2} | {} MB | {} kB | {} |",
+        "| {} | {name} | {} µs, {} µs | {:.2}, {:.2} | {} MB | {} kB | {} |",
         kind.name(),
-        micros(|one| one.cpu.user),
-        micros(|one| one.cpu.system),
-        micros(|one| one.cpu.total()),
-        ratio(|one| one.cpu.total()),
-        ratio(|one| one.cpu.user),
+        micros(|one| one.cpu),
+        micros(|one| one.user),
+        ratio(|one| one.cpu),
+        ratio(|one| one.user),
         number(median(measured.iter().map(|one| one.peak)) / 1e6),
         number(stalled / 1e3),
         cut_off.unwrap_or(0),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn median_is_the_middle_of_the_rounds() {
-        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
-        assert_eq!(median([4.0, 1.0].into_iter()), 2.5);
-        assert_eq!(median(std::iter::empty()), 0.0);
-    }
 }

@@ -1,11 +1,12 @@
 //! `bench history`: a server with one room that keeps a history, which clients join. `bench join` starts it.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddrV4;
 
 use humphrey_ws::{AsyncWebsocketApp, HistoryLimits, Limits, SlowConsumer, Subscription};
 
 use crate::args::{self, OptionSpec, Options};
+use crate::node::answer;
 
 pub(crate) const OPTIONS: &[OptionSpec] = &[
     args::value("address"),
@@ -61,12 +62,6 @@ pub(crate) fn serve(options: &Options, address: SocketAddrV4) -> io::Result<()> 
         answer(format_args!("{published}"))?;
     }
     Ok(())
-}
-
-fn answer(line: std::fmt::Arguments<'_>) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
-    out.flush()
 }
 
 /// The message with this number.

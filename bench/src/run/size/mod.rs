@@ -92,7 +92,6 @@ pub(crate) fn command(options: &Options) -> io::Result<()> {
 fn setup(options: &Options) -> io::Result<Setup> {
     let quick = options.flag("quick");
     let cpus = machine::allowed_cpus()?;
-    let cpus: Vec<String> = cpus.iter().map(usize::to_string).collect();
     let (broker, server) = broker::chosen(options);
     let setup = Setup {
         quick,
@@ -102,7 +101,7 @@ fn setup(options: &Options) -> io::Result<Setup> {
         program: PathBuf::new(),
         broker,
         server,
-        cpus: cpus.join(","),
+        cpus: machine::cpu_list(&cpus),
     };
     let Setup { nodes, clients, .. } = setup;
     if !(1..=NODES_MAX).contains(&nodes) {

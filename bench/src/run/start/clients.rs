@@ -103,13 +103,7 @@ pub(crate) fn serve(options: &Options, address: SocketAddrV4) -> io::Result<()> 
 }
 
 fn line_of(echoes: &Echoes) -> String {
-    let Summary {
-        p50,
-        p99,
-        p999,
-        max,
-    } = echoes.latency;
-    let [p50, p99, p999, max] = [p50, p99, p999, max].map(|time| time.as_nanos());
+    let [p50, p99, p999, max] = echoes.latency.nanos();
     format!("{} {p50} {p99} {p999} {max}", echoes.count)
 }
 
@@ -176,14 +170,8 @@ impl CrowdProcess {
 
     fn echoes(&mut self) -> io::Result<(Duration, Echoes)> {
         let [took, count, p50, p99, p999, max] = self.numbers()?;
-        let [took, p50, p99, p999, max] = [took, p50, p99, p999, max].map(Duration::from_nanos);
-        let latency = Summary {
-            p50,
-            p99,
-            p999,
-            max,
-        };
-        Ok((took, Echoes { count, latency }))
+        let latency = Summary::of_nanos([p50, p99, p999, max]);
+        Ok((Duration::from_nanos(took), Echoes { count, latency }))
     }
 
     fn numbers<const N: usize>(&mut self) -> io::Result<[u64; N]> {

@@ -153,25 +153,31 @@ impl Crowd {
     /// Connects `count` further clients at once, while the others exchange echoes. Returns how long it took, and their
     /// echoes meanwhile.
     pub(super) fn storm(&mut self, count: usize) -> io::Result<(Duration, Echoes)> {
-        self.latencies.clear();
-        let (begun, before) = (machine::monotonic_nanos(), self.received);
-        let (_, last) = self.connect_all(count)?;
-        let echoes = Echoes {
-            count: self.received - before,
-            latency: self.latencies.summary(),
-        };
+        let begun = machine::monotonic_nanos();
+        let ((_, last), echoes) = self.with_echoes(|crowd| crowd.connect_all(count))?;
         Ok((Duration::from_nanos(last - begun), echoes))
     }
 
     /// Exchanges echoes for this time.
     pub(super) fn talk(&mut self, time: Duration) -> io::Result<Echoes> {
+        let ((), echoes) =
+            self.with_echoes(|crowd| crowd.exchange(|_, elapsed| Ok(elapsed >= time)))?;
+        Ok(echoes)
+    }
+
+    /// Runs a phase, and measures the echoes in it.
+    fn with_echoes<T>(
+        &mut self,
+        phase: impl FnOnce(&mut Self) -> io::Result<T>,
+    ) -> io::Result<(T, Echoes)> {
         self.latencies.clear();
         let before = self.received;
-        self.exchange(|_, elapsed| Ok(elapsed >= time))?;
-        Ok(Echoes {
+        let outcome = phase(self)?;
+        let echoes = Echoes {
             count: self.received - before,
             latency: self.latencies.summary(),
-        })
+        };
+        Ok((outcome, echoes))
     }
 
     /// Sends a message through each connection, and waits for its echo. Returns the number of connections.
@@ -203,7 +209,7 @@ impl Crowd {
         self.exchange(|crowd, _| {
             let before = crowd.accepted;
             for at in crowd.sessions.len()..all.min(crowd.sessions.len() + BEGUN_AT_ONCE) {
-                let socket = connect::begin(crowd.address, at, SOURCE)?;
+                let socket = connect::begin(crowd.address, Some((SOURCE, at)))?;
                 crowd.push(socket)?;
             }
             crowd.storm.wait()?;

@@ -1,5 +1,5 @@
-//! `bench start`: how long a new process takes until it has served thousands of handshakes, and what clients that are
-//! connected notice when thousands of others connect at once.
+//! `bench start`: the time that a new process takes until it has served thousands of handshakes, and the latency of echoes
+//! of connected clients while thousands of others connect at once.
 
 mod clients;
 mod crowd;
@@ -40,11 +40,11 @@ const DESCRIPTORS_LEFT: usize = 100;
 /// The numbers of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Counts {
-    /// Of a cold start.
+    /// Connections of a cold start.
     cold: usize,
-    /// That exist before a storm, of which every other one exchanges echoes.
+    /// Connections before a storm. The first half of them exchanges echoes.
     live: usize,
-    /// That come in a storm.
+    /// Connections that clients open in a storm.
     storm: usize,
 }
 

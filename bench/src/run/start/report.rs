@@ -6,10 +6,9 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use crate::args::Options;
-use crate::run::figures::number;
+use crate::run::figures::{median_and_range, number};
 use crate::run::markdown::put;
 use crate::run::report;
-use crate::run::results::spread;
 
 /// The results of a run.
 #[derive(Debug, Serialize, Deserialize)]
@@ -186,13 +185,7 @@ fn cell(rounds: &[f64]) -> String {
         true => format!("{value:.0}"),
         false => number(value),
     };
-    match spread(rounds) {
-        None => "failed".into(),
-        Some((least, middle, most)) if least == most => figure(middle),
-        Some((least, middle, most)) => {
-            format!("{} ({}–{})", figure(middle), figure(least), figure(most))
-        }
-    }
+    median_and_range(rounds, figure).unwrap_or_else(|| "failed".into())
 }
 
 #[cfg(test)]
