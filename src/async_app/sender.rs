@@ -165,6 +165,31 @@ impl AsyncSender {
         self.everyone().try_broadcast(message)
     }
 
+    /// Runs code that sends several messages at once, and wakes the engine for all of them together. So the engine writes them
+    /// to each client with one system call, as it does with what a handler sends.
+    ///
+    /// Without it, the first message wakes the engine, which may then write this one alone before it gets the others. The order
+    /// of messages does not change, and backpressure applies. The engine may deliver messages before the code returns, and does
+    /// so after the first 64 messages at the latest. The code should not block otherwise: messages that it has sent may wait
+    /// until it returns. Only messages that this thread sends are concerned.
+    ///
+    /// ```
+    /// # use humphrey_ws::AsyncSender;
+    /// fn publish(sender: &AsyncSender, log: &str) {
+    ///     sender.cork(|| {
+    ///         for line in log.lines() {
+    ///             sender.broadcast(line);
+    ///         }
+    ///     });
+    /// }
+    /// ```
+    pub fn cork<R>(&self, code: impl FnOnce() -> R) -> R {
+        match self.0.engine() {
+            Some(hub) => hub.cork(code),
+            None => code(),
+        }
+    }
+
     /// Returns the room of this name, whether or not it has members.
     pub fn room(&self, name: &str) -> Room {
         Room::named(self.0.clone(), name)

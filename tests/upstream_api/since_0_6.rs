@@ -65,6 +65,7 @@ fn sender_new_methods_have_their_signatures() {
     let _: fn(&AsyncSender) -> Metrics = AsyncSender::metrics;
     let _: fn(&AsyncSender, Inspect) -> Inspection = AsyncSender::inspect;
     let _: fn(&AsyncSender, Duration) -> bool = AsyncSender::responds_within;
+    let _: fn(&AsyncSender, fn() -> u8) -> u8 = AsyncSender::cork;
     let _: fn(&AsyncSender, Drain) = AsyncSender::shutdown_over;
     let _: fn(&str) -> Result<ConnectionId, InvalidConnectionId> = str::parse;
     let _: fn(&AsyncSender, Duration) = |sender, deadline| {

@@ -1,6 +1,7 @@
 //! The cost of operations in exact counts: reads, writes, turns of the event loop, wake-ups and copies of messages.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -352,4 +353,96 @@ fn sends_in_handlers_wake_each_shard_once_at_their_end() {
     sleepers.hub.wake_deferred();
     sleepers.hub.wake_deferred();
     assert_eq!(sleepers.wakes(), [0, 1, 0, 0]);
+}
+
+#[test]
+fn corked_broadcasts_wake_each_shard_once_at_their_end() {
+    let world = World::new(Setup::default());
+    let sleepers = Sleepers::new(&world, &[3, 0, 2]);
+    sleepers.hub.cork(|| {
+        sleepers.broadcast();
+        // An inner cork ends with the outer one.
+        sleepers.hub.cork(|| sleepers.broadcast());
+        sleepers.broadcast();
+        assert_eq!(sleepers.wakes(), [0; 3]);
+    });
+    assert_eq!(sleepers.wakes(), [1, 0, 1]);
+    // Without commands, there is nothing to wake for.
+    sleepers.hub.cork(|| ());
+    assert_eq!(sleepers.wakes(), [0; 3]);
+    sleepers.goes_to_sleep(0);
+    sleepers.broadcast();
+    assert_eq!(sleepers.wakes(), [1, 0, 0], "the cork has ended");
+}
+
+#[test]
+fn corked_thread_wakes_shards_after_64_broadcasts() {
+    let world = World::new(Setup::default());
+    let sleepers = Sleepers::new(&world, &[1]);
+    sleepers.hub.cork(|| {
+        for _ in 0..64 {
+            sleepers.broadcast();
+        }
+        assert_eq!(sleepers.wakes(), [0]);
+        sleepers.broadcast();
+        assert_eq!(sleepers.wakes(), [1]);
+    });
+    assert_eq!(sleepers.wakes(), [0], "it is awake");
+}
+
+#[test]
+fn cork_concerns_its_hub_and_its_thread_alone() {
+    let world = World::new(Setup::default());
+    let [corked, other] = [1, 2].map(|members| Sleepers::new(&world, &[members]));
+    corked.hub.cork(|| {
+        other.broadcast();
+        assert_eq!(other.wakes(), [1]);
+        // The inner cork is another app's: both wake their own shards.
+        other.goes_to_sleep(0);
+        other.hub.cork(|| other.broadcast());
+        assert_eq!(other.wakes(), [1]);
+        std::thread::scope(|scope| {
+            scope.spawn(|| corked.broadcast());
+        });
+        assert_eq!(corked.wakes(), [1]);
+    });
+}
+
+#[test]
+fn cork_whose_code_panics_wakes_the_shards() {
+    let world = World::new(Setup::default());
+    let sleepers = Sleepers::new(&world, &[1]);
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        sleepers.hub.cork(|| {
+            sleepers.broadcast();
+            panic!("as a program may");
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(sleepers.wakes(), [1]);
+    sleepers.goes_to_sleep(0);
+    sleepers.broadcast();
+    assert_eq!(sleepers.wakes(), [1], "the cork has ended");
+}
+
+#[test]
+fn cork_in_a_handler_leaves_the_wake_up_to_its_end() {
+    let hub: Arc<OnceLock<Weak<Hub>>> = Arc::default();
+    let of_handler = hub.clone();
+    let mut world = World::with_handler(move |_, _, _| {
+        let frame = Message::new("message").frame().clone();
+        if let Some(hub) = of_handler.get().and_then(Weak::upgrade) {
+            hub.cork(|| hub.broadcast(&frame, Destination::default()))
+                .unwrap();
+        }
+    });
+    let client = world.join();
+    let sleepers = Sleepers::new(&world, &[1]);
+    hub.set(Arc::downgrade(&sleepers.hub)).unwrap();
+    let event = SessionEvent::Message(Message::new("message"));
+    let work = Work::Session(world.session(client), vec![event], 0);
+    simulate(&sleepers.hub, Job { to: None, work }, RunOn::Shard);
+    assert_eq!(sleepers.wakes(), [0]);
+    sleepers.hub.wake_deferred();
+    assert_eq!(sleepers.wakes(), [1]);
 }
