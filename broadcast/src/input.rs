@@ -100,18 +100,33 @@ impl InputAccount {
     pub(crate) fn broadcast(&self, to: InputRooms<'_>, stopping: &AtomicBool) {
         let input = BufReader::with_capacity(INPUT_BUFFER_BYTES, stdio::StandardInput);
         let line_bytes_max = Limits::default().message_bytes_max;
-        let end = lines::for_each(input, line_bytes_max, |number, line| {
-            match line {
-                Line::Whole(line) => {
-                    to.publish(line);
-                    self.sent(line.len());
-                }
-                Line::TooLong { bytes } => self.skipped(format_args!("line {number}"), bytes),
-            }
-            if stopping.load(Ordering::Relaxed) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
+        let go_on = || match stopping.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let end = lines::for_each_read(input, line_bytes_max, |mut lines| {
+            loop {
+                let mut too_long = None;
+                // A command that fills the pipe writes many lines at once, and so they are sent.
+                let flow = to.rooms.cork(|| {
+                    lines.for_each(|number, line| match line {
+                        Line::Whole(line) => {
+                            to.publish(line);
+                            self.sent(line.len());
+                            go_on()
+                        }
+                        Line::TooLong { bytes } => {
+                            too_long = Some((number, bytes));
+                            ControlFlow::Break(())
+                        }
+                    })
+                });
+                let Some((number, bytes)) = too_long else {
+                    return flow;
+                };
+                // The lines before are on their way, since printing may block.
+                self.skipped(format_args!("line {number}"), bytes);
+                go_on()?;
             }
         });
         if let Err(error) = end

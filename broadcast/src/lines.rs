@@ -22,15 +22,20 @@ pub(crate) enum Line<'a> {
 /// `bytes_max` bytes is skipped without being stored. Lines within the reader's buffer are not copied. A read error
 /// ends it at once: the unfinished line is dropped, and the error says how long it was.
 pub(crate) fn for_each(
-    mut input: impl BufRead,
+    input: impl BufRead,
     bytes_max: usize,
     mut each: impl FnMut(u64, Line<'_>) -> ControlFlow<()>,
 ) -> io::Result<()> {
+    for_each_read(input, bytes_max, |mut lines| lines.for_each(&mut each))
+}
+
+/// Calls `each` with the lines that end within each read, until it breaks or the input ends: see [`for_each`].
+pub(crate) fn for_each_read(
+    mut input: impl BufRead,
+    bytes_max: usize,
+    mut each: impl FnMut(ReadLines<'_>) -> ControlFlow<()>,
+) -> io::Result<()> {
     let mut number = 0;
-    let mut each = |line: Line<'_>| {
-        number += 1;
-        each(number, line)
-    };
     let mut splitter = LineSplitter::new(bytes_max);
     loop {
         let chunk = match input.fill_buf() {
@@ -43,16 +48,44 @@ pub(crate) fn for_each(
             }
             Err(error) => return Err(error),
         };
-        if chunk.is_empty() {
-            // Breaking makes no difference at the end of the input.
-            let _ = splitter.finish(each);
-            return Ok(());
-        }
-        if splitter.push(chunk, &mut each).is_break() {
+        let lines = ReadLines {
+            splitter: &mut splitter,
+            number: &mut number,
+            rest: chunk,
+            is_end: chunk.is_empty(),
+        };
+        if each(lines).is_break() || chunk.is_empty() {
             return Ok(());
         }
         let used = chunk.len();
         input.consume(used);
+    }
+}
+
+/// The lines that end within one read, or the unfinished line at the end of the input.
+#[derive(Debug)]
+pub(crate) struct ReadLines<'a> {
+    splitter: &'a mut LineSplitter,
+    /// The number of the last line.
+    number: &'a mut u64,
+    rest: &'a [u8],
+    is_end: bool,
+}
+
+impl ReadLines<'_> {
+    /// Calls `each` with the number of each line, and the line, until it breaks. The next call continues with the next line.
+    pub(crate) fn for_each(
+        &mut self,
+        mut each: impl FnMut(u64, Line<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let each = |line: Line<'_>| {
+            *self.number += 1;
+            each(*self.number, line)
+        };
+        match self.is_end {
+            true => self.splitter.finish(each),
+            false => self.splitter.push_from(&mut self.rest, each),
+        }
     }
 }
 
@@ -75,13 +108,21 @@ impl LineSplitter {
     /// bytes is dropped. The unfinished line behind the last line ending is kept.
     pub(crate) fn push(
         &mut self,
-        chunk: &[u8],
+        mut chunk: &[u8],
+        each: impl FnMut(Line<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        self.push_from(&mut chunk, each)
+    }
+
+    /// Does what [`push`](Self::push) does, and removes from `rest` what it has used: the rest is left if `each` breaks.
+    fn push_from(
+        &mut self,
+        rest: &mut &[u8],
         mut each: impl FnMut(Line<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        let mut rest = chunk;
         while let Some(at) = rest.iter().position(|&byte| byte == b'\n') {
             let piece = &rest[..at];
-            rest = &rest[at + 1..];
+            *rest = &rest[at + 1..];
             if self.partial.bytes == 0 {
                 each(terminated_line(piece, self.bytes_max))?;
             } else {
@@ -92,6 +133,7 @@ impl LineSplitter {
             }
         }
         self.partial.extend(rest, self.bytes_max);
+        *rest = &[];
         ControlFlow::Continue(())
     }
 

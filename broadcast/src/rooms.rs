@@ -231,6 +231,11 @@ impl Rooms {
         }
     }
 
+    /// Runs code that sends several messages at once ([`AsyncSender::cork`]).
+    pub(crate) fn cork<R>(&self, code: impl FnOnce() -> R) -> R {
+        self.sender.cork(code)
+    }
+
     /// Whether rooms keep a history, and messages have ids.
     pub(crate) fn has_history(&self) -> bool {
         self.has_history

@@ -175,6 +175,32 @@ fn break_stops_reading() {
 }
 
 #[test]
+fn read_goes_on_behind_the_line_that_it_broke_at() {
+    // Breaks at each line, and ends each read with the call that finds no more.
+    let input = b"1\n22\r\n\n4444\n5";
+    let expected = numbered([Ok(b"1"), Ok(b"22"), Ok(b""), Err(4), Ok(b"5")]);
+    for capacity in 1..=input.len() {
+        let mut seen = Vec::new();
+        let reader = BufReader::with_capacity(capacity, &input[..]);
+        for_each_read(reader, 3, |mut lines| {
+            while lines
+                .for_each(|number, line| {
+                    seen.push(match line {
+                        Line::Whole(line) => (number, Ok(line.to_vec())),
+                        Line::TooLong { bytes } => (number, Err(bytes)),
+                    });
+                    ControlFlow::Break(())
+                })
+                .is_break()
+            {}
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(seen, expected, "reads of {capacity}");
+    }
+}
+
+#[test]
 fn read_error_inside_a_line_reports_the_dropped_bytes() {
     struct Broken(bool);
 
