@@ -126,10 +126,6 @@ fn fan_out_from_outside(window: usize) -> Scenario {
 }
 
 fn fan_outs() -> Vec<Scenario> {
-    let lines = Workload {
-        job: Job::Lines,
-        ..fan_out(1_000, SIZE, 16)
-    };
     vec![
         fan_out_cost(100, 32, 1),
         fan_out_cost(100, 32, 16),
@@ -178,22 +174,40 @@ fn fan_outs() -> Vec<Scenario> {
         )
         .effort(4.0)
         .target("user time alone, fan-out W 1", Bound::User(1.5)),
-        scenario(
-            "pipe-1000-w16",
-            "fan-out to 1000, lines of 32 B through a pipe, W 16",
-            Measurement::Cost,
-            vec![
-                named("humphrey_ws, outside", ServerKind::SUBJECT, lines),
-                side(ServerKind::Program, lines),
-            ],
-        )
-        .target_of(
+        through_pipe("pipe-1000-w16", false).target_of(
             "humphrey-broadcast fed by a pipe, fan-out for the same CPU",
             "humphrey-broadcast",
             "humphrey_ws, outside",
-            Bound::Share(0.9),
+            Bound::Share(0.95),
+        ),
+        through_pipe("pipe-history-1000-w16", true).target_of(
+            "the same with the default history",
+            "humphrey-broadcast, default history",
+            "humphrey_ws, outside",
+            Bound::Share(0.85),
         ),
     ]
+}
+
+/// The program fed by a pipe, compared with the library fed in the same way, which keeps no history.
+fn through_pipe(id: &str, keeps_history: bool) -> Scenario {
+    let lines = Workload {
+        job: Job::Lines,
+        ..fan_out(1_000, SIZE, 16)
+    };
+    let history = match keeps_history {
+        true => ", with a history",
+        false => "",
+    };
+    scenario(
+        id,
+        format!("fan-out to 1000, lines of 32 B through a pipe{history}, W 16"),
+        Measurement::Cost,
+        vec![
+            named("humphrey_ws, outside", ServerKind::SUBJECT, lines),
+            side(ServerKind::Program { keeps_history }, lines),
+        ],
+    )
 }
 
 fn echoes() -> Vec<Scenario> {

@@ -275,7 +275,7 @@ fn setup(options: &Options, quick: bool, scenarios: &[Scenario]) -> io::Result<S
             "note: server and client share one CPU, so the figures mean little; set --server-cpu and --client-cpu"
         );
     }
-    if has(|kind| kind == ServerKind::Program) {
+    if has(ServerKind::is_program) {
         build(&["-p", "humphrey-broadcast"], &profile, &target)?;
     }
     if with_ring {

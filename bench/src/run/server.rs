@@ -56,7 +56,7 @@ impl Server {
                 command.args(setup.stands_for(kind).arguments(work));
                 command.args(["--child", "--cpu", cpus]);
             }
-            ServerKind::Program | ServerKind::Peer(_) => {
+            ServerKind::Program { .. } | ServerKind::Peer(_) => {
                 let words = match kind {
                     ServerKind::Peer(peer) => {
                         let address = free_address()?;
@@ -67,7 +67,10 @@ impl Server {
                     }
                     _ => {
                         output = AddressOutput::Stderr;
-                        program(setup)?
+                        let keeps_history = ServerKind::Program {
+                            keeps_history: true,
+                        };
+                        program(setup, kind == keeps_history)?
                     }
                 };
                 command = Command::new(&setup.program);
@@ -172,20 +175,21 @@ impl Server {
 }
 
 /// The command of `humphrey-broadcast`, which `run` has built next to this program.
-fn program(setup: &Setup) -> io::Result<Vec<PathBuf>> {
+fn program(setup: &Setup, keeps_history: bool) -> io::Result<Vec<PathBuf>> {
     let path = setup.program.with_file_name("humphrey-broadcast");
     if !path.exists() {
         return Err(io::Error::other(format!("there is no {}", path.display())));
     }
-    // A welcome message would be unexpected.
-    // All servers of the table keep nothing, and lose nothing.
+    // A welcome message would be unexpected, and so would pings, which begin after some seconds. Like the other servers of
+    // the table, it loses nothing.
     let words = [
         "--listen=127.0.0.1:0",
         "--no-welcome",
-        "--history=0",
+        "--heartbeat=0",
         "--slow-client=pace",
-    ]
-    .map(PathBuf::from);
+    ];
+    let history = (!keeps_history).then_some("--history=0");
+    let words = words.into_iter().chain(history).map(PathBuf::from);
     Ok([path].into_iter().chain(words).collect())
 }
 

@@ -14,8 +14,10 @@ pub(super) const SIZE: usize = 32;
 pub(super) enum ServerKind {
     Floor(FloorMode),
     Subject(SubjectVariant),
-    /// `humphrey-broadcast`.
-    Program,
+    /// `humphrey-broadcast`, which keeps its default history, or none.
+    Program {
+        keeps_history: bool,
+    },
     Peer(&'static Peer),
 }
 
@@ -45,6 +47,10 @@ impl ServerKind {
     pub(super) const FLOOR: Self = Self::Floor(FloorMode::Single);
     pub(super) const SUBJECT: Self = Self::Subject(SubjectVariant::USUAL);
 
+    pub(super) fn is_program(self) -> bool {
+        matches!(self, Self::Program { .. })
+    }
+
     pub(super) fn is_ring_build(self) -> bool {
         matches!(self, Self::Subject(SubjectVariant { ring: true, .. }))
     }
@@ -70,7 +76,12 @@ impl ServerKind {
                 let borrowing = if borrowing { ", borrowing" } else { "" };
                 format!("humphrey_ws{shards}{pool}{borrowing}{ring}")
             }
-            Self::Program => "humphrey-broadcast".into(),
+            Self::Program {
+                keeps_history: false,
+            } => "humphrey-broadcast".into(),
+            Self::Program {
+                keeps_history: true,
+            } => "humphrey-broadcast, default history".into(),
             Self::Peer(peer) => peer.name.into(),
         }
     }
@@ -113,7 +124,7 @@ impl ServerKind {
                     }
                 }
             }
-            Self::Program | Self::Peer(_) => {}
+            Self::Program { .. } | Self::Peer(_) => {}
         }
         args
     }
