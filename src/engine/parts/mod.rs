@@ -2,6 +2,7 @@
 //! own.
 
 pub(crate) mod batch;
+pub(crate) mod bursts;
 pub(crate) mod clock;
 pub(crate) mod compression;
 pub(crate) mod encoding;

@@ -62,6 +62,7 @@ use crate::engine::hub::{Hub, ShardHandle};
 use crate::engine::model::command::{Control, NewConnection, Upgraded};
 use crate::engine::model::job::{Done, Job, Work};
 use crate::engine::model::program::{Program, Subscriptions};
+use crate::engine::parts::bursts::Bursts;
 use crate::engine::parts::id::Key;
 use crate::engine::parts::inline_policy::InlinePolicy;
 use crate::engine::parts::peer_limits::PeerSlot;
@@ -135,6 +136,8 @@ pub(crate) struct ShardCx<T: ShardTransport> {
     /// The outcomes of jobs that ran on the shard's own thread.
     pub(crate) inline_results: Vec<(Key, Done)>,
     pub(crate) fanout: Fanout,
+    /// Whether producers wake the shard before they have sent all.
+    pub(crate) bursts: Bursts,
     pub(crate) receive_budget: ReceiveBudget,
     /// The rate limits for what clients send, if there are any.
     pub(crate) receive_rates: Option<ReceiveRates>,
@@ -179,6 +182,7 @@ impl<T: ShardTransport> Core<T> {
             inline_policy: InlinePolicy::new(now),
             inline_results: Vec::new(),
             fanout: Fanout::new(&hub.settings),
+            bursts: Bursts::default(),
             receive_budget: ReceiveBudget::new(limits, shards),
             receive_rates: ReceiveRates::new(limits),
             arrivals: ReceiveRates::new(limits)
@@ -294,6 +298,9 @@ impl<T: ShardTransport> Core<T> {
         let data = wants_data.then_some(&mut cx.fanout.commands);
         let pushed = mailbox.take(data, &mut self.controls);
         cx.fanout.taken(pushed);
+        if wants_data {
+            cx.bursts.took(cx.fanout.commands.len());
+        }
         self.deliver_commands();
     }
 

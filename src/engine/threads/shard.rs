@@ -152,6 +152,7 @@ impl Shard {
             // The process may have been stopped: what has arrived meanwhile is read before any deadline is checked.
             wait = Some(Duration::ZERO);
         }
+        let mut yields = false;
         for event in &self.events {
             let token = event.token();
             if let Some(index) = as_listener(token) {
@@ -161,7 +162,7 @@ impl Shard {
                 continue;
             }
             match token {
-                WAKER => {}
+                WAKER => yields = self.core.cx.bursts.woken(),
                 Token(token) => self.core.ready(
                     token,
                     Readiness {
@@ -171,6 +172,10 @@ impl Shard {
                     },
                 ),
             }
+        }
+        if yields {
+            // Returns at once if no other thread waits for this CPU.
+            thread::yield_now();
         }
         true
     }
