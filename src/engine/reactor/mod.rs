@@ -274,6 +274,11 @@ impl<T: ShardTransport> Core<T> {
         self.enforce_request_budget();
     }
 
+    /// The most connections to accept from each listener in this turn.
+    pub(crate) fn accepts_max(&self) -> u32 {
+        self.cx.read_budget.accepts
+    }
+
     fn begin_turn(&mut self, now: Instant) {
         let cx = &mut self.cx;
         cx.now = now;
@@ -285,7 +290,7 @@ impl<T: ShardTransport> Core<T> {
             arrivals.begin_turn(now);
         }
         cx.count_pace();
-        cx.read_budget = ReadBudget::default();
+        cx.read_budget.begin_turn(now);
         #[cfg(feature = "deflate")]
         cx.inflations.begin_turn();
     }
@@ -584,6 +589,7 @@ impl<T: ShardTransport> Core<T> {
     /// How long the shard may sleep: zero, until a deadline, or without end.
     pub(crate) fn wait(&mut self, now: Instant) -> Option<Duration> {
         self.cx.timers.advance(now);
+        self.cx.read_budget.waits(now);
         let wait = match self.inspections.is_empty() {
             true => self.wait_until_work(now),
             false => Some(Duration::ZERO),

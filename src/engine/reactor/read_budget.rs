@@ -1,29 +1,58 @@
 //! The share of a turn that goes to clients which are not connected yet. Otherwise a storm of new clients would delay all others by a
 //! turn that accepts and answers thousands of them.
 
+use std::time::{Duration, Instant};
+
 use crate::engine::reactor::{ConnCx, Stage};
 use crate::transport::ShardTransport;
 
-/// The maximum work for TLS handshakes in a turn, in units of `ShardTransport::read_cost`: about a quarter of a
+/// The maximum work for TLS handshakes in a short turn, in units of `ShardTransport::read_cost`: about a quarter of a
 /// millisecond, or one handshake with RSA.
 const HANDSHAKE_COST_MAX: u32 = 2;
 
-/// The most reads of requests, among them handshakes of WebSocket, in a turn: about a millisecond.
+/// The most reads of requests, among them handshakes of WebSocket, in a short turn: about a millisecond.
 const REQUEST_READS_MAX: u32 = 64;
 
+/// The most connections accepted from a listener in a short turn.
+const ACCEPTS_MAX: u32 = 32;
+
+/// A turn has one more such share for each interval of this length that the turn before took. Otherwise a server with long
+/// turns, which broadcasts to thousands, would admit few clients in a second. A share takes much less time than the interval,
+/// so that turns do not become longer and longer.
+const SHARE_INTERVAL: Duration = Duration::from_millis(4);
+
+/// The most shares in one turn.
+const SHARES_MAX: u32 = 16;
+
 /// The reads of clients that are not connected yet, as many as are left in this turn.
+#[derive(Default)]
 pub(super) struct ReadBudget {
     /// The work for TLS handshakes.
     handshake_cost: u32,
     /// Reads of requests, among them handshakes of WebSocket.
     requests: u32,
+    /// The connections that may be accepted from each listener.
+    pub(super) accepts: u32,
+    /// When the shard woke up.
+    awake_since: Option<Instant>,
+    /// How long it was awake before that, with the handlers that ran on its thread.
+    was_awake: Duration,
 }
 
-impl Default for ReadBudget {
-    fn default() -> Self {
-        Self {
-            handshake_cost: HANDSHAKE_COST_MAX,
-            requests: REQUEST_READS_MAX,
+impl ReadBudget {
+    pub(super) fn begin_turn(&mut self, now: Instant) {
+        self.awake_since.get_or_insert(now);
+        let shares = self.was_awake.as_millis() / SHARE_INTERVAL.as_millis();
+        let shares = u32::try_from(shares).map_or(SHARES_MAX, |n| n.clamp(1, SHARES_MAX));
+        self.handshake_cost = HANDSHAKE_COST_MAX * shares;
+        self.requests = REQUEST_READS_MAX * shares;
+        self.accepts = ACCEPTS_MAX * shares;
+    }
+
+    /// Records that the shard waits for events.
+    pub(super) fn waits(&mut self, now: Instant) {
+        if let Some(since) = self.awake_since.take() {
+            self.was_awake = now.saturating_duration_since(since);
         }
     }
 }

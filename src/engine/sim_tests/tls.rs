@@ -58,6 +58,23 @@ fn costly_reads_of_a_turn_are_bounded_and_delay_nobody() {
 }
 
 #[test]
+fn turn_after_a_long_one_reads_more_requests() {
+    for (took_ms, reads) in [(0, 64), (7, 64), (8, 128), (40, 640), (10_000, 1_024)] {
+        let mut world = World::echoing(Limits::default());
+        let clients: Vec<usize> = (0..1_100).map(|_| world.connect()).collect();
+        world.settle();
+        // Of a handler on the shard's thread, for example.
+        world.turn_of(Duration::from_millis(took_ms));
+        for &client in &clients {
+            world.pipe(client).client_sends(UPGRADE);
+        }
+        world.turn();
+        let read = |client: &&usize| world.pipe(**client).unread() == 0;
+        assert_eq!(clients.iter().filter(read).count(), reads, "{took_ms} ms");
+    }
+}
+
+#[test]
 fn requests_that_arrived_in_time_are_answered_although_they_wait_for_their_turn() {
     let timeout = Duration::from_secs(10);
     let mut world = World::echoing(Limits::default().handshake_timeout(timeout));

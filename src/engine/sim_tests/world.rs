@@ -731,6 +731,13 @@ impl World {
         self.end_turn();
     }
 
+    /// Runs a turn that takes this time.
+    pub(super) fn turn_of(&mut self, took: Duration) {
+        self.begin_turn();
+        self.now += took;
+        self.end_turn();
+    }
+
     fn begin_turn(&mut self) {
         self.turns += 1;
         self.bell.rung.store(false, SeqCst);

@@ -19,9 +19,6 @@ use crate::listener::ListenerSocket;
 use crate::report::limited;
 use crate::transport::{self, ShardSocket, UnsentLimit, limit_unsent, suppress_sigpipe};
 
-/// Most connections accepted from a listener in one turn, so that a connection storm does not delay others.
-const ACCEPTS_PER_TURN: usize = 32;
-
 /// How long accepting pauses after it has failed, as when the process has run out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -141,8 +138,9 @@ impl Listeners {
         }
     }
 
-    /// Accepts the connections that wait, and hands them to the shards. Returns the share of the listener's own shard.
-    pub(crate) fn accept(&mut self, now: Instant) -> Vec<NewConnection> {
+    /// Accepts up to `most` of the connections that wait at each listener, and hands them to the shards. Returns the share of the
+    /// listener's own shard.
+    pub(crate) fn accept(&mut self, now: Instant, most: u32) -> Vec<NewConnection> {
         let mut own = Vec::new();
         if self.paused.is_some_and(|until| until > now) {
             return own;
@@ -153,7 +151,7 @@ impl Listeners {
         self.first = (self.first + 1) % len.max(1);
         for n in 0..len {
             let index = (self.first + n) % len;
-            for _ in 0..ACCEPTS_PER_TURN {
+            for _ in 0..most {
                 let listener = &mut self.listeners[index];
                 if !listener.ready {
                     break;

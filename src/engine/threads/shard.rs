@@ -216,7 +216,7 @@ impl Shard {
             self.listeners = None;
         }
         if let Some(listeners) = &mut self.listeners {
-            new_connections.append(&mut listeners.accept(now));
+            new_connections.append(&mut listeners.accept(now, self.core.accepts_max()));
         }
         for new_connection in new_connections {
             self.core.insert(
