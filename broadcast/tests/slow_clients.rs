@@ -126,7 +126,8 @@ fn counts(summary: &str) -> [u64; 2] {
 }
 
 /// Feeds a client that reads and one that does not, until the messages of the latter no longer fit. Then that one reads
-/// too. Returns the number of lines, what each client got, their close codes, and the summary.
+/// too: once all lines are written, or once the server is about to disconnect it, since a close frame waits only for the
+/// close timeout. Returns the number of lines, what each client got, their close codes, and the summary.
 fn overflow(policy: &str) -> (u64, [Vec<u64>; 2], [Option<u16>; 2], String) {
     const LINES: u64 = 40_000;
     let mut program = Program::start(&["--no-welcome", "--exit-on-eof", "--slow-client", policy]);
@@ -136,13 +137,27 @@ fn overflow(policy: &str) -> (u64, [Vec<u64>; 2], [Option<u16>; 2], String) {
         let close = reading.read_to_end(|payload| got.push(number_of(payload)));
         (got, close)
     });
-    let padding = "x".repeat(1_000);
-    for n in 0..LINES {
-        program.write(format!("{n} {padding}\n").as_bytes());
+    let address = program.address();
+    let has_clients = |count: &str| http_get(address, "/clients").2.trim() == count;
+    eventually("both have joined", || has_clients(r#"{"clients": 2}"#));
+    let mut input = program.take_input();
+    let feeder = thread::spawn(move || {
+        let padding = "x".repeat(1_000);
+        for n in 0..LINES {
+            input
+                .write_all(format!("{n} {padding}\n").as_bytes())
+                .unwrap();
+        }
+    });
+    match policy {
+        "disconnect" => eventually("the client that does not read is disconnected", || {
+            has_clients(r#"{"clients": 1}"#)
+        }),
+        _ => eventually("all lines are written", || feeder.is_finished()),
     }
-    program.close_input();
     let mut got = Vec::new();
     let close = late.read_to_end(|payload| got.push(number_of(payload)));
+    feeder.join().unwrap();
     let (quick_got, quick_close) = quick.join().unwrap();
     let summary = program.expect_line("2 clients");
     program.expect_exit(0);
