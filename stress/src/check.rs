@@ -81,9 +81,62 @@ pub(crate) fn within(
     Ok(start.elapsed())
 }
 
+/// A deadline that each progress restarts, so that a slow machine does not miss it.
+#[derive(Debug)]
+pub(crate) struct ProgressDeadline {
+    wait: Duration,
+    expires: Instant,
+}
+
+impl ProgressDeadline {
+    /// Expires once `wait` has passed without progress.
+    pub(crate) fn new(wait: Duration) -> Self {
+        Self {
+            wait,
+            expires: Instant::now() + wait,
+        }
+    }
+
+    /// Restarts the wait after progress.
+    pub(crate) fn restart(&mut self) {
+        self.expires = Instant::now() + self.wait;
+    }
+
+    /// Returns the time that is left. Once there is none, it fails with what is missing.
+    pub(crate) fn remaining(&self, missing: impl FnOnce() -> Outcome<String>) -> Outcome<Duration> {
+        let remaining = self.expires.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Err(Failure(format!(
+                "no progress for {:?}: {}",
+                self.wait,
+                missing()?
+            )));
+        }
+        Ok(remaining)
+    }
+}
+
 /// Joins a thread of a scenario and returns its result.
 pub(crate) fn join<T>(thread: thread::ScopedJoinHandle<'_, Outcome<T>>) -> Outcome<T> {
     thread
         .join()
         .unwrap_or_else(|_| Err(Failure::new("a thread of the scenario panicked")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expired_deadline_fails_until_progress_restarts_it() {
+        let mut deadline = ProgressDeadline {
+            wait: Duration::from_secs(3_600),
+            expires: Instant::now(),
+        };
+        let missing = || Ok("two answers are missing".to_owned());
+        let failure = deadline.remaining(missing).unwrap_err().to_string();
+        assert_eq!(failure, "no progress for 3600s: two answers are missing");
+        deadline.restart();
+        assert!(deadline.remaining(missing).is_ok());
+    }
 }

@@ -28,7 +28,7 @@ mod text;
 use std::process::ExitCode;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use check::{During, Failure, Outcome, ensure};
 use random::Random;
@@ -44,10 +44,11 @@ Tests humphrey_ws with hostile and faulty peers, on 127.0.0.0/8 only.
       clients; --seed repeats the random choices of an earlier run; the exit
       status is 1 if a check failed
   stress soak [--minutes N] [--seed N]
-      puts a server under a moderate load for N minutes (60 by default), prints a
-      line each minute and a summary, and checks that memory and descriptors stay
-      flat and that each message arrives or is counted; the exit status is 1 if a
-      check failed
+      puts a server under a moderate load for N minutes (60 by default), or longer
+      if the machine is too slow for the warm-up in its time; prints a line each
+      minute and a summary, and checks that memory and descriptors stay flat and
+      that each message arrives or is counted; the exit status is 1 if a check
+      failed
   stress --list
       lists the scenarios";
 
@@ -61,11 +62,12 @@ struct Options {
     chosen: Vec<&'static Scenario>,
 }
 
-/// Runs a process that a scenario has started, with its arguments.
-type Serve = fn(Vec<String>) -> Outcome;
+/// Runs a command with its arguments.
+type Execute = fn(Vec<String>) -> Outcome;
 
-/// The hidden commands of the processes that scenarios start.
-const SERVERS: [(&str, Serve); 4] = [
+/// The soak, and the hidden commands of the processes that it and the scenarios start.
+const COMMANDS: [(&str, Execute); 5] = [
+    (soak::COMMAND, |args| soak::run(args.into_iter())),
     (server::COMMAND, |args| server::serve(args.into_iter())),
     (server::pair::COMMAND, |args| {
         server::pair::serve(args.into_iter())
@@ -80,9 +82,9 @@ const SERVERS: [(&str, Serve); 4] = [
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1).peekable();
-    for (command, serve) in SERVERS {
+    for (command, execute) in COMMANDS {
         if args.next_if(|arg| arg == command).is_some() {
-            return match serve(args.collect()) {
+            return match execute(args.collect()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(failure) => {
                     eprintln!("stress, {command}: {failure}");
@@ -90,15 +92,6 @@ fn main() -> ExitCode {
                 }
             };
         }
-    }
-    if args.next_if(|arg| arg == soak::COMMAND).is_some() {
-        return match soak::run(args) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => {
-                eprintln!("stress, soak: {failure}");
-                ExitCode::FAILURE
-            }
-        };
     }
     match options(args) {
         Ok(Some(options)) => run(&options),
@@ -112,9 +105,8 @@ fn main() -> ExitCode {
 
 /// Returns `None` if there is nothing to run.
 fn options(mut args: impl Iterator<Item = String>) -> Outcome<Option<Options>> {
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH);
     let mut options = Options {
-        seed: clock.map_or(0, |time| time.as_micros() as u64 % 1_000_000),
+        seed: random::seed_from_clock(),
         scale: 1,
         quick: false,
         chosen: Vec::new(),

@@ -1,5 +1,13 @@
 //! Reproducible random numbers: a seed determines all random choices of a run.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Chooses the seed of a run by the clock.
+pub(crate) fn seed_from_clock() -> u64 {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH);
+    clock.map_or(0, |time| time.as_micros() as u64 % 1_000_000)
+}
+
 /// SplitMix64: small, and the same on every machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);

@@ -1,24 +1,20 @@
 //! Numbered texts that compress well, and follow from seed, origin and number, so that both sides can generate them.
 
-use crate::random::mix;
+use crate::random::Random;
 
 const WORDS: [&str; 16] = [
     "rain", "wind", "cloud", "frost", "sunshine", "from", "north", "south", "later", "towards",
     "evening", "strong", "light", "degrees", "coast", "hills",
 ];
 
-/// Generates the message of an origin, such as a room: the origin, the number, and words up to a length that depends on both.
+/// Generates a message of an origin, such as a room: the origin, the number, and words up to a length that depends on both.
 pub(crate) fn numbered(seed: u64, origin: &str, number: u64, bytes_max: usize) -> String {
-    let named = origin
-        .bytes()
-        .fold(seed, |mixed, byte| mix(mixed ^ u64::from(byte)));
-    let mut word = mix(named ^ mix(number));
+    let mut random = Random::new(seed).fork(origin, number);
+    let len = random.below(bytes_max as u64) as usize;
     let mut text = format!("{origin} {number}");
-    let len = mix(word) % bytes_max as u64;
-    while (text.len() as u64) < len {
-        word = mix(word.wrapping_add(1));
+    while text.len() < len {
         text.push(' ');
-        text.push_str(WORDS[(word % 16) as usize]);
+        text.push_str(random.pick(&WORDS));
     }
     text
 }

@@ -1,5 +1,6 @@
 //! Hand-written clients, which can violate the protocol where libraries cannot.
 
+mod ending;
 pub(crate) mod frames;
 mod inflater;
 pub(crate) mod tls;
@@ -9,11 +10,14 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 use tungstenite::WebSocket;
 
 use crate::check::{DEADLINE, During, Failure, Outcome, ensure};
+pub(crate) use ending::{Ending, abort_handshake};
 use frames::{CLOSE, FIN, Frames, PING, PONG};
 pub(crate) use transport::Transport;
 
@@ -75,6 +79,20 @@ pub(crate) fn tcp_with_buffer(
 /// Makes the socket reset its connection when it is dropped.
 pub(crate) fn reset_on_drop(stream: &TcpStream) -> io::Result<()> {
     Ok(set_socket_linger(stream, Some(Duration::ZERO))?)
+}
+
+/// Waits until one of the sockets has input or has ended, but not longer than `wait`. Returns which of them have.
+pub(crate) fn wait_for_input<'a>(
+    sockets: impl Iterator<Item = &'a TcpStream>,
+    wait: Duration,
+) -> Outcome<Vec<bool>> {
+    let mut polled: Vec<_> = sockets
+        .map(|socket| PollFd::new(socket, PollFlags::IN))
+        .collect();
+    let wait = Timespec::try_from(wait).during("the wait for input")?;
+    retry_on_intr(|| poll(&mut polled, Some(&wait))).during("waiting for input")?;
+    let is_ready = polled.iter().map(|socket| !socket.revents().is_empty());
+    Ok(is_ready.collect())
 }
 
 /// A well-behaved client from an independent library.
@@ -359,5 +377,31 @@ fn close_code(payload: &[u8]) -> u16 {
     match payload {
         [high, low, ..] => u16::from_be_bytes([*high, *low]),
         _ => 1005,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener};
+
+    #[test]
+    fn wait_returns_the_sockets_with_input_or_an_end() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let pair = || {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (client, listener.accept().unwrap().0)
+        };
+        let [idle, mut with_input, ended] = [pair(), pair(), pair()];
+        let sockets = [&idle.0, &with_input.0, &ended.0].into_iter();
+        let ready = wait_for_input(sockets, Duration::ZERO).unwrap();
+        assert_eq!(ready, [false, false, false]);
+        with_input.1.write_all(b"x").unwrap();
+        let ready = wait_for_input([&idle.0, &with_input.0].into_iter(), DEADLINE).unwrap();
+        assert_eq!(ready, [false, true]);
+        ended.1.shutdown(Shutdown::Both).unwrap();
+        let ready = wait_for_input([&idle.0, &ended.0].into_iter(), DEADLINE).unwrap();
+        assert_eq!(ready, [false, true]);
     }
 }

@@ -167,4 +167,14 @@ impl Transport for TlsStream {
             }
         }
     }
+
+    fn half_close(&mut self) -> io::Result<()> {
+        self.session.send_close_notify();
+        self.flush()?;
+        self.socket.half_close()
+    }
+
+    fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
 }

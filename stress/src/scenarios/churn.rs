@@ -1,16 +1,15 @@
 //! Connections that open, and close in every possible way. Afterwards memory and descriptors are back at their initial
 //! values, and each connection has been opened and closed once.
 
-use std::io::Write;
-use std::net::{Shutdown, SocketAddrV4, TcpStream};
+use std::net::SocketAddrV4;
 use std::thread;
 use std::time::Instant;
 
 use super::{Context, Report, mib};
 use crate::body::MessageCodec;
 use crate::check::{During, Outcome, ensure, join};
-use crate::client::frames::{self, BINARY, FIN};
-use crate::client::{self, End, Peer};
+use crate::client::frames::{BINARY, FIN};
+use crate::client::{self, Ending, Peer};
 use crate::machine;
 use crate::random::Random;
 use crate::server::program::{ECHO, GREETING, SILENT};
@@ -32,32 +31,23 @@ const HANDSHAKE_TIMEOUT_MS: u64 = 2_000;
 
 #[derive(Clone, Copy, Debug)]
 enum Route {
-    /// A complete closing handshake.
-    Close,
-    /// A close frame, without waiting for the reply.
-    Slam,
-    /// End of stream without a close frame.
-    Fin,
-    Reset,
-    /// A half-closed stream, read until the server closes its side.
-    HalfClose,
-    /// Closed with unread messages.
-    Unread,
-    MidFrame,
-    /// Disconnected in the middle of the handshake.
+    /// Opened with a path, and ended.
+    Opened(&'static str, Ending),
+    /// Disconnected in the middle of the request head.
     MidHead,
     /// Disconnected before the handshake response.
     Hasty,
 }
 
 const ROUTES: [Route; 9] = [
-    Route::Close,
-    Route::Slam,
-    Route::Fin,
-    Route::Reset,
-    Route::HalfClose,
-    Route::Unread,
-    Route::MidFrame,
+    Route::Opened(ECHO, Ending::Close),
+    Route::Opened(ECHO, Ending::CloseWithoutReply),
+    Route::Opened(ECHO, Ending::Fin),
+    Route::Opened(ECHO, Ending::Reset),
+    Route::Opened(ECHO, Ending::HalfClose),
+    Route::Opened(ECHO, Ending::MidFrame),
+    // With unread messages.
+    Route::Opened(GREETING, Ending::Fin),
     Route::MidHead,
     Route::Hasty,
 ];
@@ -176,7 +166,7 @@ struct Churner {
     address: SocketAddrV4,
     codec: MessageCodec,
     random: Random,
-    open: Vec<(Route, Peer)>,
+    open: Vec<(Ending, Peer)>,
     done: ChurnCounts,
 }
 
@@ -186,35 +176,38 @@ impl Churner {
             self.connect_once()?;
             while self.open.len() as u64 > self.random.between(1, OPEN_MAX) {
                 let at = self.random.below(self.open.len() as u64) as usize;
-                let (route, peer) = self.open.swap_remove(at);
-                leave(route, peer, &mut self.random).during(format!("{route:?}"))?;
+                let (ending, peer) = self.open.swap_remove(at);
+                ending
+                    .apply(peer, &mut self.random)
+                    .during(format!("{ending:?}"))?;
             }
         }
-        for (route, peer) in self.open.drain(..) {
-            leave(route, peer, &mut self.random).during(format!("{route:?}"))?;
+        for (ending, peer) in self.open.drain(..) {
+            ending
+                .apply(peer, &mut self.random)
+                .during(format!("{ending:?}"))?;
         }
         Ok(self.done)
     }
 
     fn connect_once(&mut self) -> Outcome {
-        let source = client::source(self.random.next());
+        let random = &mut self.random;
+        let source = client::source(random.next());
         let stream = client::tcp(self.address, source).during("connecting")?;
         self.done.connected += 1;
-        let route = self.random.pick(&ROUTES);
-        match route {
-            Route::MidHead => self.half_a_head(stream),
+        match random.pick(&ROUTES) {
+            Route::MidHead => {
+                let len = random.below(client::request(SILENT).len() as u64) as usize;
+                client::abort_handshake(stream, SILENT, len, random)
+            }
             Route::Hasty => {
                 self.done.hasty += 1;
-                self.hasty(stream)
+                client::abort_handshake(stream, SILENT, usize::MAX, random)
             }
-            _ => {
-                let path = match route {
-                    Route::Unread => GREETING,
-                    _ => ECHO,
-                };
+            Route::Opened(path, ending) => {
                 let mut peer = Peer::upgrade(stream, path)?;
                 self.done.upgraded += 1;
-                if path == ECHO && self.random.below(4) == 0 {
+                if path == ECHO && random.below(4) == 0 {
                     let message = self.codec.write(0, 0, 2_000);
                     peer.send(FIN | BINARY, &message).during("sending")?;
                     ensure!(
@@ -222,59 +215,9 @@ impl Churner {
                         "an echo differs from its message"
                     );
                 }
-                self.open.push((route, peer));
+                self.open.push((ending, peer));
                 Ok(())
             }
         }
     }
-
-    fn half_a_head(&mut self, mut stream: TcpStream) -> Outcome {
-        let head = client::request(SILENT);
-        let len = self.random.below(head.len() as u64) as usize;
-        stream
-            .write_all(&head.as_bytes()[..len])
-            .during("sending half a request head")?;
-        self.abandon(&stream)
-    }
-
-    fn hasty(&mut self, mut stream: TcpStream) -> Outcome {
-        stream
-            .write_all(client::request(SILENT).as_bytes())
-            .during("sending a request head")?;
-        self.abandon(&stream)
-    }
-
-    fn abandon(&mut self, stream: &TcpStream) -> Outcome {
-        if self.random.below(2) == 0 {
-            client::reset_on_drop(stream)?;
-        }
-        Ok(())
-    }
-}
-
-fn leave(route: Route, mut peer: Peer, random: &mut Random) -> Outcome {
-    match route {
-        Route::Close => peer.close()?,
-        Route::Slam => peer.send_close(1001)?,
-        Route::Reset => client::reset_on_drop(&peer.stream)?,
-        Route::HalfClose => {
-            peer.stream.shutdown(Shutdown::Write)?;
-            peer.read_to_end(|_| Ok(()))?;
-            ensure!(
-                peer.ended == Some(End::Eof),
-                "a half-closed stream ended with {:?}",
-                peer.ended
-            );
-        }
-        Route::MidFrame => {
-            let frame = frames::frame(FIN | BINARY, &[7; 300]);
-            let len = random.between(1, frame.len() as u64 - 1) as usize;
-            peer.stream.write_all(&frame[..len])?;
-            if random.below(2) == 0 {
-                client::reset_on_drop(&peer.stream)?;
-            }
-        }
-        Route::Fin | Route::Unread | Route::MidHead | Route::Hasty => {}
-    }
-    Ok(())
 }

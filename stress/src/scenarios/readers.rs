@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Context, Report};
 use crate::body::ReceiveLog;
 use crate::certificates::Certificates;
-use crate::check::{DEADLINE, During, Failure, Outcome, ensure};
+use crate::check::{DEADLINE, During, Failure, Outcome, ProgressDeadline, ensure};
 use crate::client::tls::TlsStream;
 use crate::client::{self, End, Peer, Transport};
 use crate::random::Random;
@@ -240,17 +240,14 @@ impl<T: Transport> ReaderTrial<T> {
         what: &str,
         mut holds: impl FnMut(&mut Self) -> Outcome<bool>,
     ) -> Outcome {
-        let mut progress = Instant::now();
+        let mut deadline = ProgressDeadline::new(DEADLINE);
         while !holds(self)? {
-            let now = Instant::now();
             if self.read()? > 0 {
-                progress = now;
+                deadline.restart();
             } else {
-                ensure!(
-                    now.duration_since(progress) < DEADLINE,
-                    "timed out before {what}; {:?}",
-                    self.server.figures()?
-                );
+                let server = &mut self.server;
+                deadline
+                    .remaining(|| Ok(format!("waited until {what}; {:?}", server.figures()?)))?;
                 thread::sleep(Duration::from_millis(1));
             }
         }

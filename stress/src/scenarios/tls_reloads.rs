@@ -13,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 use super::{Context, Report};
 use crate::body::{MessageCodec, ReceiveLog};
 use crate::certificates::{Certificates, TlsClients};
-use crate::check::{DEADLINE, During, Failure, Outcome, ensure, join};
+use crate::check::{DEADLINE, During, Failure, Outcome, ProgressDeadline, ensure, join};
 use crate::client::frames::{BINARY, FIN};
 use crate::client::tls::TlsStream;
 use crate::client::{self, Peer};
@@ -246,7 +246,7 @@ struct Traffic {
 impl Traffic {
     /// Reads and sends until all members have received all broadcasts and echoes.
     fn run(&mut self, given_up: &AtomicBool) -> Outcome {
-        let mut progress = Instant::now();
+        let mut deadline = ProgressDeadline::new(DEADLINE);
         while !given_up.load(SeqCst) && !self.members.iter().all(Member::has_all) {
             let mut received = 0;
             for member in &mut self.members {
@@ -255,16 +255,23 @@ impl Traffic {
                     .during(format!("connection {}", member.sender))?;
             }
             if received > 0 {
-                progress = Instant::now();
+                deadline.restart();
             } else {
-                ensure!(
-                    progress.elapsed() < DEADLINE,
-                    "timed out before all messages have arrived"
-                );
+                deadline.remaining(|| Ok(self.missing()))?;
                 thread::sleep(Duration::from_millis(1));
             }
         }
         Ok(())
+    }
+
+    /// Describes which connections still wait for messages.
+    fn missing(&self) -> String {
+        let mut late = self.members.iter().filter(|member| !member.has_all());
+        let first = late.next().map_or(0, |member| member.sender);
+        format!(
+            "connection {first} and {} others have not received all broadcasts and echoes",
+            late.count()
+        )
     }
 }
 

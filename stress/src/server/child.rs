@@ -31,12 +31,26 @@ pub(crate) struct Server {
 pub(crate) struct Figures(BTreeMap<String, u64>);
 
 impl Figures {
+    /// Parses pairs of a name and a number, such as `opened=3`, with spaces between them.
+    pub(crate) fn parse(line: &str) -> Option<Self> {
+        let pairs = line.split_ascii_whitespace().map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        });
+        pairs.collect::<Option<_>>().map(Self)
+    }
+
     /// Panics for an unknown name: a counter that is always missing would satisfy any check.
     pub(crate) fn get(&self, name: &str) -> u64 {
-        match self.0.get(name) {
-            Some(value) => *value,
+        match self.find(name) {
+            Some(value) => value,
             None => panic!("the server reports no counter {name}"),
         }
+    }
+
+    /// Returns a counter that the server reports only sometimes.
+    pub(crate) fn find(&self, name: &str) -> Option<u64> {
+        self.0.get(name).copied()
     }
 
     /// Checks the values of counters.
@@ -117,13 +131,7 @@ impl Server {
     pub(crate) fn ask(&mut self, command: &str) -> Outcome<Figures> {
         writeln!(self.commands, "{command}").during("sending a command to the server")?;
         let answer = self.answer()?;
-        let pairs = answer.split_ascii_whitespace().map(|pair| {
-            let (name, value) = pair.split_once('=')?;
-            Some((name.to_owned(), value.parse().ok()?))
-        });
-        pairs
-            .collect::<Option<_>>()
-            .map(Figures)
+        Figures::parse(&answer)
             .ok_or_else(|| Failure::new(format!("the server answered {command:?} with {answer:?}")))
     }
 
@@ -145,11 +153,21 @@ impl Server {
     pub(crate) fn eventually(
         &mut self,
         what: &str,
+        holds: impl FnMut(&Figures) -> bool,
+    ) -> Outcome<Figures> {
+        self.ask_until("figures", what, holds)
+    }
+
+    /// Repeats a command until the answer satisfies `holds`.
+    pub(crate) fn ask_until(
+        &mut self,
+        command: &str,
+        what: &str,
         mut holds: impl FnMut(&Figures) -> bool,
     ) -> Outcome<Figures> {
         let mut last = Figures::default();
         let outcome = eventually(what, || {
-            last = self.figures()?;
+            last = self.ask(command)?;
             Ok(holds(&last))
         });
         match outcome {

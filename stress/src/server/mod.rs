@@ -10,13 +10,14 @@ mod state;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use humphrey_ws::tls::Tls;
-use humphrey_ws::{AsyncSender, Message, Metrics, RunningApp, SendErrorReason, TlsMetrics};
+use humphrey_ws::{AsyncSender, Message, RunningApp, SendErrorReason, TlsMetrics};
 
 use crate::certificates;
 use crate::check::{During, Failure, Outcome};
@@ -32,27 +33,52 @@ pub(crate) const COMMAND: &str = "serve";
 /// How long a producer waits before it retries a broadcast that a full mailbox refused.
 const RETRY: Duration = Duration::from_micros(200);
 
+/// A running app, and what commands to it need.
+struct Served {
+    shared: Arc<ServerState>,
+    running: RunningApp,
+    address: SocketAddr,
+    /// The certificate, for reloads.
+    tls: Option<Tls>,
+}
+
+impl Served {
+    fn start(setup: &Setup) -> Outcome<Self> {
+        let mut app = program::app(setup);
+        let tls = setup.tls.as_deref().map(|directory| {
+            let (certificate, key) = certificates::files(directory);
+            Tls::from_pem_files(certificate, key).during("loading the certificate")
+        });
+        let tls = tls.transpose()?;
+        if let Some(tls) = &tls {
+            app = app.with_tls(tls.clone());
+        }
+        let shared = app.get_state();
+        let address = app.bind()?;
+        let running = app.start()?;
+        let _ = shared.sender.set(running.sender());
+        Ok(Self {
+            shared,
+            running,
+            address,
+            tls,
+        })
+    }
+}
+
 /// Runs the server until standard input ends.
 pub(crate) fn serve(mut args: impl Iterator<Item = String>) -> Outcome {
     machine::die_with_parent()?;
     machine::raise_descriptor_limit()?;
     let setup = Setup::from_args(&mut args)?;
-    let mut app = program::app(&setup);
-    let tls = setup.tls.as_deref().map(|directory| {
-        let (certificate, key) = certificates::files(directory);
-        Tls::from_pem_files(certificate, key).during("loading the certificate")
-    });
-    let tls = tls.transpose()?;
-    if let Some(tls) = &tls {
-        app = app.with_tls(tls.clone());
-    }
-    let shared = app.get_state();
+    let Served {
+        shared,
+        running,
+        address,
+        tls,
+    } = Served::start(&setup)?;
     program::watch_panics(shared.clone());
-    let address = app.bind()?;
-    let mut running = Some(app.start()?);
-    let sender = running.as_ref().map(RunningApp::sender);
-    let sender = sender.ok_or_else(|| Failure::new("there is no sender"))?;
-    let _ = shared.sender.set(sender.clone());
+    let mut running = Some(running);
     if setup.descriptors > 0 {
         // By now the server has opened the descriptors that it needs for itself.
         machine::limit_descriptors(setup.descriptors)?;
@@ -62,7 +88,7 @@ pub(crate) fn serve(mut args: impl Iterator<Item = String>) -> Outcome {
         let line = line?;
         let mut words = line.split(' ');
         match words.next().unwrap_or_default() {
-            "figures" => say(&figures(&shared, &sender.metrics()))?,
+            "figures" => say(&figures(&shared)?)?,
             "produce" => {
                 produce(&shared, ProducerPlan::read(&mut words)?);
                 say("")?;
@@ -105,7 +131,8 @@ fn tls_failures(tls: &TlsMetrics) -> u64 {
         + tls.malformed
 }
 
-fn figures(shared: &ServerState, metrics: &Metrics) -> String {
+fn figures(shared: &ServerState) -> Outcome<String> {
+    let metrics = shared.sender()?.metrics();
     let of_shared = |counter: &AtomicU64| counter.load(SeqCst);
     let dropped = &metrics.dropped;
     let tls = &metrics.tls;
@@ -165,7 +192,7 @@ fn figures(shared: &ServerState, metrics: &Metrics) -> String {
     for (sender, last) in &*sent {
         let _ = write!(line, "sent_{sender}={last} ");
     }
-    line
+    Ok(line)
 }
 
 /// What one producer thread does: it broadcasts numbered messages until `count` are sent or `ms` have passed.

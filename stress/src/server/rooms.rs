@@ -1,11 +1,13 @@
 //! Rooms of the server under test, whose messages are numbered. One lock orders the broadcasts to a room and its joins and
 //! leaves, so that the server can tell each member exactly which messages it must receive.
 
+use std::fmt::Write as _;
 use std::sync::atomic::Ordering::SeqCst;
 
 use humphrey_ws::{AsyncStream, HistoryId, JoinErrorReason, Message};
 
 use super::state::{HandlerOrder, ServerState};
+use crate::check::Outcome;
 use crate::text;
 
 /// Rooms whose names begin so keep a history.
@@ -15,8 +17,6 @@ pub(crate) const KEPT_MESSAGES: usize = 32;
 pub(crate) const KEPT_BYTES: usize = 8 << 10;
 /// The room that gets more than slow readers read.
 pub(crate) const FIRE: &str = "fire";
-/// Messages to [`FIRE`] in a round; every other room gets one.
-pub(crate) const FIRE_MESSAGES: u64 = 4;
 /// The origin of the messages to everyone.
 pub(crate) const EVERYONE: &str = "*";
 
@@ -28,6 +28,14 @@ pub(crate) fn bytes_max(room: &str) -> usize {
     }
 }
 
+/// How many messages a room gets in a round.
+pub(crate) fn messages_per_round(room: &str) -> u64 {
+    match room {
+        FIRE => 4,
+        _ => 1,
+    }
+}
+
 /// Executes a client's command, and answers it.
 pub(super) fn received(stream: &AsyncStream<HandlerOrder>, text: &str, shared: &ServerState) {
     let mut words = text.split(' ');
@@ -36,12 +44,9 @@ pub(super) fn received(stream: &AsyncStream<HandlerOrder>, text: &str, shared: &
     let answer = match verb {
         "join" => join(stream, room, shared),
         "leave" => leave(stream, room, shared),
-        "since" => match words.next().map(str::parse::<HistoryId>).transpose() {
+        "since" => match words.next().map(str::parse).transpose() {
             Ok(id) => join_since(stream, room, id, shared),
-            Err(error) => {
-                shared.violated(&format!("{text:?}: {error}"));
-                return;
-            }
+            Err(error) => return shared.violated(&format!("{text:?}: {error}")),
         },
         "echo" => text.to_owned(),
         _ => return shared.violated(&format!("an unknown command: {text:?}")),
@@ -81,24 +86,23 @@ fn join_since(
             shared.replayed.fetch_add(replayed as u64, SeqCst);
             format!("joined {room} {next} {replayed}")
         }
-        Err(error) if error.reason == JoinErrorReason::HistoryGone => format!("gone {room}"),
         Err(error) => {
-            shared.violated(&error.to_string());
+            if error.reason != JoinErrorReason::HistoryGone {
+                shared.violated(&error.to_string());
+            }
             format!("gone {room}")
         }
     }
 }
 
-/// Sends a round of messages: to each room, and then to everyone.
-pub(super) fn broadcast_round(shared: &ServerState, round: u64) {
-    let Some(sender) = shared.sender.get() else {
-        return shared.violated("a round began before the app");
-    };
+/// Sends a round of messages: to each room, and then to everyone. Returns the number of the next message to each room and to
+/// everyone.
+pub(super) fn broadcast_round(shared: &ServerState, round: u64) -> Outcome<String> {
+    let sender = shared.sender()?;
     let names: Vec<String> = shared.rooms.lock().keys().cloned().collect();
     for name in names {
         let room = sender.room(&name);
-        let count = if name == FIRE { FIRE_MESSAGES } else { 1 };
-        for _ in 0..count {
+        for _ in 0..messages_per_round(&name) {
             let mut numbers = shared.rooms.lock();
             let Some(next) = numbers.get_mut(&name) else {
                 break;
@@ -125,4 +129,9 @@ pub(super) fn broadcast_round(shared: &ServerState, round: u64) {
     shared.due.fetch_add(everyone.len() as u64, SeqCst);
     let text = text::numbered(shared.seed, EVERYONE, round, bytes_max(EVERYONE));
     everyone.broadcast(Message::new(text));
+    let mut line = format!("{EVERYONE}={} ", round + 1);
+    for (name, next) in &*shared.rooms.lock() {
+        let _ = write!(line, "{name}={next} ");
+    }
+    Ok(line)
 }

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 use humphrey_ws::{AsyncSender, AsyncStream, Message};
 
 use crate::body::MessageCodec;
+use crate::check::{Failure, Outcome};
 
 /// State that the handlers of all connections share.
 pub(super) struct ServerState {
@@ -51,6 +52,11 @@ impl ServerState {
             replayed: AtomicU64::default(),
             sender: OnceLock::new(),
         }
+    }
+
+    pub(super) fn sender(&self) -> Outcome<&AsyncSender> {
+        let sender = self.sender.get();
+        sender.ok_or_else(|| Failure::new("the app has not started"))
     }
 
     #[allow(

@@ -1,42 +1,46 @@
 //! One client of a soak, which checks that it receives each message that is due to it once and in order.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 
 use humphrey_ws::HistoryId;
 use miniz_oxide::deflate::compress_to_vec;
 
-use super::connection::Connection;
 use crate::check::{During, Failure, Outcome, ensure};
-use crate::client::Peer;
 use crate::client::frames::{FIN, RSV1, TEXT};
-use crate::server::rooms::{EVERYONE, FIRE_MESSAGES, KEPT, bytes_max};
+use crate::client::{Peer, Transport};
+use crate::server::Figures;
+use crate::server::rooms::{EVERYONE, KEPT, bytes_max, messages_per_round};
 use crate::text;
 
 /// How much a client reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// All that is there.
+    /// It reads all that has arrived.
     KeepsUp,
-    /// About this many bytes in each step.
+    /// A slow reader, which reads about this many bytes in each step.
     BytesPerStep(usize),
 }
 
-/// What the client has asked for, in order.
+/// A command that the client has sent, and that the server has not answered.
 #[derive(Debug)]
-enum Asked {
+enum Command {
     Join { room: String, since: Since },
     Leave(String),
     Echo(String),
 }
 
-/// From when on a client wants the messages of a room.
+/// The first message of a room that a client asks for when it joins.
 #[derive(Clone, Debug)]
 pub(super) enum Since {
+    /// The next message.
     Now,
-    /// All that the room keeps; instead of those after a number, if it no longer keeps these.
-    All {
+    /// The oldest message in the room's history.
+    Oldest {
+        /// The position of an earlier attempt to resume, after which the history no longer had all messages.
         gone: Option<u64>,
     },
+    /// The one after a position.
     After(Position),
 }
 
@@ -55,6 +59,43 @@ struct RoomRun {
     id: Option<HistoryId>,
 }
 
+/// Something that a client has not received, though it is due.
+#[derive(Debug)]
+enum Missing<'a> {
+    Answer(&'a Command),
+    /// Messages from a number up to another, which is not due.
+    Messages {
+        origin: &'a str,
+        first: u64,
+        end: u64,
+    },
+}
+
+impl fmt::Display for Missing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answer(Command::Join { room, since }) => {
+                write!(f, "the answer to its join of {room} since {since:?}")
+            }
+            Self::Answer(Command::Leave(room)) => {
+                write!(f, "the answer to its leave of {room}")
+            }
+            Self::Answer(Command::Echo(text)) => write!(f, "an echo of {} bytes", text.len()),
+            Self::Messages { origin, first, end } => {
+                let origin = match *origin {
+                    EVERYONE => "everyone",
+                    room => room,
+                };
+                let last = end - 1;
+                match last == *first {
+                    true => write!(f, "message {first} to {origin}"),
+                    false => write!(f, "messages {first} to {last} to {origin}"),
+                }
+            }
+        }
+    }
+}
+
 /// Counts of what clients have sent and received.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
@@ -66,10 +107,11 @@ pub(super) struct Counts {
     pub(super) joins: u64,
     pub(super) leaves: u64,
     pub(super) replayed: u64,
-    /// Resumes, and how many of them came too late.
+    /// Joins after a position.
     pub(super) resumes: u64,
+    /// Resumes whose position was too old for the history.
     pub(super) gone: u64,
-    /// Messages that were sent to clients and may not have been read.
+    /// Messages that the server may have sent to clients that ended without reading them.
     pub(super) unread: u64,
 }
 
@@ -90,9 +132,11 @@ impl Counts {
 
 #[derive(Debug)]
 pub(super) struct Member {
+    /// Its name in messages about failures.
+    name: String,
     pub(super) app: usize,
     pub(super) pace: Pace,
-    pub(super) peer: Peer<Connection>,
+    pub(super) peer: Peer<Box<dyn Transport>>,
     compresses: bool,
     record: Record,
 }
@@ -102,38 +146,33 @@ pub(super) struct Member {
 struct Record {
     seed: u64,
     is_lossy: bool,
-    /// The next message to everyone.
+    /// The number of the next message to everyone.
     round: u64,
     rooms: BTreeMap<String, RoomRun>,
-    asked: VecDeque<Asked>,
-    /// Resumes that came too late, and are to be repeated without a position.
-    again: Vec<(String, u64)>,
+    /// Commands without an answer, in their order.
+    unanswered: VecDeque<Command>,
+    /// The rooms and positions of resumes that came too late. The client joins these rooms again without a position.
+    rejoins: Vec<(String, u64)>,
     counts: Counts,
 }
 
 impl Member {
-    /// A client that has just opened, and whose first message to everyone is that of `round`.
+    /// A client whose connection has just been opened, and whose first message to everyone is that of `round`.
     pub(super) fn new(
+        name: String,
         app: usize,
-        peer: Peer<Connection>,
+        peer: Peer<Box<dyn Transport>>,
         pace: Pace,
         compresses: bool,
         (seed, round): (u64, u64),
     ) -> Self {
         Self {
+            name,
             app,
             pace,
             peer,
             compresses,
-            record: Record {
-                seed,
-                is_lossy: pace != Pace::KeepsUp,
-                round,
-                rooms: BTreeMap::new(),
-                asked: VecDeque::new(),
-                again: Vec::new(),
-                counts: Counts::default(),
-            },
+            record: Record::new(seed, pace != Pace::KeepsUp, round),
         }
     }
 
@@ -141,7 +180,7 @@ impl Member {
         self.record.rooms.keys()
     }
 
-    /// The last messages of rooms with a history that it has received.
+    /// The last message that it has received of each of its rooms with a history.
     pub(super) fn positions(&self) -> impl Iterator<Item = Position> {
         let rooms = self.record.rooms.iter();
         rooms.filter_map(|(room, run)| {
@@ -159,7 +198,7 @@ impl Member {
         let mut run = RoomRun::default();
         let command = match &since {
             Since::Now => format!("join {room}"),
-            Since::All { .. } => format!("since {room}"),
+            Since::Oldest { .. } => format!("since {room}"),
             Since::After(position) => {
                 self.record.counts.resumes += 1;
                 run.first = Some(position.id.sequence() + 1);
@@ -171,22 +210,22 @@ impl Member {
         self.record.counts.joins += 1;
         let room = room.to_owned();
         self.record.rooms.insert(room.clone(), run);
-        self.ask(&command, Asked::Join { room, since })
+        self.execute(&command, Command::Join { room, since })
     }
 
     pub(super) fn leave(&mut self, room: &str) -> Outcome {
         self.record.counts.leaves += 1;
-        self.ask(&format!("leave {room}"), Asked::Leave(room.to_owned()))
+        self.execute(&format!("leave {room}"), Command::Leave(room.to_owned()))
     }
 
     pub(super) fn echo(&mut self, text: String) -> Outcome {
         self.record.counts.echoes += 1;
-        self.ask(&text.clone(), Asked::Echo(text))
+        self.execute(&text.clone(), Command::Echo(text))
     }
 
-    fn ask(&mut self, command: &str, asked: Asked) -> Outcome {
-        self.record.asked.push_back(asked);
-        self.send(command)
+    fn execute(&mut self, text: &str, command: Command) -> Outcome {
+        self.record.unanswered.push_back(command);
+        self.send(text)
     }
 
     fn send(&mut self, text: &str) -> Outcome {
@@ -203,69 +242,130 @@ impl Member {
 
     /// Whether it has received all answers.
     pub(super) fn is_idle(&self) -> bool {
-        self.record.asked.is_empty()
+        self.record.unanswered.is_empty()
     }
 
-    /// Whether it has received all answers, and, if it keeps up, all messages to everyone before `round`.
-    pub(super) fn is_up_to_date(&self, round: u64) -> bool {
-        self.is_idle() && (self.record.is_lossy || self.record.round >= round)
+    /// Whether it has received all that is due to it. `next` has the number of the next message of each origin.
+    pub(super) fn is_up_to_date(&self, next: &Figures) -> bool {
+        self.record.missing(next).next().is_none()
     }
 
-    /// Reads what is there. Returns the number of bytes.
-    pub(super) fn read(&mut self) -> Outcome<usize> {
-        let record = &mut self.record;
-        let read = self.peer.pump(usize::MAX, |message| record.take(message));
-        let read = read?;
-        self.go_on()?;
-        Ok(read)
+    /// Describes the client and what it still waits for.
+    pub(super) fn describe(&self, next: &Figures) -> String {
+        let missing: Vec<_> = self.record.missing(next).map(|m| m.to_string()).collect();
+        format!("{} waits for {}", self.name, missing.join(", "))
     }
 
-    /// Reads what its pace permits in a step.
+    /// Reads all that has arrived. Returns the number of messages.
+    pub(super) fn read(&mut self) -> Outcome<u64> {
+        self.read_bytes(usize::MAX)
+    }
+
+    /// A slow reader reads what its pace permits in a step. Other clients have read everything.
     pub(super) fn read_step(&mut self) -> Outcome {
-        if let Pace::BytesPerStep(bytes) = self.pace {
-            let record = &mut self.record;
-            self.peer.pump(bytes, |message| record.take(message))?;
+        match self.pace {
+            Pace::BytesPerStep(bytes) => self.read_bytes(bytes).map(drop),
+            Pace::KeepsUp => Ok(()),
         }
-        self.go_on()
     }
 
-    fn go_on(&mut self) -> Outcome {
+    fn read_bytes(&mut self, bytes: usize) -> Outcome<u64> {
+        let record = &mut self.record;
+        let received = record.counts.received;
+        let outcome = self.peer.pump(bytes, |message| record.take(message));
+        outcome.during(&self.name)?;
+        let received = record.counts.received - received;
         let end = (self.peer.closed, self.peer.ended);
         ensure!(
             end == (None, None),
-            "the server has closed a connection: {end:?}"
+            "the server has closed the connection of {}: {end:?}",
+            self.name
         );
-        for (room, after) in std::mem::take(&mut self.record.again) {
-            self.join(&room, Since::All { gone: Some(after) })?;
+        for (room, position) in std::mem::take(&mut self.record.rejoins) {
+            let gone = Some(position);
+            self.join(&room, Since::Oldest { gone })?;
         }
-        Ok(())
+        Ok(received)
     }
 
-    /// Returns the counts of a client that ends without reading a round: at most one message of each audience, and more of the
-    /// busiest.
-    pub(super) fn into_counts(mut self) -> Outcome<Counts> {
-        let unread = self.record.rooms.len() as u64 + FIRE_MESSAGES;
-        let mut counts = self.take_counts(self.record.round)?;
-        counts.unread += unread;
-        Ok(counts)
+    /// Returns the counts of a client that ends without reading the messages of a round, all of which the server may have sent to it.
+    pub(super) fn into_counts_without_round(self) -> Outcome<Counts> {
+        let record = self.record;
+        ensure!(
+            record.unanswered.is_empty(),
+            "{} ends before it has all answers: {record:?}",
+            self.name
+        );
+        Ok(Counts {
+            unread: record.counts.unread + record.messages_per_round(),
+            ..record.counts
+        })
     }
 
-    /// Takes the counts of a client that ends before `round`.
-    pub(super) fn take_counts(&mut self, round: u64) -> Outcome<Counts> {
-        let record = &mut self.record;
-        ensure!(record.asked.is_empty(), "answers are missing: {record:?}");
-        record.miss(EVERYONE, record.round, round)?;
-        record.round = round;
-        Ok(std::mem::take(&mut record.counts))
+    /// Takes the counts of a client that ends after it has received all that is due to it. `next` has the number of the next message of
+    /// each origin.
+    pub(super) fn take_counts(&mut self, next: &Figures) -> Outcome<Counts> {
+        let outcome = self.record.take_counts(next);
+        outcome.during(format!("{} ends", self.name))
     }
 }
 
 impl Record {
-    /// Takes a message for the messages before `number`, which only a slow reader may miss.
-    fn miss(&mut self, room: &str, expected: u64, number: u64) -> Outcome {
+    fn new(seed: u64, is_lossy: bool, round: u64) -> Self {
+        Self {
+            seed,
+            is_lossy,
+            round,
+            rooms: BTreeMap::new(),
+            unanswered: VecDeque::new(),
+            rejoins: Vec::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// The origins of its messages, each with the number of the next message that it expects. A room that it has asked to join has no
+    /// number before the answer or the first message.
+    fn origins(&self) -> impl Iterator<Item = (&str, u64)> {
+        let rooms = self.rooms.iter();
+        let rooms = rooms.filter_map(|(room, run)| run.first.map(|_| (room.as_str(), run.next)));
+        rooms.chain([(EVERYONE, self.round)])
+    }
+
+    /// What is due to the client and has not arrived: answers, and messages unless it reads slowly.
+    fn missing<'a>(&'a self, next: &'a Figures) -> impl Iterator<Item = Missing<'a>> {
+        let messages = self.origins().filter_map(|(origin, first)| {
+            // A room that has been created since the last round has sent no message.
+            let end = next.find(origin)?;
+            let is_due = first < end && !self.is_lossy;
+            is_due.then_some(Missing::Messages { origin, first, end })
+        });
+        self.unanswered.iter().map(Missing::Answer).chain(messages)
+    }
+
+    /// The number of messages that a round sends to the client.
+    fn messages_per_round(&self) -> u64 {
+        let origins = self.origins();
+        origins.map(|(origin, _)| messages_per_round(origin)).sum()
+    }
+
+    fn take_counts(&mut self, next: &Figures) -> Outcome<Counts> {
+        let unanswered = &self.unanswered;
+        ensure!(unanswered.is_empty(), "no answers to {unanswered:?}");
+        let origins = self.origins();
+        let origins: Vec<_> = origins.map(|(o, next)| (o.to_owned(), next)).collect();
+        for (origin, expected) in origins {
+            if let Some(next) = next.find(&origin) {
+                self.count_missed(&origin, expected, next)?;
+            }
+        }
+        Ok(std::mem::take(&mut self.counts))
+    }
+
+    /// Counts the messages before `number` that have not arrived. Only a slow reader may miss any.
+    fn count_missed(&mut self, origin: &str, expected: u64, number: u64) -> Outcome {
         ensure!(
             number == expected || self.is_lossy && number > expected,
-            "{room}: message {number} came instead of {expected}"
+            "{origin}: the next message is {number} instead of {expected}"
         );
         self.counts.lost += number - expected;
         Ok(())
@@ -276,14 +376,14 @@ impl Record {
         let text = std::str::from_utf8(message).during("a text message")?;
         let mut words = text.split(' ');
         match words.next().unwrap_or_default() {
-            "joined" | "left" | "gone" | "echo" => self.answered(text),
+            "joined" | "left" | "gone" | "echo" => self.take_answer(text),
             EVERYONE => {
                 let number = self.verify(EVERYONE, text)?;
-                self.miss(EVERYONE, self.round, number)?;
+                self.count_missed(EVERYONE, self.round, number)?;
                 self.round = number + 1;
                 Ok(())
             }
-            room if self.rooms.contains_key(room) => self.of_room(room, text),
+            room if self.rooms.contains_key(room) => self.take_room_message(room, text),
             id => {
                 let (_, rest) = text.split_once(' ').unwrap_or_default();
                 let (room, _) = rest.split_once(' ').unwrap_or_default();
@@ -292,7 +392,7 @@ impl Record {
                     "a message to a client that is not in the room: {text}"
                 );
                 let id: HistoryId = id.parse().during(format!("the id of {text:?}"))?;
-                let number = self.of_kept_room(room, rest, id)?;
+                let number = self.take_room_message_with_id(room, rest, id)?;
                 ensure!(
                     id.sequence() == number,
                     "message {number} of {room} has the id {id}"
@@ -302,30 +402,32 @@ impl Record {
         }
     }
 
-    fn of_room(&mut self, room: &str, text: &str) -> Outcome {
+    fn take_room_message(&mut self, room: &str, text: &str) -> Outcome {
         let number = self.verify(room, text)?;
-        self.record(room, number)
+        self.count_room_message(room, number)
     }
 
-    fn of_kept_room(&mut self, room: &str, text: &str, id: HistoryId) -> Outcome<u64> {
+    fn take_room_message_with_id(&mut self, room: &str, text: &str, id: HistoryId) -> Outcome<u64> {
         let number = self.verify(room, text)?;
-        self.record(room, number)?;
+        self.count_room_message(room, number)?;
         if let Some(run) = self.rooms.get_mut(room) {
             run.id = Some(id);
         }
         Ok(number)
     }
 
-    fn record(&mut self, room: &str, number: u64) -> Outcome {
+    fn count_room_message(&mut self, room: &str, number: u64) -> Outcome {
         let run = self.rooms.get_mut(room);
-        let run = run.ok_or_else(|| Failure::new(format!("{room} was left")))?;
+        let run = run.ok_or_else(|| {
+            Failure::new(format!("a message to {room}, which the client has left"))
+        })?;
         let expected = match run.first {
             Some(_) => run.next,
             None => number,
         };
         run.first.get_or_insert(number);
         run.next = number + 1;
-        self.miss(room, expected, number)
+        self.count_missed(room, expected, number)
     }
 
     /// Compares a message with what the server should have sent. Returns its number.
@@ -339,37 +441,41 @@ impl Record {
         Ok(number)
     }
 
-    fn answered(&mut self, text: &str) -> Outcome {
-        let asked = self.asked.pop_front();
-        let asked = asked.ok_or_else(|| Failure::new(format!("an answer to nothing: {text}")))?;
+    /// Takes the answer to the oldest command without one.
+    fn take_answer(&mut self, text: &str) -> Outcome {
+        let command = self.unanswered.pop_front();
+        let command =
+            command.ok_or_else(|| Failure::new(format!("an answer without a command: {text}")))?;
         let mut words = text.split(' ');
         let verb = words.next().unwrap_or_default();
-        let of_room = words.next().unwrap_or_default();
+        let answered_room = words.next().unwrap_or_default();
         let mut number = || -> Outcome<u64> {
             let word = words.next().unwrap_or_default();
             word.parse().during(format!("a number of {text:?}"))
         };
-        match (asked, verb) {
-            (Asked::Echo(sent), _) if sent == text => Ok(()),
-            (Asked::Leave(room), "left") if room == of_room => {
+        match (command, verb) {
+            (Command::Echo(sent), _) if sent == text => Ok(()),
+            (Command::Leave(room), "left") if room == answered_room => {
                 let run = self.rooms.remove(&room).unwrap_or_default();
-                self.miss(&room, run.next, number()?)
+                self.count_missed(&room, run.next, number()?)
             }
-            (Asked::Join { room, since }, "joined") if room == of_room => {
+            (Command::Join { room, since }, "joined") if room == answered_room => {
                 let (next, replayed) = (number()?, number()?);
                 self.joined(&room, &since, next, replayed)
             }
-            (Asked::Join { room, since }, "gone") if room == of_room => match since {
+            (Command::Join { room, since }, "gone") if room == answered_room => match since {
                 Since::After(position) => {
                     self.counts.gone += 1;
-                    // The repetition counts as another join.
+                    // The second attempt counts as another join.
                     self.rooms.remove(&room);
-                    self.again.push((room, position.id.sequence()));
+                    self.rejoins.push((room, position.id.sequence()));
                     Ok(())
                 }
                 _ => Err(Failure::new(format!("{since:?} was answered with {text}"))),
             },
-            (asked, _) => Err(Failure::new(format!("{asked:?} was answered with {text}"))),
+            (command, _) => Err(Failure::new(format!(
+                "{command:?} was answered with {text}"
+            ))),
         }
     }
 
@@ -382,17 +488,87 @@ impl Record {
             run.next = next;
         }
         let first = run.first.unwrap_or_default();
-        let due = next.saturating_sub(first);
-        let missed = match since {
-            // The history must indeed no longer keep what came directly after the position.
-            Since::All { gone: Some(after) } => first > after + 1,
+        let replays_due = next.saturating_sub(first);
+        let was_gone = match since {
+            // The resume was refused rightly only if the history no longer has the message after the position.
+            Since::Oldest {
+                gone: Some(position),
+            } => first > position + 1,
             _ => true,
         };
         ensure!(
-            due == replayed && run.next >= next && missed,
-            "{room}, joined with {since:?}: {replayed} messages before {next} were replayed; {run:?}"
+            replays_due == replayed && run.next >= next && was_gone,
+            "the join of {room} since {since:?} replayed {replayed} messages before message {next}, instead of those from {first} on: {run:?}"
         );
-        // The first message may have come before the answer.
-        self.miss(room, next, first.max(next))
+        // A message may overtake the answer, but it must be the first one after the join.
+        self.count_missed(room, next, first.max(next))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::rooms::FIRE;
+
+    /// A client that expects message 5 to everyone and message 7 to a room.
+    fn member_of(room: &str, is_lossy: bool) -> Record {
+        let mut record = Record::new(1, is_lossy, 5);
+        let run = RoomRun {
+            first: Some(7),
+            next: 7,
+            id: None,
+        };
+        record.rooms.insert(room.to_owned(), run);
+        record
+    }
+
+    fn missing(record: &Record, next: &str) -> Vec<String> {
+        let next = Figures::parse(next).unwrap();
+        record.missing(&next).map(|m| m.to_string()).collect()
+    }
+
+    #[test]
+    fn messages_to_rooms_and_to_everyone_are_missing_until_they_arrive() {
+        let mut record = member_of("a", false);
+        let next = "*=6 a=9 b=4";
+        let [to_a, to_everyone] = ["messages 7 to 8 to a", "message 5 to everyone"];
+        assert_eq!(missing(&record, next), [to_a, to_everyone]);
+        for (origin, number) in [(EVERYONE, 5), ("a", 7), ("a", 8)] {
+            assert!(!missing(&record, next).is_empty());
+            let text = text::numbered(1, origin, number, bytes_max(origin));
+            record.take(text.as_bytes()).unwrap();
+        }
+        assert!(missing(&record, next).is_empty());
+    }
+
+    #[test]
+    fn room_without_messages_since_its_creation_is_up_to_date() {
+        assert!(missing(&member_of("a", false), "*=5 b=4").is_empty());
+    }
+
+    #[test]
+    fn slow_reader_waits_for_answers_but_not_for_messages() {
+        let mut record = member_of("a", true);
+        assert!(missing(&record, "*=6 a=9").is_empty());
+        let leave = Command::Leave("a".to_owned());
+        record.unanswered.push_back(leave);
+        let answer = "the answer to its leave of a";
+        assert_eq!(missing(&record, "*=6 a=9"), [answer]);
+    }
+
+    #[test]
+    fn messages_of_rooms_that_never_arrive_are_lost_or_a_failure() {
+        let next = Figures::parse("*=5 a=9").unwrap();
+        let counts = member_of("a", true).take_counts(&next).unwrap();
+        assert_eq!(counts.lost, 2);
+        let failure = member_of("a", false).take_counts(&next).unwrap_err();
+        let expected = "a: the next message is 9 instead of 7";
+        assert_eq!(failure.to_string(), expected);
+    }
+
+    #[test]
+    fn only_members_of_fire_are_sent_more_than_one_message_per_round() {
+        assert_eq!(member_of("a", false).messages_per_round(), 2);
+        assert_eq!(member_of(FIRE, false).messages_per_round(), 5);
     }
 }

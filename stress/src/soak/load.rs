@@ -1,78 +1,67 @@
-//! The clients of a soak, what they do in a step, and the accounts at the end.
+//! The load of a soak: its clients, what they do in a step, and the comparison of their counts with the server's at the end.
 
 use std::collections::VecDeque;
-use std::io::Write;
-use std::net::Shutdown;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use super::Pair;
-use super::connection::Doors;
+use super::connection::Connector;
 use super::member::{Counts, Member, Pace, Position, Since};
+use super::series::WARM_UP_STEPS;
 use crate::certificates::Certificates;
-use crate::check::{DEADLINE, During, Outcome, ensure, eventually};
-use crate::client;
-use crate::client::frames::{self, BINARY, FIN};
+use crate::check::{DEADLINE, During, Outcome, ProgressDeadline, ensure};
+use crate::client::{self, Ending, Peer};
 use crate::machine;
 use crate::random::Random;
 use crate::scenarios::mib;
 use crate::server::program::ROOMS;
-use crate::server::rooms::{FIRE, KEPT};
+use crate::server::rooms::{EVERYONE, FIRE, KEPT};
 use crate::server::{Figures, Policy, Server, Setup, pair};
 use crate::text;
 
 const NAMES: Pair<&str> = ["plain", "TLS"];
-/// Clients of each app that keep up, and slow readers.
+/// Clients of each app that read all that they are sent.
 const KEEP_UP: Pair<usize> = [150, 50];
+/// Slow readers of each app.
 const SLOW: Pair<usize> = [6, 2];
-/// What a slow reader reads in a step: less than it is sent.
+/// The fewest and the most bytes that a slow reader reads in a step. It is sent more.
 const SLOW_BYTES: (u64, u64) = (800, 2_500);
 const SLOW_BUFFER: usize = 16 << 10;
 const OUTBOX_BYTES_MAX: usize = 64 << 10;
 
-/// Clients that end in a step, change a room, and get an echo.
+/// How many clients end in a step.
 const ENDS: usize = 4;
+/// How many clients leave a room and join another in a step.
 const CHANGES: u64 = 8;
+/// How many clients get an echo in a step.
 const ECHOES: u64 = 10;
-/// In the first steps most clients get one, so that handlers compress replies at the same time as often as they ever will.
-const FIRST_ECHOES: u64 = 200;
-const FIRST_STEPS: u64 = 900;
+/// In a step of the warm-up most clients get one, so that the number of handlers that compress replies at the same time reaches its
+/// maximum.
+const WARM_UP_ECHOES: u64 = 200;
 const ECHO_BYTES_MAX: usize = 4_000;
-/// The names of rooms without a history change every minute, so that rooms come and go.
+/// After so many steps, which take a minute, the rooms without a history get new names, so that the server creates rooms and removes
+/// them.
 const STEPS_OF_NAMES: u64 = 240;
 const PLAIN_ROOMS: u64 = 24;
 const KEPT_ROOMS: u64 = 12;
-/// One of so many clients joins the busiest room.
-const IN_FIRE: u64 = 20;
-/// How many positions are remembered for resumes. The oldest are too old for the history.
+/// One in so many clients that keep up joins [`FIRE`], the room with the most messages.
+const FIRE_EVERY: u64 = 20;
+/// How many positions are kept for later clients to resume from. The oldest are too old for the histories.
 const POSITIONS: usize = 512;
+/// How many of the clients that wait in vain a failure names.
+const LATE_NAMED: usize = 3;
 
-/// How a client ends.
-#[derive(Clone, Copy, Debug)]
-enum Route {
-    /// A complete closing handshake.
-    Close,
-    /// A close frame, without waiting for the reply.
-    Slam,
-    Fin,
-    Reset,
-    /// A half-closed stream, read until the server closes its side.
-    HalfClose,
-    MidFrame,
-}
-
-const ROUTES: [Route; 7] = [
-    Route::Close,
-    Route::Close,
-    Route::Slam,
-    Route::Fin,
-    Route::Reset,
-    Route::HalfClose,
-    Route::MidFrame,
+/// How clients end their connections. All are equally likely, except that a complete closing handshake is twice as likely.
+const ENDINGS: [Ending; 7] = [
+    Ending::Close,
+    Ending::Close,
+    Ending::CloseWithoutReply,
+    Ending::Fin,
+    Ending::Reset,
+    Ending::HalfClose,
+    Ending::MidFrame,
 ];
 
-/// The end of a soak whose accounts are right.
-pub(super) struct Ended {
+/// What a soak whose counts are right reports at its end.
+pub(super) struct Totals {
     pub(super) resident: u64,
     pub(super) descriptors_before: u64,
     pub(super) descriptors_after: u64,
@@ -82,28 +71,31 @@ pub(super) struct Ended {
     pub(super) own_cpu: f64,
 }
 
-pub(super) struct Day {
+pub(super) struct Load {
     server: Server,
-    doors: Doors,
+    connector: Connector,
     seed: u64,
     random: Random,
     /// The server's descriptors without clients.
     descriptors: u64,
     steps: u64,
-    /// The next round of broadcasts.
+    /// The number of the next round of broadcasts.
     round: u64,
+    /// The number of the next message to each room and to everyone after the last round.
+    next: Pair<Figures>,
     members: Vec<Member>,
-    /// Connections made, and WebSockets opened.
+    /// TCP connections that clients have made.
     connected: Pair<u64>,
+    /// WebSocket connections that clients have opened.
     opened: Pair<u64>,
-    /// Connections that may or may not have completed the handshake.
+    /// Connections that ended before the client read the response. The server may or may not have opened them.
     hasty: Pair<u64>,
     positions: Pair<VecDeque<Position>>,
     /// The counts of the clients that have ended.
     done: Pair<Counts>,
 }
 
-impl Day {
+impl Load {
     /// Starts the server and connects all clients.
     pub(super) fn begin(seed: u64) -> Outcome<Self> {
         let certificates = Certificates::new()?;
@@ -114,7 +106,7 @@ impl Day {
             compression: 1,
             handshake_timeout: 60_000,
             heartbeat_interval: 10_000,
-            // A ping reaches a slow reader behind all that it has not read, which takes minutes if the machine is busy.
+            // A slow reader reads a ping after all earlier messages. On a busy machine, that takes minutes.
             heartbeat_timeout: 1_200_000,
             write_timeout: 600_000,
             ..Setup::new(seed)
@@ -124,10 +116,10 @@ impl Day {
             ..setup.clone()
         };
         let (server, addresses) = pair::start(&[setup, with_tls])?;
-        let mut day = Self {
+        let mut load = Self {
             descriptors: machine::descriptors(server.pid())?,
             server,
-            doors: Doors {
+            connector: Connector {
                 addresses,
                 resuming: certificates.clients()?,
                 full: certificates.clients_without_resumption()?,
@@ -136,6 +128,7 @@ impl Day {
             random: Random::new(seed).fork("soak", 0),
             steps: 0,
             round: 0,
+            next: Default::default(),
             members: Vec::new(),
             connected: [0; 2],
             opened: [0; 2],
@@ -145,26 +138,34 @@ impl Day {
         };
         for app in 0..2 {
             for number in 0..KEEP_UP[app] + SLOW[app] {
-                day.open(app, number >= KEEP_UP[app])?;
+                load.open(app, number >= KEEP_UP[app])?;
             }
         }
-        Ok(day)
+        Ok(load)
     }
 
     fn open(&mut self, app: usize, is_slow: bool) -> Outcome {
         let random = &mut self.random;
         let buffer = is_slow.then_some(SLOW_BUFFER);
-        let connection = self.doors.connect(app, buffer, random)?;
+        let connection = self.connector.connect(app, buffer, random)?;
         let compresses = random.below(2) == 0;
-        let peer = Doors::upgrade(connection, ROOMS, compresses)?;
+        let peer = match compresses {
+            true => Peer::upgrade_compressing(connection, ROOMS)?,
+            false => Peer::upgrade(connection, ROOMS)?,
+        };
         self.connected[app] += 1;
         self.opened[app] += 1;
-        let pace = match is_slow {
-            true => Pace::BytesPerStep(random.between(SLOW_BYTES.0, SLOW_BYTES.1) as usize),
-            false => Pace::KeepsUp,
+        let (pace, kind) = match is_slow {
+            true => {
+                let bytes = random.between(SLOW_BYTES.0, SLOW_BYTES.1);
+                (Pace::BytesPerStep(bytes as usize), "slow reader")
+            }
+            false => (Pace::KeepsUp, "client"),
         };
-        let mut member = Member::new(app, peer, pace, compresses, (self.seed, self.round));
-        if is_slow || random.below(IN_FIRE) == 0 {
+        let name = format!("{kind} {} of the {} app", self.opened[app], NAMES[app]);
+        let expected = (self.seed, self.round);
+        let mut member = Member::new(name, app, peer, pace, compresses, expected);
+        if is_slow || random.below(FIRE_EVERY) == 0 {
             member.join(FIRE, Since::Now)?;
         }
         if !is_slow {
@@ -177,23 +178,23 @@ impl Day {
         Ok(())
     }
 
-    /// Whether it is among its first steps, which do more.
-    pub(super) fn begins(&self) -> bool {
-        self.steps < FIRST_STEPS
+    /// How many steps have been made.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// Runs one step.
     pub(super) fn step(&mut self) -> Outcome {
-        let deaf = self.take_deaf();
+        let non_reader = self.take_non_reader();
         self.send_commands()?;
-        self.server.ask(&format!("round {}", self.round))?;
-        self.round += 1;
-        self.read()?;
+        self.broadcast()?;
+        self.receive()?;
         let mut ended = Vec::new();
-        if let Some(deaf) = deaf {
-            // It has not read the round. The others have, so the server has sent it.
-            ended.push((deaf.app, false));
-            self.done[deaf.app].add(deaf.into_counts()?);
+        if let Some(member) = non_reader {
+            // The other clients have received the round, so the server has sent it to this one, too.
+            let app = member.app;
+            ended.push((app, false));
+            self.done[app].add(member.into_counts_without_round()?);
         }
         while ended.len() < ENDS {
             let at = self.random.below(self.members.len() as u64) as usize;
@@ -210,16 +211,36 @@ impl Day {
         Ok(())
     }
 
-    /// In every other step, a client that is going to end without reading the round.
-    fn take_deaf(&mut self) -> Option<Member> {
+    /// Takes a client that ends in this step without reading the round, in about every other step.
+    fn take_non_reader(&mut self) -> Option<Member> {
         let at = self.random.below(2 * self.members.len() as u64) as usize;
         let member = self.members.get(at)?;
         let is_fit = member.is_idle() && member.pace == Pace::KeepsUp;
         is_fit.then(|| self.members.swap_remove(at))
     }
 
+    /// Makes a round of broadcasts by both apps.
+    fn broadcast(&mut self) -> Outcome {
+        for (app, next) in self.next.iter_mut().enumerate() {
+            *next = self.server.ask(&format!("round {app} {}", self.round))?;
+        }
+        self.round += 1;
+        for next in &self.next {
+            ensure!(
+                next.get(EVERYONE) == self.round,
+                "round {} was made instead of {}",
+                next.get(EVERYONE),
+                self.round
+            );
+        }
+        Ok(())
+    }
+
     fn send_commands(&mut self) -> Outcome {
-        let echoes = if self.begins() { FIRST_ECHOES } else { ECHOES };
+        let echoes = match self.steps < WARM_UP_STEPS {
+            true => WARM_UP_ECHOES,
+            false => ECHOES,
+        };
         let random = &mut self.random;
         for number in 0..CHANGES + echoes {
             let at = random.below(self.members.len() as u64) as usize;
@@ -253,104 +274,47 @@ impl Day {
         Ok(())
     }
 
-    /// Reads until all answers have come, and to all clients but slow ones all broadcasts. Slow ones read a little then.
-    fn read(&mut self) -> Outcome {
-        let round = self.round;
-        let (mut progress, mut waiting) = (Instant::now(), usize::MAX);
-        loop {
-            let late = |member: &&mut Member| !member.is_up_to_date(round);
-            let mut late: Vec<_> = self.members.iter_mut().filter(late).collect();
-            if late.is_empty() {
-                break;
-            }
-            // Bytes alone are no progress: a client that waits in vain gets pings.
-            if late.len() < waiting {
-                (progress, waiting) = (Instant::now(), late.len());
-            }
-            let mut read = 0;
-            for member in &mut late {
-                read += member.read()?;
-            }
-            if read == 0 || progress.elapsed() >= DEADLINE {
-                ensure!(
-                    progress.elapsed() < DEADLINE,
-                    "{} clients wait for messages since {DEADLINE:?}, such as {:?}",
-                    late.len(),
-                    late[0]
-                );
-                thread::sleep(Duration::from_millis(1));
-            }
-        }
+    /// Waits until all clients have received their answers, and all but the slow readers the messages of the rounds. Then the slow readers
+    /// read a little.
+    fn receive(&mut self) -> Outcome {
+        receive_all(self.members.iter_mut().collect(), &self.next)?;
         for member in &mut self.members {
             member.read_step()?;
         }
         Ok(())
     }
 
-    /// Ends a client in a random way, after it has received all that is due to it.
+    /// Ends a client in a random way after it has received all that is due to it.
     fn finish(&mut self, mut member: Member) -> Outcome {
         let app = member.app;
         if member.pace != Pace::KeepsUp {
-            catch_up(&mut member)?;
+            // The echo follows all messages that are due to the slow reader and were not dropped.
+            member.echo("echo".to_owned())?;
+            receive_all(vec![&mut member], &self.next)?;
         }
         remember(&mut self.positions[app], member.positions());
-        let route = self.random.pick(&ROUTES);
-        self.done[app].add(member.take_counts(self.round)?);
-        self.leave(route, member)
-            .during(format!("{route:?}, {}", NAMES[app]))
-    }
-
-    fn leave(&mut self, route: Route, member: Member) -> Outcome {
-        let mut peer = member.peer;
-        match route {
-            Route::Close => peer.close()?,
-            Route::Slam => peer.send_close(1001)?,
-            Route::Reset => client::reset_on_drop(peer.stream.socket())?,
-            Route::HalfClose => {
-                peer.stream.socket().shutdown(Shutdown::Write)?;
-                peer.read_to_end(|_| Ok(()))?;
-            }
-            Route::MidFrame => {
-                let frame = frames::frame(FIN | BINARY, &[7; 300]);
-                let len = self.random.between(1, frame.len() as u64 - 1) as usize;
-                peer.stream.write_all(&frame[..len])?;
-                if self.random.below(2) == 0 {
-                    client::reset_on_drop(peer.stream.socket())?;
-                }
-            }
-            Route::Fin => {}
-        }
-        Ok(())
+        self.done[app].add(member.take_counts(&self.next[app])?);
+        let ending = self.random.pick(&ENDINGS);
+        let outcome = ending.apply(member.peer, &mut self.random);
+        outcome.during(format!("{ending:?}, {}", NAMES[app]))
     }
 
     /// Connects a client that ends within its handshake, or before the response.
     fn abort_a_handshake(&mut self) -> Outcome {
-        let app = self.random.below(2) as usize;
         let random = &mut self.random;
+        let app = random.below(2) as usize;
         self.connected[app] += 1;
-        let request = client::request(ROOMS);
         let len = match random.below(3) {
-            // On the app with TLS this ends within the TLS handshake, elsewhere before the first byte.
-            0 => {
-                let source = client::source(random.next());
-                let address = self.doors.addresses[app];
-                drop(client::tcp(address, source).during("connecting")?);
-                return Ok(());
-            }
-            1 => random.below(request.len() as u64) as usize,
+            // The connection ends before the request, and on the app with TLS before the TLS handshake.
+            0 => return self.connector.tcp(app, None, random).map(drop),
+            1 => random.below(client::request(ROOMS).len() as u64) as usize,
             _ => {
                 self.hasty[app] += 1;
-                request.len()
+                usize::MAX
             }
         };
-        let mut connection = self.doors.connect(app, None, random)?;
-        connection
-            .write_all(&request.as_bytes()[..len])
-            .during("sending a part of a request")?;
-        if random.below(2) == 0 {
-            client::reset_on_drop(connection.socket())?;
-        }
-        Ok(())
+        let connection = self.connector.connect(app, None, random)?;
+        client::abort_handshake(connection, ROOMS, len, random)
     }
 
     /// Waits until the server has noticed all that clients have done. Its connections, memberships and descriptors are exactly
@@ -361,22 +325,21 @@ impl Day {
             let open = of_app().count() as u64;
             let memberships = of_app().flat_map(Member::rooms).count() as u64;
             let connected = self.connected[app];
-            let what = format!("{open} clients and {memberships} memberships are left, {name}");
-            let server = &mut self.server;
-            let mut last = Figures::default();
-            let outcome = eventually(&what, || {
-                last = server.ask(&format!("figures {app}"))?;
-                Ok(last.get("accepted") == connected
-                    && last.get("connections") == open
-                    && last.get("opened") == last.get("closed") + open
-                    && last.get("opened") == last.get("connections_opened")
-                    && last.get("room_members") == memberships)
-            });
-            outcome.during(format!("{last:?}"))?;
+            let what = format!(
+                "the {name} app has {open} clients and {memberships} memberships, and accepted {connected}"
+            );
+            let command = format!("figures {app}");
+            let figures = self.server.ask_until(&command, &what, |figures| {
+                figures.get("accepted") == connected
+                    && figures.get("connections") == open
+                    && figures.get("opened") == figures.get("closed") + open
+                    && figures.get("opened") == figures.get("connections_opened")
+                    && figures.get("room_members") == memberships
+            })?;
             let opened = self.opened[app];
             ensure!(
-                (opened..=opened + self.hasty[app]).contains(&last.get("opened")),
-                "{opened} WebSockets were opened, and perhaps {} more: {last:?}",
+                (opened..=opened + self.hasty[app]).contains(&figures.get("opened")),
+                "clients of the {name} app have opened {opened} connections, and perhaps {} more: {figures:?}",
                 self.hasty[app]
             );
         }
@@ -392,18 +355,15 @@ impl Day {
         self.server.resident()
     }
 
-    pub(super) fn progress(&mut self) -> Outcome<String> {
-        let mut figures = Figures::default();
-        let mut sum = [0; 3];
+    /// Describes the state of the server in a line.
+    pub(super) fn describe(&mut self) -> Outcome<String> {
+        let [mut opened, mut sent, mut rooms] = [0; 3];
         for app in 0..2 {
-            figures = self.server.ask(&format!("figures {app}"))?;
-            let names = ["opened", "messages_out", "rooms"];
-            for (sum, name) in sum.iter_mut().zip(names) {
-                *sum += figures.get(name);
-            }
+            let figures = self.server.ask(&format!("figures {app}"))?;
+            opened += figures.get("opened");
+            sent += figures.get("messages_out");
+            rooms += figures.get("rooms");
         }
-        let [opened, sent, rooms] = sum;
-        drop(figures);
         Ok(format!(
             "resident {:.2} MiB, {} descriptors, {} connections of {opened} so far, {rooms} rooms, {sent} messages sent",
             mib(self.resident()?),
@@ -412,9 +372,9 @@ impl Day {
         ))
     }
 
-    /// Ends all clients, and compares the accounts.
-    pub(super) fn end(mut self) -> Outcome<Ended> {
-        self.read()?;
+    /// Ends all clients, and compares their counts with the server's.
+    pub(super) fn end(mut self) -> Outcome<Totals> {
+        self.receive()?;
         while let Some(member) = self.members.pop() {
             self.finish(member)?;
         }
@@ -424,7 +384,7 @@ impl Day {
         let server_cpu = machine::cpu_seconds(self.server.pid())?;
         let counts = (0..2).map(|app| self.compare(app).during(NAMES[app]));
         let counts = counts.collect::<Outcome<Vec<_>>>()?.join("\n");
-        Ok(Ended {
+        Ok(Totals {
             resident,
             descriptors_before: self.descriptors,
             descriptors_after,
@@ -439,7 +399,8 @@ impl Day {
         let figures = self.server.ask(&format!("figures {app}"))?;
         let done = self.done[app];
         let due = figures.get("due") + figures.get("sends") + figures.get("replayed");
-        // A shard that a member has just left may still get the room's next message, and counts it as one without a recipient.
+        // A shard whose last member has just left a room may still receive the room's next message. It counts that message as dropped
+        // without a recipient.
         let accounted = figures.accounted() - figures.get("dropped_no_recipient");
         ensure!(
             accounted == due,
@@ -469,7 +430,8 @@ impl Day {
                 && done.resumes > done.gone
                 && done.gone > 0
                 && figures.get("compressed_out") > 0,
-            "the load was not what it should be: {done:?}; {figures:?}"
+            "the load did not contain lost messages, resumes, resumes that came too late and compressed messages, all of which \
+             a soak needs: {done:?}; {figures:?}"
         );
         Ok(format!(
             "{}: {} connections opened and closed, of {} accepted; {} messages received and {} missed by slow readers; {due} \
@@ -496,15 +458,44 @@ impl Day {
     }
 }
 
-/// Reads all that a slow reader has not read yet.
-fn catch_up(member: &mut Member) -> Outcome {
-    member.echo("echo".to_owned())?;
-    eventually("a slow reader has read everything", || {
-        member.read()?;
-        Ok(member.is_idle())
-    })
+/// Waits until the clients have received all that is due to them. `next` has the number of the next message of each origin.
+fn receive_all(clients: Vec<&mut Member>, next: &Pair<Figures>) -> Outcome {
+    let is_late = |member: &&mut Member| !member.is_up_to_date(&next[member.app]);
+    let mut late: Vec<_> = clients.into_iter().filter(is_late).collect();
+    let mut deadline = ProgressDeadline::new(DEADLINE);
+    // A client may already have messages that no socket announces: they arrived together with the response to its handshake.
+    let mut is_ready = vec![true; late.len()];
+    loop {
+        let mut received = 0;
+        for (member, _) in late.iter_mut().zip(is_ready).filter(|(_, ready)| *ready) {
+            received += member.read()?;
+        }
+        // Bytes alone are no progress: a client that waits in vain receives pings.
+        if received > 0 {
+            deadline.restart();
+        }
+        late.retain(is_late);
+        if late.is_empty() {
+            return Ok(());
+        }
+        let remaining = deadline.remaining(|| Ok(describe_late(&late, next)))?;
+        let sockets = late.iter().map(|member| member.peer.stream.socket());
+        is_ready = client::wait_for_input(sockets, remaining)?;
+    }
 }
 
+/// Names the clients that wait, and for what.
+fn describe_late(late: &[&mut Member], next: &Pair<Figures>) -> String {
+    let named = late.iter().take(LATE_NAMED);
+    let named: Vec<_> = named.map(|m| m.describe(&next[m.app])).collect();
+    let named = named.join("; ");
+    match late.len().saturating_sub(LATE_NAMED) {
+        0 => named,
+        others => format!("{named}; {others} other clients wait, too"),
+    }
+}
+
+/// Keeps the positions of a client, from which later clients can resume.
 fn remember(positions: &mut VecDeque<Position>, new: impl Iterator<Item = Position>) {
     positions.extend(new);
     positions.drain(..positions.len().saturating_sub(POSITIONS));
@@ -515,7 +506,7 @@ fn plain_room(steps: u64, random: &mut Random) -> String {
     format!("room/{names}-{}", random.below(PLAIN_ROOMS))
 }
 
-/// A room with a history, and from when on its messages are wanted.
+/// Chooses a room with a history, and the first message that a client asks for.
 fn kept_room(positions: &VecDeque<Position>, random: &mut Random) -> (String, Since) {
     let at = random.below(positions.len() as u64) as usize;
     match positions.get(at) {
@@ -524,7 +515,7 @@ fn kept_room(positions: &VecDeque<Position>, random: &mut Random) -> (String, Si
         }
         _ => {
             let room = format!("{KEPT}{}", random.below(KEPT_ROOMS));
-            (room, Since::All { gone: None })
+            (room, Since::Oldest { gone: None })
         }
     }
 }
