@@ -68,6 +68,7 @@ mod cluster;
 mod compression;
 #[cfg(feature = "deflate")]
 mod compressors;
+mod cork;
 #[cfg(feature = "__tls")]
 mod crypto;
 mod drain;

@@ -13,7 +13,7 @@ use humphrey_ws::{
     Message, Presence, Room, RunningApp, SendErrorReason,
 };
 use std::net::SocketAddr;
-use support::{Client, eventually, start};
+use support::{Client, eventually, holds_within, start};
 
 const STOP: Duration = Duration::from_millis(100);
 
@@ -94,6 +94,34 @@ fn room_broadcast_reaches_its_members_only() {
     }
     assert_eq!(running.sender().metrics().dropped.no_recipient, 1);
     running.shutdown(STOP);
+}
+
+#[test]
+fn corked_messages_leave_when_the_closure_ends() {
+    let (running, address) = start(joining());
+    let sender = running.sender();
+    // Before the app runs, and after it, there is nothing to wake.
+    let not_started: AsyncWebsocketApp<()> = AsyncWebsocketApp::new();
+    assert_eq!(not_started.sender().cork(|| 7), 7);
+    let mut client = join(address, "");
+    let sent = || sender.metrics().messages_out;
+    let mut number = 0;
+    // A shard that is still awake takes a message at once.
+    eventually("a sleeping shard gets no message before the end", || {
+        let before = sent();
+        let is_early = sender.cork(|| {
+            sender.broadcast(message(number));
+            sender.broadcast(message(number + 1));
+            holds_within(Duration::from_millis(50), || sent() > before)
+        });
+        for n in number..number + 2 {
+            assert_eq!(client.receive_text(), n.to_string());
+        }
+        number += 2;
+        !is_early
+    });
+    running.shutdown(STOP);
+    assert_eq!(sender.cork(|| 7), 7);
 }
 
 #[test]

@@ -349,6 +349,10 @@ impl Members for LocalMembers {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::thread;
+
     use super::*;
     use crate::async_app::AsyncWebsocketApp;
     use crate::limits::HistoryLimits;
@@ -383,5 +387,40 @@ mod tests {
             assert_eq!(counts(), (2 * (index as u64 + 1), 1), "{name}");
         }
         running.shutdown(Duration::ZERO);
+    }
+
+    #[test]
+    fn corked_broadcasts_reach_local_clients_while_the_thread_waits_for_the_broker() {
+        let broker = crate::cluster::Cluster::new("redis://127.0.0.1:1")
+            .outgoing_bytes_max(1_000)
+            .outage_wait_max(Duration::MAX);
+        let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new_with_config((), 1, 1);
+        let running = app
+            .with_address("127.0.0.1:0")
+            .with_shards(1)
+            .with_cluster(broker)
+            .start()
+            .unwrap();
+        let sender = running.sender();
+        let mut client = TcpStream::connect(running.local_addr().unwrap()).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        client.write_all(request.as_bytes()).unwrap();
+        let mut received = [0; 1_000];
+        let n = client.read(&mut received).unwrap();
+        assert!(received[..n].starts_with(b"HTTP/1.1 101 "));
+        let producer = {
+            let sender = sender.clone();
+            let send = move || sender.broadcast(Message::new("x".repeat(300)));
+            let sender = running.sender();
+            thread::spawn(move || sender.cork(|| (0..10).for_each(|_| send())))
+        };
+        assert!(client.read(&mut received).unwrap() > 0);
+        assert!(!producer.is_finished(), "it waits for the broker");
+        running.shutdown(Duration::ZERO);
+        producer.join().unwrap();
     }
 }

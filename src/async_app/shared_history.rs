@@ -20,6 +20,7 @@ use super::room_entry::{RoomEntry, RoomHistory};
 use crate::cluster::{
     AppendOutcome, AppendRequest, Channel, ClusterHandle, CopyBeginning, Delivered, Outbound,
 };
+use crate::cork;
 use crate::engine::{Destination, Hub, RenderedFrames, SharedRoom};
 use crate::error::SendErrorReason;
 use crate::history_id::{HistoryId, random_epoch};
@@ -89,6 +90,7 @@ impl SharedHistory<'_> {
         let (waiting, outcome) = mpsc::channel();
         let content = self.content(message, expected, new_epoch, Some(waiting));
         self.queue(content, blocking)?;
+        cork::before_waiting();
         // The link drops it at the latest when the message has become too old to be sent.
         outcome.recv().map_err(|_| SendErrorReason::Broker)
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::broker::Channel;
 use super::wire::{Content, EncodedContent, OVERHEAD_BYTES_MAX, Payload, RemoteConnection};
+use crate::cork;
 use crate::history_id::HistoryId;
 use crate::message::{Message, SentMessage};
 use crate::sync::{ignore_poison, lock};
@@ -245,12 +246,21 @@ impl Outgoing {
     pub(crate) fn reserve(&self, content: &Outbound) -> Result<Reservation<'_>, NotQueued> {
         let weight = content.weight();
         let mut state = lock(&self.state);
+        let mut has_woken = false;
         loop {
             let now = Instant::now();
             match state.check(weight, now, self) {
                 Ok(()) => break,
                 Err(NotQueued::Full) => {}
                 Err(refused) => return Err(refused),
+            }
+            if !has_woken {
+                has_woken = true;
+                drop(state);
+                // Members on this node don't wait for the broker.
+                cork::before_waiting();
+                state = lock(&self.state);
+                continue;
             }
             state.waiting += 1;
             // An endless wait has no end that time could express.

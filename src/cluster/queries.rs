@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::cork;
 use crate::sync::{ignore_poison, lock};
 
 /// The open questions, and the nodes that this node hears.
@@ -89,6 +90,7 @@ impl Queries {
 
     /// Waits until all nodes have answered, and ends the question.
     pub(super) fn wait(&self, number: u64, wait_max: Duration) -> Answers {
+        cork::before_waiting();
         let until = Instant::now() + wait_max;
         let mut state = lock(&self.state);
         loop {

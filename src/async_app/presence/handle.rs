@@ -8,6 +8,8 @@ use bytes::Bytes;
 
 use super::settings::{GRACE_MIN, PresencePatterns, PresenceRooms};
 use crate::async_app::connection_id::NodeId;
+#[cfg(feature = "cluster")]
+use crate::cork;
 use crate::engine::{LocalId, Session, SharedRoom, Status};
 use crate::presence::{Announced, ConnectionKey, Fact, Flush, Member, PresenceTable};
 #[cfg(feature = "cluster")]
@@ -284,6 +286,7 @@ impl PresenceHandle {
     /// Waits until the other nodes have answered, or have had the time to, but not longer than this.
     #[cfg(feature = "cluster")]
     pub(super) fn wait_for_answers(&self, room: &str, until: Instant) {
+        cork::before_waiting();
         let mut state = lock(&self.state);
         loop {
             let now = Instant::now();

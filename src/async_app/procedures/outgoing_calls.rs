@@ -9,6 +9,7 @@ use crate::async_app::connection_id::ConnectionId;
 use crate::async_app::publish::{AppShared, Blocking, Recipients};
 use crate::async_app::room::Room;
 use crate::async_app::stream::AsyncStream;
+use crate::cork;
 use crate::engine::Session;
 use crate::error::{SendError, SendErrorReason};
 use crate::message::Message;
@@ -242,6 +243,7 @@ where
             // Otherwise the messages of a handler are sent only when the handler ends.
             hub.wake_deferred();
         }
+        cork::before_waiting();
         if let Some(outcome) = waiter.wait(timeout) {
             return outcome;
         }

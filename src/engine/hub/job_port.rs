@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use crate::atomic::AtomicU64;
+use crate::cork;
 use crate::engine::hub::Hub;
 use crate::engine::model::job::{Job, Work};
 use crate::engine::model::program::Program;
@@ -67,59 +68,14 @@ pub(crate) fn is_handler_of(hub: &Hub) -> bool {
     HANDLER_OF.get() == std::ptr::from_ref(hub).addr()
 }
 
-/// The number of commands for which a corked thread does not wake shards ([`Hub::cork`]). The next one wakes them, so that
-/// a shard does not wait for the whole of a long run.
-const CORKED_MAX: u32 = 64;
-
-/// The hub that a thread is corked for, by its address, or 0; and how many more commands wake no shard.
-#[derive(Clone, Copy, Default)]
-struct Cork {
-    hub: usize,
-    left: u32,
-}
-
-thread_local! {
-    static CORK: Cell<Cork> = const { Cell::new(Cork { hub: 0, left: 0 }) };
-}
-
 /// Returns when the calling thread must wake a shard after pushing into its mailbox: at the end of the batch if it is a
 /// handler of this hub or corked, and otherwise at once.
 #[inline]
 pub(crate) fn when(hub: &Hub) -> When {
-    if is_handler_of(hub) || is_corked(hub) {
+    if is_handler_of(hub) || cork::is_corked(hub) {
         When::Deferred
     } else {
         When::Now
-    }
-}
-
-/// Whether the calling thread is corked for this hub, and its next command may wait with the others.
-#[inline]
-fn is_corked(hub: &Hub) -> bool {
-    let Cork { hub: of, left } = CORK.get();
-    if of != std::ptr::from_ref(hub).addr() || left == 0 {
-        return false;
-    }
-    CORK.set(Cork {
-        hub: of,
-        left: left - 1,
-    });
-    true
-}
-
-/// Ends a cork, also if its code panics.
-struct Uncork<'a> {
-    hub: &'a Hub,
-    outer: Cork,
-}
-
-impl Drop for Uncork<'_> {
-    fn drop(&mut self) {
-        CORK.set(self.outer);
-        // An outer cork, or the end of the handler's batch, wakes the shards later.
-        if self.outer.hub != std::ptr::from_ref(self.hub).addr() && !is_handler_of(self.hub) {
-            self.hub.wake_deferred();
-        }
     }
 }
 
@@ -143,19 +99,12 @@ impl DropOnHandler for HandlersOf {
 }
 
 impl Hub {
-    /// Runs code whose commands wake each sleeping shard once, when it ends. A shard that is awake, and one that other threads
-    /// wake, takes them at once.
-    pub(crate) fn cork<R>(&self, code: impl FnOnce() -> R) -> R {
-        let hub = std::ptr::from_ref(self).addr();
-        let outer = CORK.get();
-        if outer.hub != hub {
-            CORK.set(Cork {
-                hub,
-                left: CORKED_MAX,
-            });
+    /// Corks the calling thread ([`cork::cork`]). A handler needs none: its commands wake shards when its batch ends.
+    pub(crate) fn cork<R>(self: &Arc<Self>, code: impl FnOnce() -> R) -> R {
+        if is_handler_of(self) {
+            return code();
         }
-        let _uncork = Uncork { hub: self, outer };
-        code()
+        cork::cork(self, code)
     }
 
     /// Drops a session that has ended on a handler thread, since dropping its attachment runs user code.

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use crate::atomic::AtomicU64;
 #[cfg(feature = "deflate")]
 use crate::compressors::Compressors;
+use crate::cork::Corked;
 use crate::engine::hub::admission::LoggedOnce;
 use crate::engine::hub::job_port::JobPort;
 use crate::engine::model::command::{
@@ -172,6 +173,12 @@ impl Destination<'_> {
                 event: event.map(|(streams, event)| (streams.clone(), event.clone())),
             })),
         })
+    }
+}
+
+impl Corked for Hub {
+    fn wake_shards(&self) {
+        self.wake_deferred();
     }
 }
 
@@ -476,7 +483,7 @@ impl Hub {
         self.shards[usize::from(id.shard)].expiries.of(id.key())
     }
 
-    /// Wakes shards for what handlers have put into their mailboxes.
+    /// Wakes shards for what handlers and corked threads have put into their mailboxes.
     pub(crate) fn wake_deferred(&self) {
         for handle in &self.shards {
             handle.mailbox.wake_deferred();

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use crate::cork;
 use crate::engine::parts::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, lock, wait};
 use crate::user_threads::must_not_block;
 
@@ -160,14 +161,22 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
     #[cold]
     fn wait_while_full<'a>(
         &'a self,
-        mut state: MutexGuard<'a, MailboxState<D, C>>,
+        state: MutexGuard<'a, MailboxState<D, C>>,
         weight: usize,
     ) -> Result<MutexGuard<'a, MailboxState<D, C>>, PushError> {
         // Otherwise a shard could wait for itself, or for another shard that waits for it.
         if must_not_block() {
             return Err(PushError::Full);
         }
+        drop(state);
+        cork::before_waiting();
+        let mut state = lock(&self.state);
         loop {
+            match state.admits(weight, self.bytes_max) {
+                Ok(()) => return Ok(state),
+                Err(PushError::Closed) => return Err(PushError::Closed),
+                Err(PushError::Full) => {}
+            }
             // A sleeping shard must wake up to empty a full mailbox. A mailbox that is full of reservations does not
             // concern it: the producers that hold them will push or release them.
             if state.sleep == Sleep::Asleep && !state.data.is_empty() {
@@ -177,11 +186,6 @@ impl<D: Weigh, C, W: Wake> Mailbox<D, C, W> {
             state.waiting += 1;
             state = wait(&self.emptied, state);
             state.waiting -= 1;
-            match state.admits(weight, self.bytes_max) {
-                Ok(()) => return Ok(state),
-                Err(PushError::Closed) => return Err(PushError::Closed),
-                Err(PushError::Full) => {}
-            }
         }
     }
 

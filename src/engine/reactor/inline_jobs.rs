@@ -44,6 +44,7 @@ impl<T: ShardTransport> JobSource for Core<T> {
         if let (Some((_, key)), Some(done)) = (to, done) {
             self.cx.inline_results.push((key, done));
         }
+        self.cx.bursts.ran_handlers();
         self.cx.inline_policy.ran(took, now);
         self.cx.runs_inline &= !self.cx.inline_policy.is_paused();
     }

@@ -274,9 +274,9 @@ impl<T: ShardTransport> Core<T> {
         self.enforce_request_budget();
     }
 
-    /// The most connections to accept from each listener in this turn.
-    pub(crate) fn accepts_max(&self) -> u32 {
-        self.cx.read_budget.accepts
+    /// The connections that may still be accepted before the shard waits for events.
+    pub(crate) fn accepts_left(&mut self) -> &mut u32 {
+        &mut self.cx.read_budget.accepts
     }
 
     fn begin_turn(&mut self, now: Instant) {
@@ -304,7 +304,7 @@ impl<T: ShardTransport> Core<T> {
         let pushed = mailbox.take(data, &mut self.controls);
         cx.fanout.taken(pushed);
         if wants_data {
-            cx.bursts.took(cx.fanout.commands.len());
+            cx.bursts.took(cx.fanout.commands.len(), cx.now);
         }
         self.deliver_commands();
     }

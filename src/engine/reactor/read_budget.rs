@@ -6,34 +6,33 @@ use std::time::{Duration, Instant};
 use crate::engine::reactor::{ConnCx, Stage};
 use crate::transport::ShardTransport;
 
-/// The maximum work for TLS handshakes in a short turn, in units of `ShardTransport::read_cost`: about a quarter of a
+/// The maximum work for TLS handshakes in a share, in units of `ShardTransport::read_cost`: about a quarter of a
 /// millisecond, or one handshake with RSA.
 const HANDSHAKE_COST_MAX: u32 = 2;
 
-/// The most reads of requests, among them handshakes of WebSocket, in a short turn: about a millisecond.
+/// The most reads of requests in a share, among them handshakes of WebSocket: about a millisecond.
 const REQUEST_READS_MAX: u32 = 64;
 
-/// The most connections accepted from a listener in a short turn.
+/// The most connections accepted in a share.
 const ACCEPTS_MAX: u32 = 32;
 
-/// A turn has one more such share for each interval of this length that the turn before took. Otherwise a server with long
-/// turns, which broadcasts to thousands, would admit few clients in a second. A share takes much less time than the interval,
-/// so that turns do not become longer and longer.
-const SHARE_INTERVAL: Duration = Duration::from_millis(4);
+/// There is one more share for each interval of this length for which the shard was awake before. Otherwise a server that
+/// broadcasts to thousands in each turn would admit few clients in a second. A share takes less time than the interval, unless
+/// each new client costs more than a quarter of a millisecond, so that turns do not become longer and longer.
+const SHARE_INTERVAL: Duration = Duration::from_millis(16);
 
-/// The most shares in one turn.
-const SHARES_MAX: u32 = 16;
+const SHARES_MAX: u32 = 4;
 
-/// The reads of clients that are not connected yet, as many as are left in this turn.
+/// What clients that are not connected yet may still do until the shard waits for events.
 #[derive(Default)]
 pub(super) struct ReadBudget {
     /// The work for TLS handshakes.
     handshake_cost: u32,
     /// Reads of requests, among them handshakes of WebSocket.
     requests: u32,
-    /// The connections that may be accepted from each listener.
+    /// Connections that may be accepted.
     pub(super) accepts: u32,
-    /// When the shard woke up.
+    /// When the shard woke up. `None` while it waits.
     awake_since: Option<Instant>,
     /// How long it was awake before that, with the handlers that ran on its thread.
     was_awake: Duration,
@@ -41,7 +40,11 @@ pub(super) struct ReadBudget {
 
 impl ReadBudget {
     pub(super) fn begin_turn(&mut self, now: Instant) {
-        self.awake_since.get_or_insert(now);
+        if self.awake_since.is_some() {
+            // The second turn, after handlers have run.
+            return;
+        }
+        self.awake_since = Some(now);
         let shares = self.was_awake.as_millis() / SHARE_INTERVAL.as_millis();
         let shares = u32::try_from(shares).map_or(SHARES_MAX, |n| n.clamp(1, SHARES_MAX));
         self.handshake_cost = HANDSHAKE_COST_MAX * shares;
@@ -58,8 +61,7 @@ impl ReadBudget {
 }
 
 impl<T: ShardTransport> ConnCx<'_, T> {
-    /// Whether a read fits into the budgets of this turn. If it does not, the connection stays queued for reading in the next
-    /// turn.
+    /// Whether a read fits into the budgets. If it does not, the connection stays queued for reading in the next turn.
     #[inline]
     pub(super) fn affords_read(&mut self, stage: &Stage) -> bool {
         let handshake_cost = self.socket.transport.as_ref().map_or(0, T::read_cost);

@@ -446,3 +446,75 @@ fn cork_in_a_handler_leaves_the_wake_up_to_its_end() {
     sleepers.hub.wake_deferred();
     assert_eq!(sleepers.wakes(), [1]);
 }
+
+#[test]
+fn corked_commands_for_several_shards_wake_each_of_them_after_64() {
+    let world = World::new(Setup::default());
+    let sleepers = Sleepers::new(&world, &[1, 1]);
+    let frame = Message::new("message").frame().clone();
+    let send = |shard| {
+        let key = Key {
+            slot: 0,
+            generation: 0,
+        };
+        let id = LocalId { shard, key };
+        sleepers.hub.send(id, frame.clone(), true).unwrap();
+    };
+    sleepers.hub.cork(|| {
+        (0..64).for_each(|_| send(0));
+        assert_eq!(sleepers.wakes(), [0, 0]);
+        (0..65).for_each(|_| send(1));
+        assert_eq!(sleepers.wakes(), [1, 1]);
+    });
+}
+
+#[test]
+fn corked_thread_that_waits_for_a_full_mailbox_has_woken_the_other_shards() {
+    let world = World::new(Setup {
+        limits: Limits::default().mailbox_bytes_max(400),
+        ..Setup::default()
+    });
+    let sleepers = Sleepers::new(&world, &[1, 1]);
+    // The first shard paces its producers: a client of it reads nothing.
+    sleepers.takes_its_mail(0);
+    assert!(sleepers.hub.shards[0].mailbox.sleep(true));
+    std::thread::scope(|scope| {
+        let producer = scope.spawn(|| {
+            sleepers.hub.cork(|| {
+                let frame = Message::new("x".repeat(40)).frame().clone();
+                let mut broadcasts = 0;
+                while sleepers
+                    .hub
+                    .broadcast(&frame, Destination::default())
+                    .is_ok()
+                {
+                    broadcasts += 1;
+                }
+                broadcasts
+            })
+        });
+        let begun = std::time::Instant::now();
+        while sleepers.wakes()[1] == 0 {
+            assert!(begun.elapsed().as_secs() < 60, "the second shard sleeps");
+            std::thread::yield_now();
+        }
+        for handle in &sleepers.hub.shards {
+            handle.mailbox.close();
+        }
+        assert!(producer.join().unwrap() < 64);
+    });
+}
+
+#[test]
+fn echoes_beside_lone_messages_cause_no_yields() {
+    let mut world = World::echoing(Limits::default());
+    let client = world.join();
+    for _ in 0..20 {
+        world.broadcasts("lone");
+        world.client_says(client, "hello");
+        assert!(!world.core().cx.bursts.woken());
+        world.turn();
+        world.run_handlers();
+        world.settle();
+    }
+}

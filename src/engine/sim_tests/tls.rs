@@ -57,20 +57,61 @@ fn costly_reads_of_a_turn_are_bounded_and_delay_nobody() {
     }
 }
 
+/// Connects this many clients, which send their requests, and returns them.
+fn requesting(world: &mut World, count: usize) -> Vec<usize> {
+    let clients: Vec<usize> = (0..count).map(|_| world.connect()).collect();
+    world.settle();
+    for &client in &clients {
+        world.pipe(client).client_sends(UPGRADE);
+    }
+    clients
+}
+
+/// Removes the clients whose requests were read. Returns how many these are.
+fn take_read(world: &World, unread: &mut Vec<usize>) -> u32 {
+    let before = unread.len();
+    unread.retain(|&client| world.pipe(client).unread() > 0);
+    (before - unread.len()) as u32
+}
+
 #[test]
-fn turn_after_a_long_one_reads_more_requests() {
-    for (took_ms, reads) in [(0, 64), (7, 64), (8, 128), (40, 640), (10_000, 1_024)] {
+fn turn_after_a_long_one_admits_more_clients() {
+    let cases = [
+        (0, 64, 32),
+        (31, 64, 32),
+        (32, 128, 64),
+        (60, 192, 96),
+        (10_000, 256, 128),
+    ];
+    for (took_ms, reads, accepts) in cases {
         let mut world = World::echoing(Limits::default());
-        let clients: Vec<usize> = (0..1_100).map(|_| world.connect()).collect();
+        let mut unread: Vec<usize> = (0..300).map(|_| world.connect()).collect();
         world.settle();
         // Of a handler on the shard's thread, for example.
         world.turn_of(Duration::from_millis(took_ms));
-        for &client in &clients {
+        for &client in &unread {
             world.pipe(client).client_sends(UPGRADE);
         }
-        world.turn();
-        let read = |client: &&usize| world.pipe(**client).unread() == 0;
-        assert_eq!(clients.iter().filter(read).count(), reads, "{took_ms} ms");
+        world.begin_turn();
+        assert_eq!(*world.core().accepts_left(), accepts, "{took_ms} ms");
+        world.end_turn();
+        assert_eq!(take_read(&world, &mut unread), reads, "{took_ms} ms");
+    }
+}
+
+#[test]
+fn storm_of_costly_clients_does_not_make_turns_longer_and_longer() {
+    for (micros_per_client, reads_max) in [(24, 64), (100, 64), (200, 64), (2_000, 256)] {
+        let mut world = World::echoing(Limits::default());
+        let mut unread = requesting(&mut world, 1_000);
+        let others = Duration::from_millis(4);
+        let mut took = others;
+        while !unread.is_empty() {
+            world.turn_of(took);
+            let read = take_read(&world, &mut unread);
+            assert!(read <= reads_max, "{read} of {micros_per_client} µs each");
+            took = others + Duration::from_micros(micros_per_client) * read;
+        }
     }
 }
 

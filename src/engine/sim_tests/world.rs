@@ -738,7 +738,7 @@ impl World {
         self.end_turn();
     }
 
-    fn begin_turn(&mut self) {
+    pub(super) fn begin_turn(&mut self) {
         self.turns += 1;
         self.bell.rung.store(false, SeqCst);
         let now = self.base + self.now;
@@ -761,7 +761,7 @@ impl World {
         }
     }
 
-    fn end_turn(&mut self) {
+    pub(super) fn end_turn(&mut self) {
         let now = self.base + self.now;
         assert!(self.core().take_arrivals().is_empty());
         self.core().turn();

@@ -138,24 +138,22 @@ impl Listeners {
         }
     }
 
-    /// Accepts up to `most` of the connections that wait at each listener, and hands them to the shards. Returns the share of the
-    /// listener's own shard.
-    pub(crate) fn accept(&mut self, now: Instant, most: u32) -> Vec<NewConnection> {
+    /// Accepts connections that wait, as many as are `left`, and hands them to the shards. Returns the share of the listeners'
+    /// own shard.
+    pub(crate) fn accept(&mut self, now: Instant, left: &mut u32) -> Vec<NewConnection> {
         let mut own = Vec::new();
         if self.paused.is_some_and(|until| until > now) {
             return own;
         }
         self.paused = None;
-        // The first of them changes, so that a failure is not always at the cost of the same ones.
+        // The first of them changes, so that a failure, or the limit, is not always at the cost of the same ones.
         let len = self.listeners.len();
         self.first = (self.first + 1) % len.max(1);
         for n in 0..len {
             let index = (self.first + n) % len;
-            for _ in 0..most {
+            while self.listeners[index].ready && *left > 0 {
+                *left -= 1;
                 let listener = &mut self.listeners[index];
-                if !listener.ready {
-                    break;
-                }
                 match listener.socket.accept(&self.hub) {
                     Ok((stream, peer)) => {
                         self.resumed();

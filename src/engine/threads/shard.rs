@@ -174,8 +174,9 @@ impl Shard {
             }
         }
         if yields {
-            // Returns at once if no other thread waits for this CPU.
+            let from = Instant::now();
             thread::yield_now();
+            self.core.cx.bursts.yielded(from, Instant::now());
         }
         true
     }
@@ -216,7 +217,7 @@ impl Shard {
             self.listeners = None;
         }
         if let Some(listeners) = &mut self.listeners {
-            new_connections.append(&mut listeners.accept(now, self.core.accepts_max()));
+            new_connections.append(&mut listeners.accept(now, self.core.accepts_left()));
         }
         for new_connection in new_connections {
             self.core.insert(
