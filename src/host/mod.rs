@@ -13,7 +13,7 @@ mod rejections;
 mod routes;
 
 pub use self::cors::Cors;
-pub(crate) use self::descriptors::fit_connections;
+pub(crate) use self::descriptors::{enlarge_table, fit_connections};
 pub(crate) use self::file_offers::{OFFER_HEADER, offer_file};
 #[cfg(feature = "deflate")]
 pub(crate) use self::humphrey::handshake_with_compression;

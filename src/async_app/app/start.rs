@@ -113,6 +113,7 @@ where
             false => self.bind_all()?,
         };
         host::fit_connections(&mut self.limits);
+        host::enlarge_table(self.limits.connections_max);
         let calls_max = self.limits.connection_calls_max;
         let serving = Serving::of(self.procedures, self.on_join, self.on_refresh, calls_max);
         if serving.as_ref().is_some_and(Serving::refreshes) {
