@@ -82,12 +82,15 @@ pub(crate) fn is_corked<E: Corked>(engine: &E) -> bool {
 /// Wakes the engines that the calling thread is corked for. To be called before the thread waits for anything: others may
 /// wait for what it has sent.
 pub(crate) fn before_waiting() {
-    // The same holds if the thread ends: its list is gone, and it is not corked.
-    let _ = ENGINES.try_with(|engines| {
-        for engine in &*engines.borrow() {
-            engine.wake_shards();
-        }
-    });
+    // A thread that ends has no such list any more, and is not corked.
+    let engine = |index| {
+        let engines = ENGINES.try_with(|engines| engines.borrow().get(index).cloned());
+        engines.ok().flatten()
+    };
+    // Not borrowed meanwhile: waking may log an error, and the program's logger may send messages.
+    for engine in (0..).map_while(engine) {
+        engine.wake_shards();
+    }
 }
 
 #[cfg(test)]

@@ -5,8 +5,6 @@ mod support;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::net::TcpStream;
-use std::sync::Mutex;
-use std::time::Duration;
 
 use humphrey_ws::AsyncWebsocketApp;
 use support::{Client, DEADLINE, eventually, limit_descriptors, start, tcp};
@@ -50,32 +48,9 @@ impl Accounts {
     }
 }
 
-/// Held by each test, since one of them lowers the limit of the process.
-static LIMIT: Mutex<()> = Mutex::new(());
-
-/// Reads a number of `/proc/self/` from the line that begins with `name`.
-fn number(file: &str, name: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/self/{file}")).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let number = line.and_then(|rest| rest.split_whitespace().next());
-    number.unwrap().parse().unwrap_or(u64::MAX)
-}
-
-#[test]
-#[cfg_attr(not(target_os = "linux"), ignore = "counts come from Linux's /proc")]
-fn descriptor_table_has_its_size_before_clients_come() {
-    let _limit = LIMIT.lock();
-    let (running, _) = start(AsyncWebsocketApp::<()>::new());
-    let limit = number("limits", "Max open files");
-    let size = number("status", "FDSize:");
-    assert!(size >= limit.min(65_536), "{size} of {limit} descriptors");
-    running.shutdown(Duration::ZERO);
-}
-
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "counts come from Linux's /proc")]
 fn descriptor_shortage_pauses_accepting_and_recovers() {
-    let _limit = LIMIT.lock();
     let app: AsyncWebsocketApp<()> = AsyncWebsocketApp::new()
         .with_shards(1)
         .with_message_handler(|stream, message, _| stream.send(message));
@@ -97,7 +72,7 @@ fn descriptor_shortage_pauses_accepting_and_recovers() {
     client.send("during");
     assert_eq!(client.receive_text(), "during");
     let before = accounts.ticks();
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(std::time::Duration::from_secs(1));
     let spent = accounts.ticks() - before;
     assert!(
         spent < 20,

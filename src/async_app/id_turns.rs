@@ -3,6 +3,7 @@
 //! User code makes a message that contains its own id, so it runs without a lock, for an id that another producer may
 //! take meanwhile. Without turns, each id that is given would make all other producers render again.
 
+use crate::cork;
 use crate::sync::lock;
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -81,6 +82,7 @@ impl IdTurns {
                 return None;
             }
             drop(queue);
+            cork::before_waiting();
             thread::park_timeout(left);
             queue = self.lock();
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::connection_id::ConnectionId;
 use super::publish::AppShared;
+use crate::cork;
 use crate::engine::{Answers, ConnectionReport, Encoding};
 use crate::user_threads::must_not_block;
 
@@ -130,6 +131,7 @@ impl AppShared {
             // The shard that has to answer may be the one that runs this.
             return nothing(false);
         }
+        cork::before_waiting();
         let (pending, limit) = match inspect.0 {
             Selected::Slowest(limit) => (hub.inspect(limit), limit),
             Selected::One(id) => match self.local_id(id) {

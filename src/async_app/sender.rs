@@ -170,7 +170,7 @@ impl AsyncSender {
     ///
     /// Without it, the first message wakes the engine, which may then write this one alone before it gets the others. The order
     /// of messages does not change, and backpressure applies. The engine may deliver messages before the code returns. It is woken
-    /// for them after every 64 messages, and before this thread waits in this library, for example for space in a full mailbox. If
+    /// for them with every 65th message, and before this thread waits in this library, for example for space in a full mailbox. If
     /// the code blocks otherwise, messages that it has sent may wait until it returns. Only messages that this thread sends are
     /// concerned, and not those of rooms that keep a history in a cluster: these come back from the broker.
     ///

@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::atomic::AtomicU64;
+use crate::cork;
 use crate::sync::{ignore_poison, lock};
 
 /// The subscription of a node to a room.
@@ -129,6 +130,7 @@ impl ServerStatus {
         if wait_max.is_zero() {
             return Waited::Unreachable;
         }
+        cork::before_waiting();
         let until = Instant::now() + wait_max;
         self.waiting.fetch_add(1, SeqCst);
         let mut guard = lock(&self.lock);

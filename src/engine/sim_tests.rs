@@ -29,6 +29,8 @@ mod inspecting;
 #[cfg(test)]
 mod keyed;
 #[cfg(test)]
+mod listeners;
+#[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod pacing;

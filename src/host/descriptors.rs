@@ -31,15 +31,17 @@ pub(crate) fn fit_connections(limits: &mut Limits) {
     }
 }
 
-/// Has the kernel enlarge the process's table of descriptors for as many connections. To be called before threads are started:
-/// in a process with several threads, the kernel waits for all CPUs each time it doubles the table. That takes it about ten
-/// milliseconds, in which the shard that accepts does nothing else.
+/// Has the kernel enlarge the process's table of descriptors for as many connections. To be called before the app starts
+/// threads: in a process with several threads, the kernel waits for all CPUs each time it doubles the table. That takes it about
+/// ten milliseconds, in which the shard that accepts does nothing else.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn enlarge_table(connections_max: usize) {
     /// The table takes eight bytes of the kernel's memory for each descriptor.
     const DESCRIPTORS_MAX: u64 = 1 << 16;
     let possible = descriptors_max().unwrap_or(u64::MAX).min(DESCRIPTORS_MAX);
-    let wanted = (connections_max as u64 + RESERVED).min(possible);
+    let wanted = (connections_max as u64)
+        .saturating_add(RESERVED)
+        .min(possible);
     // If this fails, the table grows as connections come.
     if let (Ok((any, _)), Ok(last)) = (std::io::pipe(), i32::try_from(wanted.saturating_sub(1))) {
         let _ = rustix::io::fcntl_dupfd_cloexec(&any, last);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed, Ordering::SeqCs
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::cork;
 use crate::metrics::Counters;
 use crate::sync::{ignore_poison, lock};
 use crate::user_threads::{UserCode, run_caught};
@@ -141,6 +142,7 @@ impl Cancellation {
     /// Waits until the call is cancelled, for at most `timeout`, and no longer than the call is in flight. Returns
     /// whether it is cancelled.
     pub fn wait(&self, timeout: Duration) -> bool {
+        cork::before_waiting();
         let deadline = Instant::now().checked_add(timeout);
         let mut actions = self.0.lock();
         while !self.is_cancelled() && !self.0.ended.load(SeqCst) {

@@ -2,7 +2,7 @@
 //!
 //! Where both share a CPU, a shard often runs as soon as the first message of a burst has woken it, before its producer sends
 //! the second. The shard then writes the burst to each recipient twice. After that has happened, it yields the CPU when it is
-//! woken, as long as it finds several messages then. So it does not yield for lone messages.
+//! woken, until a few yields in a row have found no burst, or one has taken long. So it does not yield for lone messages.
 
 use std::time::{Duration, Instant};
 

@@ -2,7 +2,7 @@
 //!
 //! One mutex guards both the queues and the shard's sleep, so a wake-up is neither lost nor duplicated. A message of a
 //! handler does not wake the shard at once. The end of the handler's batch does, or the watchdog if the batch takes
-//! long (`wake_deferred`). Producers wait while the mailbox is full (backpressure). The shard never waits.
+//! long (`wake_deferred`). A message of a corked thread waits for the end of the cork in the same way (`cork`). Producers wait while the mailbox is full (backpressure). The shard never waits.
 
 use std::collections::VecDeque;
 

@@ -142,7 +142,7 @@ impl Listeners {
     /// own shard.
     pub(crate) fn accept(&mut self, now: Instant, left: &mut u32) -> Vec<NewConnection> {
         let mut own = Vec::new();
-        if self.paused.is_some_and(|until| until > now) {
+        if *left == 0 || self.paused.is_some_and(|until| until > now) {
             return own;
         }
         self.paused = None;
