@@ -9,6 +9,7 @@ use crate::tcp_proxy::{Direction, TcpProxy};
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -132,13 +133,38 @@ fn threads_that_ask_about_a_room_at_the_same_time_all_get_the_answer<B: TestBrok
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                for _ in 0..5 {
+                for _ in 0..20 {
                     assert_eq!(here(&nodes[1], "a"), [("Ada".to_owned(), 1)]);
                 }
             });
         }
     });
     assert_eq!(nodes[1].sender.metrics().rooms, 0);
+    stop(nodes);
+}
+
+fn members_elsewhere_are_known_while_the_last_member_here_leaves<B: TestBroker>() {
+    let Some(broker) = B::start() else {
+        return;
+    };
+    let nodes = [0; 2].map(|_| start(&broker.url()));
+    hear_each_other(&[&nodes[0], &nodes[1]]);
+    let _ada = join(&nodes[0], "/a?user=Ada");
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Relaxed) {
+                    let here = here(&nodes[1], "a");
+                    assert_eq!(here.first(), Some(&("Ada".to_owned(), 1)), "{here:?}");
+                }
+            });
+        }
+        for _ in 0..10 {
+            join(&nodes[1], "/a?user=Bob").close();
+        }
+        is_over.store(true, Relaxed);
+    });
     stop(nodes);
 }
 
@@ -237,6 +263,7 @@ with_each_broker!(
     every_node_knows_the_members_of_all,
     node_that_joins_a_room_later_learns_its_members_at_once,
     threads_that_ask_about_a_room_at_the_same_time_all_get_the_answer,
+    members_elsewhere_are_known_while_the_last_member_here_leaves,
     users_of_a_lost_node_vanish_and_come_back_once,
     presence_survives_a_restart_of_the_broker,
 );

@@ -219,6 +219,15 @@ impl<C> RoomPresence<C> {
         self.postpone_confirmation();
     }
 
+    /// Forgets that other nodes were asked, since what they tell is ignored while the room is not needed.
+    pub(super) fn forget_answers(&mut self) {
+        self.asks.clear();
+        self.asks_all = false;
+        self.asked = None;
+        self.answered.clear();
+        self.postpone_confirmation();
+    }
+
     /// Asks a node for its facts, until it answers.
     pub(super) fn ask(&mut self, node: u32, now: Instant) {
         let ask = Ask {

@@ -353,6 +353,7 @@ impl<C: Clone> PresenceTable<C> {
         };
         room.is_needed = false;
         room.end_watching();
+        room.forget_answers();
         for node in room.remote.keys().copied().collect::<Vec<_>>() {
             self.forget_facts(&name, node);
         }

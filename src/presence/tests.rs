@@ -294,6 +294,41 @@ fn room_is_answered_once_all_nodes_have() {
 }
 
 #[test]
+fn room_that_is_needed_again_is_answered_once_it_was_asked_again() {
+    let mut hearing = Hearing::new();
+    let (room, ada) = ("a".into(), user("Ada"));
+    let answer = part(1, &[(user("Bob"), Some(fact(1, "", 0)))]);
+    hearing.handle(NodeEvent::New(7)).unwrap();
+    hearing.table.joined(&room, &ada, key(1), &1, hearing.now);
+    hearing.handle(NodeEvent::Subscribed { room: "a" }).unwrap();
+    hearing.tells();
+    hearing.hear(7, &answer);
+    assert!(hearing.table.is_answered("a", hearing.now));
+    // The table keeps the room: its member may come back, and other nodes have to be told.
+    let grace = Duration::from_secs(60);
+    hearing.table.left(&room, &ada, &key(1), grace, hearing.now);
+    hearing.table.unneeded("a");
+    // Another subscription, such as after an outage, of a room that is about to be unsubscribed from.
+    hearing.handle(NodeEvent::Subscribed { room: "a" }).unwrap();
+    assert!(!hearing.tells().contains(&ask_all()));
+    hearing.hear(7, &answer);
+    assert_eq!(hearing.users(), ["Ada"]);
+    let later = hearing.now + Duration::from_secs(1);
+    assert!(!hearing.table.is_answered("a", later));
+    hearing.table.needed(&room);
+    assert!(!hearing.table.is_answered("a", later));
+    hearing.handle(NodeEvent::Subscribed { room: "a" }).unwrap();
+    assert!(
+        hearing
+            .tells_after(Duration::from_secs(1))
+            .contains(&ask_all())
+    );
+    hearing.hear(7, &answer);
+    assert!(hearing.table.is_answered("a", hearing.now));
+    assert_eq!(hearing.users(), ["Ada", "Bob"]);
+}
+
+#[test]
 fn node_that_comes_back_is_asked_for_all_rooms_twice() {
     let mut hearing = Hearing::new();
     hearing.handle(NodeEvent::New(7)).unwrap();

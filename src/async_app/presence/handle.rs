@@ -28,7 +28,7 @@ const LOOKS_EVERY: Duration = Duration::from_millis(100);
 
 /// The presence of all rooms.
 ///
-/// Locks are taken in this order: `asking`, the name of a room, the table; and `watchers`, the table. Nobody waits or runs code of
+/// Locks are taken in this order: the name of a room, the table; and `watchers`, the table. Nobody waits or runs code of
 /// the program with one of them, since shards and the link take them, too.
 pub(in crate::async_app) struct PresenceHandle {
     patterns: PresencePatterns,
@@ -40,9 +40,6 @@ pub(in crate::async_app) struct PresenceHandle {
     announced: Condvar,
     /// Other nodes were asked, or have answered.
     answered: Condvar,
-    /// How many threads ask other nodes about a room.
-    #[cfg(feature = "cluster")]
-    pub(super) asking: Mutex<HashMap<Arc<str>, usize>>,
     pub(super) watchers: Mutex<Watchers>,
 }
 
@@ -82,8 +79,6 @@ impl PresenceHandle {
             due: Condvar::new(),
             announced: Condvar::new(),
             answered: Condvar::new(),
-            #[cfg(feature = "cluster")]
-            asking: Mutex::default(),
             watchers: Mutex::default(),
         }
     }
@@ -274,13 +269,6 @@ impl PresenceHandle {
         let is_answered = state.table.is_answered(room, Instant::now());
         drop(state);
         (sorted(members), is_answered)
-    }
-
-    /// Whether this node knows what the other nodes have answered about a room.
-    #[cfg(feature = "cluster")]
-    pub(super) fn is_answered(&self, room: &str) -> bool {
-        let state = lock(&self.state);
-        state.table.is_answered(room, Instant::now())
     }
 
     /// Waits until the other nodes have answered, or have had the time to, but not longer than this.

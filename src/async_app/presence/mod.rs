@@ -24,11 +24,13 @@ use super::procedures::Payload;
 use super::publish::AppShared;
 #[cfg(feature = "cluster")]
 use super::room_entry::RoomEntry;
+#[cfg(feature = "cluster")]
+use super::rooms::RoomDirectory;
 use crate::engine::Session;
 use crate::error::{PresenceError, PresenceErrorReason};
-use crate::report::{Limited, limited};
 #[cfg(feature = "cluster")]
-use crate::sync::lock;
+use crate::presence::{Fact, Member};
+use crate::report::{Limited, limited};
 #[cfg(feature = "cluster")]
 use crate::user_threads;
 
@@ -95,10 +97,14 @@ impl AppShared {
         let Some(presence) = self.rooms.presence().filter(|of| of.covers(name)) else {
             return RoomPresence::nobody();
         };
-        // Until the members were read.
+        // Read together, since this node may not need the room any longer a moment later.
+        let known = presence.members(name);
         #[cfg(feature = "cluster")]
-        let _needed = self.hear_presence(presence, name);
-        let (members, is_answered) = presence.members(name);
+        let known = match known {
+            (_, true) => known,
+            (_, false) => self.hear_presence(presence, name).unwrap_or(known),
+        };
+        let (members, is_answered) = known;
         RoomPresence {
             members: members
                 .into_iter()
@@ -116,59 +122,46 @@ impl AppShared {
         true
     }
 
-    /// Waits until the other nodes have told who is in a room. A room that this node does not need is needed as long as the result
-    /// lives.
+    /// Waits until the other nodes have told who is in a room, and returns what is known then, as `PresenceHandle::members` does.
+    /// `None` if they can't be asked.
     #[cfg(feature = "cluster")]
-    fn hear_presence<'a>(
-        &'a self,
-        presence: &'a PresenceHandle,
+    fn hear_presence(
+        &self,
+        presence: &PresenceHandle,
         name: &str,
-    ) -> Option<NeededRoom<'a>> {
+    ) -> Option<(Vec<(Member, Fact)>, bool)> {
         let until = Instant::now() + ANSWERS_WAIT_MAX;
         let hub = self.running()?;
         let cluster = self.cluster.get()?;
-        if !cluster.is_connected() || user_threads::must_not_block() || presence.is_answered(name) {
+        if !cluster.is_connected() || user_threads::must_not_block() {
             return None;
         }
-        let mut asking = lock(&presence.asking);
-        // It fails if there are too many rooms.
-        let room = self.rooms.find_or_make(hub, name).ok()?;
-        *asking.entry(room.members.name.clone()).or_default() += 1;
-        drop(asking);
-        let needed = NeededRoom {
-            room,
-            presence,
-            shared: self,
+        let rooms = &self.rooms;
+        let _held = loop {
+            // It fails if there are too many rooms.
+            let room = rooms.find_or_make(hub, name).ok()?;
+            // The last member may have just left. The next look-up creates another room with this name.
+            if room.members.enter() {
+                break HeldRoom { room, rooms };
+            }
         };
         presence.wait_for_answers(name, until);
-        Some(needed)
+        Some(presence.members(name))
     }
 }
 
-/// A room that this node needs for a short time.
+/// A room that is held as if by a member, so that this node needs it, whoever leaves it meanwhile.
 #[cfg(feature = "cluster")]
-struct NeededRoom<'a> {
+struct HeldRoom<'a> {
     room: RoomEntry,
-    presence: &'a PresenceHandle,
-    shared: &'a AppShared,
+    rooms: &'a RoomDirectory,
 }
 
 #[cfg(feature = "cluster")]
-impl Drop for NeededRoom<'_> {
+impl Drop for HeldRoom<'_> {
     fn drop(&mut self) {
-        let mut asking = lock(&self.presence.asking);
-        let name = &self.room.members.name;
-        if let Some(threads) = asking.get_mut(name) {
-            *threads -= 1;
-            if *threads > 0 {
-                // Another one still reads what was answered.
-                return;
-            }
-            asking.remove(name);
-        }
-        // Unless it has members.
-        if self.room.members.retire() {
-            self.shared.rooms.forget(&self.room.members);
+        if self.room.members.exit() {
+            self.rooms.emptied(&self.room.members);
         }
     }
 }

@@ -310,7 +310,7 @@ impl SharedRoom {
         self.shards[usize::from(shard)].reached.fetch_sub(1, SeqCst);
     }
 
-    /// Holds the room for a member that is about to join. Returns false if the room is retired.
+    /// Holds the room for a member that is about to join, or for a thread that reads what other nodes tell about it. Returns false if the room is retired.
     pub(crate) fn enter(&self) -> bool {
         let count = |holders| (holders != RETIRED).then(|| holders + 1);
         self.holders.fetch_update(SeqCst, SeqCst, count).is_ok()
@@ -325,7 +325,7 @@ impl SharedRoom {
         self.holders.load(SeqCst) == RETIRED
     }
 
-    /// Releases the room for a member that has left. Returns whether nothing holds it now: it is retired then, unless it
+    /// Releases the room for a member that has left, or for a reader. Returns whether nothing holds it now: it is retired then, unless it
     /// keeps messages.
     pub(crate) fn exit(&self) -> bool {
         self.holders.fetch_sub(1, SeqCst) == 1 && (self.stays() || self.retire())

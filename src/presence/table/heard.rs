@@ -38,7 +38,10 @@ impl<C: Clone> PresenceTable<C> {
         };
         let name = name.clone();
         if let Some(room) = self.rooms.get_mut(&name) {
-            room.ask_all();
+            // Otherwise the answers would be ignored.
+            if room.is_needed {
+                room.ask_all();
+            }
             // Others may have missed what this node told before.
             room.publishes_all = true;
             schedule(&mut self.due, &name, room, now);
